@@ -1,0 +1,48 @@
+"""JSON as strict as a header deserves: one object, no key twice, and every failure a sentence about the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fewbits.errors import CheckpointError
+
+
+class _RepeatedKeyError(ValueError):
+    """A JSON object names one key twice, so two readers could disagree about what it says."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _RepeatedKeyError(key)
+            seen.add(key)
+    return result
+
+
+def parse_object(data: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in `data` (UTF-8); raises CheckpointError, which calls the data `what`."""
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+    except _RepeatedKeyError as error:
+        raise CheckpointError(f"{what} names the key {str(error)!r} twice; the file is damaged or unsafe.") from None
+    except RecursionError:
+        raise CheckpointError(f"{what} nests deeper than any real one; the file is damaged or unsafe.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{what} is not valid JSON ({error}); the file is damaged or is no such file.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{what} holds {type(value).__name__} where a JSON object belongs; the file is damaged.")
+    return value
+
+
+def load_object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`; raises CheckpointError when there is none."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return parse_object(data, str(path))

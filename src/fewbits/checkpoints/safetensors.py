@@ -1,0 +1,218 @@
+"""Read safetensors files, one or sharded: the whole header is checked before any tensor is handed out.
+
+The layout is 8 bytes of little-endian header length, a JSON header, and the tensors' bytes without holes
+(https://huggingface.co/docs/safetensors). Nothing is ever allocated because a header says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fewbits.checkpoints.base import Bytes, StoredTensor
+from fewbits.checkpoints.jsonfile import load_object, parse_object
+from fewbits.checkpoints.mapping import map_file
+from fewbits.errors import CheckpointError
+
+HEADER_LIMIT = 100_000_000
+"""Bytes; the reference implementation's limit. A 100 GB model needs about 0.1% of it."""
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+
+DIMENSION_LIMIT = 8
+"""More dimensions than any weight has: a list of a million would make even multiplying them slow."""
+
+_WIDTHS: Mapping[str, int] = MappingProxyType(
+    {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
+    | {"I32": 4, "U32": 4, "F32": 4, "C64": 8, "F64": 8, "I64": 8, "U64": 8}
+)
+"""Bytes per element of every dtype with whole-byte elements; which of them are weights is for the caller to say."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _short(value: object) -> str:
+    """The value for an error message, cut where a hostile file would flood the terminal."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _entry(where: str, raw: object) -> _Entry:
+    """One tensor's header fields, each of the right type; sizes are compared by the caller."""
+    if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{where} needs exactly dtype, shape and data_offsets; the file is damaged.")
+    dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _WIDTHS:
+        raise CheckpointError(f"{where} has dtype {_short(dtype)}, which is not known; save it as F32, F16 or BF16.")
+    if not isinstance(shape, list) or len(shape) > DIMENSION_LIMIT or not all(_is_count(n) for n in shape):
+        raise CheckpointError(f"{where} has shape {_short(shape)}, not a list of counts; the file is damaged.")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
+        raise CheckpointError(f"{where} has data_offsets {_short(offsets)}, not two positions; the file is damaged.")
+    begin, end = offsets
+    size = prod(shape) * _WIDTHS[dtype]
+    if end - begin != size:
+        raise CheckpointError(
+            f"{where} of {dtype} with shape {_short(shape)} needs {_short(size)} bytes but its offsets span {_short(end - begin)}; "
+            "the file is damaged."
+        )
+    return _Entry(dtype, tuple(shape), begin, end)
+
+
+def _header(path: Path, data: Bytes) -> tuple[dict[str, Any], int]:
+    """The parsed header and the position of the first tensor byte."""
+    if data.size < 8:
+        raise CheckpointError(f"{path} has {data.size} bytes, too few for a safetensors header; download it again.")
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if length > HEADER_LIMIT:
+        raise CheckpointError(
+            f"{path} claims a header of {length} bytes, above the limit of {HEADER_LIMIT}; "
+            "it is damaged, unsafe, or no safetensors file."
+        )
+    if length > data.size - 8:
+        raise CheckpointError(
+            f"{path} claims a header of {length} bytes but has {data.size - 8} after the length; "
+            "it is truncated or no safetensors file: download it again."
+        )
+    return parse_object(data[8 : 8 + length].tobytes(), f"the header of {path}"), 8 + length
+
+
+def _text_metadata(path: Path, raw: object) -> dict[str, str]:
+    if not isinstance(raw, dict) or not all(isinstance(v, str) for v in raw.values()):
+        raise CheckpointError(f"__metadata__ in {path} must map names to strings; the file is damaged.")
+    return raw
+
+
+def _check_tiling(path: Path, entries: dict[str, _Entry], available: int) -> None:
+    """The tensors cover the data part exactly: no overlap, no hole, nothing missing, nothing left."""
+    position, previous = 0, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != position:
+            fault = "overlaps" if entry.begin < position else "leaves a hole after"
+            raise CheckpointError(
+                f"tensor {name!r} in {path} begins at byte {entry.begin} and {fault} {previous}, "
+                f"which ends at {position}; the file is damaged or unsafe."
+            )
+        position, previous = entry.end, f"tensor {name!r}"
+    if position > available:
+        raise CheckpointError(
+            f"{path} is truncated: {previous} ends at byte {position} of the data but only {available} are there; "
+            "download it again."
+        )
+    if position < available:
+        raise CheckpointError(f"{path} has {available - position} bytes after its last tensor; the file is damaged.")
+
+
+class SafetensorsReader:
+    """One safetensors file, its header checked completely; tensors are mapped views.
+
+    `StoredTensor.format` is the dtype as written ("BF16", but also "I64" or "F64": the caller refuses what it cannot
+    use, because only it knows which tensors matter).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        data = map_file(path)
+        header, start = _header(path, data)
+        self.metadata: Mapping[str, Any] = MappingProxyType(_text_metadata(path, header.pop("__metadata__", {})))
+        self._entries = {name: _entry(f"tensor {name!r} in {path}", raw) for name, raw in header.items()}
+        _check_tiling(path, self._entries, data.size - start)
+        self._data = data[start:]
+
+    def names(self) -> list[str]:
+        """Tensor names in the order of their bytes."""
+        return sorted(self._entries, key=lambda name: self._entries[name].begin)
+
+    def read(self, name: str) -> StoredTensor:
+        """The tensor called `name`, a view; raises CheckpointError when there is none."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise CheckpointError(f"{self.path} holds no tensor called {name!r}.")
+        return StoredTensor(name, entry.dtype, entry.shape, self._data[entry.begin : entry.end])
+
+
+class ShardedReader:
+    """Several safetensors files behind one index, which must agree with them tensor by tensor."""
+
+    def __init__(self, index: Path) -> None:
+        self.path = index
+        raw = load_object(index)
+        self._where = _weight_map(index, raw.get("weight_map"))
+        self.metadata: Mapping[str, Any] = MappingProxyType({})
+        shards = sorted(set(self._where.values()))
+        self.files = tuple(_shard_path(index, shard) for shard in shards)
+        self._shards = {shard: SafetensorsReader(path) for shard, path in zip(shards, self.files, strict=True)}
+        for shard, reader in self._shards.items():
+            self._check_shard(shard, set(reader.names()))
+
+    def _check_shard(self, shard: str, present: set[str]) -> None:
+        expected = {name for name, where in self._where.items() if where == shard}
+        for name in sorted(expected - present):
+            raise CheckpointError(f"{self.path} places tensor {name!r} in {shard}, which has none; download it again.")
+        for name in sorted(present - expected):
+            raise CheckpointError(f"{shard} holds tensor {name!r}, which {self.path} does not place there.")
+
+    def names(self) -> list[str]:
+        """Tensor names, shard by shard, in the order of their bytes."""
+        return [name for reader in self._shards.values() for name in reader.names()]
+
+    def read(self, name: str) -> StoredTensor:
+        """The tensor called `name`, a view; raises CheckpointError when there is none."""
+        if name not in self._where:
+            raise CheckpointError(f"{self.path} places no tensor called {name!r}.")
+        return self._shards[self._where[name]].read(name)
+
+
+def _weight_map(index: Path, raw: object) -> dict[str, str]:
+    if not isinstance(raw, dict) or not raw or not all(isinstance(v, str) for v in raw.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensor names to file names; the file is damaged.")
+    return raw
+
+
+def _shard_path(index: Path, shard: str) -> Path:
+    """A shard lies beside its index: a path that leaves the directory could read any file of the machine."""
+    if shard != Path(shard).name or shard in {"", ".", ".."} or "\\" in shard or "\0" in shard:
+        raise CheckpointError(f"{index} names the shard {shard!r}, which is not a plain file name beside it; refused.")
+    path = index.parent / shard
+    if not path.is_file():
+        raise CheckpointError(f"{index} names the shard {shard}, which is missing; download it again.")
+    return path
+
+
+def open_directory(path: Path) -> tuple[SafetensorsReader | ShardedReader, tuple[Path, ...]]:
+    """The safetensors checkpoint in directory `path` and the files it is made of; CheckpointError when none is there."""
+    index, single = path / INDEX_NAME, path / SINGLE_NAME
+    if index.is_file():
+        sharded = ShardedReader(index)
+        return sharded, (index, *sharded.files)
+    if single.is_file():
+        return SafetensorsReader(single), (single,)
+    raise CheckpointError(f"{path} holds neither {SINGLE_NAME} nor {INDEX_NAME}; {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
+    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in path.glob(pattern))
+    if pickles:
+        return (
+            f"it has {pickles[0]}, a pickle, which can run code when opened and is refused: convert it where you "
+            "trust it with transformers, AutoModelForCausalLM.from_pretrained(DIR, weights_only=True)"
+            ".save_pretrained(OUT, safe_serialization=True)."
+        )
+    others = sorted(p.name for p in path.glob("*.safetensors"))
+    if others:
+        return f"it has {others[0]}: rename a single file to {SINGLE_NAME}, or add the index of a sharded model."
+    return "point to a Hugging Face model directory with safetensors weights."
