@@ -1,0 +1,96 @@
+"""A model on disk as something that can be evaluated, whatever its container: sizes, tokens, and a network.
+
+Opening one reads headers only, so that everything that can be refused is refused before a weight is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fewbits.errors import EvaluationError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Vocabulary(Protocol):
+    """The tokens of a model."""
+
+    size: int
+    """Number of tokens that the model predicts."""
+    start_token: int | None
+    """The id that the tokenizer puts in front of a text; None where it adds none."""
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of `text`, without a start or an end token."""
+
+    def token(self, index: int) -> str | None:
+        """The token of an id as it is stored; None where the id has none."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in memory: float32 weights, ready for `logits`."""
+
+    path: Path
+    network: torch.nn.Module
+
+    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """Float32 logits (tokens, vocabulary) after each of `ids` (tokens,)."""
+        out: torch.Tensor = self.network(input_ids=ids[None], use_cache=False).logits[0]
+        return out.float()
+
+
+class ModelFile(Protocol):
+    """A model on disk whose headers were read."""
+
+    path: Path
+    context_limit: int
+    """Most tokens that the model was made for."""
+
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokens; raises EvaluationError when its tokenizer cannot be read."""
+
+    def load(self) -> LoadedModel:
+        """The network with every parameter filled from the file; raises EvaluationError naming what does not fit."""
+
+
+def open_model(path: str | Path) -> ModelFile:
+    """Open a Hugging Face directory or a GGUF file; raises EvaluationError or CheckpointError when it is neither."""
+    path = Path(path)
+    if not path.exists():
+        raise EvaluationError(f"{path}: there is no such model.")
+    if path.is_dir():
+        from fewbits.evaluation.huggingface_model import HuggingFaceModel
+
+        return HuggingFaceModel.open(path)
+    from fewbits.evaluation.gguf_model import GGUFModel
+
+    return GGUFModel.open(path)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[Any]:
+    """The transformers package with its warnings and progress bars off; both are put back afterwards."""
+    import transformers
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield transformers
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first line of another package's error message, without its full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

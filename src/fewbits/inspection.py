@@ -1,0 +1,199 @@
+"""What is in a checkpoint, from its headers alone: no weight is read, and neither torch nor transformers is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from fewbits.checkpoints.base import Reader, StoredTensor, Value
+from fewbits.errors import CheckpointError
+
+_LONGEST_VALUE = 120
+"""Characters of a text, and a tenth as many elements of an array, that metadata shows before it is cut."""
+
+
+def _bits_per_weight(size: int, parameters: int) -> float:
+    return 8 * size / parameters if parameters else 0.0
+
+
+@dataclass(frozen=True)
+class InspectedTensor:
+    """One stored tensor; `shape` is in numpy's order, (rows, cols) for a matrix."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    parameters: int
+    bytes: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits over the number of weights, scales included."""
+        return _bits_per_weight(self.bytes, self.parameters)
+
+
+@dataclass(frozen=True)
+class FormatTotal:
+    """All tensors of one format; `share` is their part of the model's parameters."""
+
+    format: str
+    tensors: int
+    parameters: int
+    bytes: int
+    share: float
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits over the number of weights, scales included."""
+        return _bits_per_weight(self.bytes, self.parameters)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint seen from outside."""
+
+    path: str
+    container: str
+    """"GGUF" or "safetensors"."""
+    architecture: str | None
+    """As the checkpoint itself names it; None where it does not say."""
+    tensors: tuple[InspectedTensor, ...]
+    formats: tuple[FormatTotal, ...]
+    """Largest number of parameters first."""
+    parameters: int
+    bytes: int
+    """Bytes of all tensors."""
+    file_bytes: int
+    """Bytes of the weight files, headers included."""
+    metadata: dict[str, Any]
+    """Long texts and arrays are cut and end in "..." with their length."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits of all tensors over the number of weights, the files' headers left out."""
+        return _bits_per_weight(self.bytes, self.parameters)
+
+    def to_json(self) -> dict[str, Any]:
+        """The inspection as plain data, with the derived figures spelled out."""
+        data = asdict(self)
+        data["bits_per_weight"] = self.bits_per_weight
+        for key, items in (("tensors", self.tensors), ("formats", self.formats)):
+            data[key] = [{**asdict(item), "bits_per_weight": item.bits_per_weight} for item in items]
+        for tensor in data["tensors"]:
+            tensor["shape"] = list(tensor["shape"])
+        return data
+
+
+def inspect(path: str | Path) -> Inspection:
+    """List the tensors, formats, sizes and metadata of a GGUF file, a safetensors file or a Hugging Face directory.
+
+    Raises CheckpointError when there is no such path, or what is there is damaged or of another kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a GGUF file, a safetensors file or a model directory.")
+    if path.is_dir():
+        return _inspect_directory(path)
+    opener = _OPENERS.get(_kind(path))
+    if opener is None:
+        raise CheckpointError(f"{path} is neither a GGUF nor a safetensors file; give one of these, or a model directory.")
+    return opener(path)
+
+
+def _kind(path: Path) -> str:
+    """The container by the file's first bytes, or by its ending where those say nothing (safetensors has no magic)."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return "GGUF" if magic == b"GGUF" else path.suffix.lower().lstrip(".")
+
+
+def _inspect_gguf(path: Path) -> Inspection:
+    from fewbits.checkpoints.gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    values = {key: value.value if isinstance(value, Value) else value for key, value in reader.metadata.items()}
+    architecture = values.get("general.architecture")
+    return _summary(path, "GGUF", architecture, reader, (path,), values)
+
+
+def _inspect_safetensors(path: Path) -> Inspection:
+    from fewbits.checkpoints.safetensors import SafetensorsReader
+
+    reader = SafetensorsReader(path)
+    return _summary(path, "safetensors", None, reader, (path,), reader.metadata)
+
+
+def _inspect_directory(path: Path) -> Inspection:
+    from fewbits.checkpoints.jsonfile import load_object
+    from fewbits.checkpoints.safetensors import open_directory
+
+    reader, files = open_directory(path)
+    config = load_object(path / "config.json") if (path / "config.json").is_file() else {}
+    names = config.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else config.get("model_type")
+    metadata = {**reader.metadata, **config}
+    weights = tuple(file for file in files if file.suffix == ".safetensors")
+    return _summary(path, "safetensors", architecture, reader, weights, metadata)
+
+
+_OPENERS: dict[str, Callable[[Path], Inspection]] = {"GGUF": _inspect_gguf, "safetensors": _inspect_safetensors}
+
+
+def _summary(
+    path: Path,
+    container: str,
+    architecture: object,
+    reader: Reader,
+    files: tuple[Path, ...],
+    metadata: Mapping[str, Any],
+) -> Inspection:
+    tensors = tuple(_tensor(reader.read(name)) for name in reader.names())
+    return Inspection(
+        path=str(path),
+        container=container,
+        architecture=architecture if isinstance(architecture, str) else None,
+        tensors=tensors,
+        formats=_totals(tensors),
+        parameters=sum(t.parameters for t in tensors),
+        bytes=sum(t.bytes for t in tensors),
+        file_bytes=sum(file.stat().st_size for file in files),
+        metadata={key: _shortened(value) for key, value in metadata.items()},
+    )
+
+
+def _tensor(stored: StoredTensor) -> InspectedTensor:
+    return InspectedTensor(stored.name, stored.shape, stored.format, prod(stored.shape), int(stored.buffer.size))
+
+
+def _totals(tensors: tuple[InspectedTensor, ...]) -> tuple[FormatTotal, ...]:
+    everything = sum(t.parameters for t in tensors)
+    totals = []
+    for name in dict.fromkeys(t.format for t in tensors):
+        members = [t for t in tensors if t.format == name]
+        parameters = sum(t.parameters for t in members)
+        share = parameters / everything if everything else 0.0
+        totals.append(FormatTotal(name, len(members), parameters, sum(t.bytes for t in members), share))
+    return tuple(sorted(totals, key=lambda total: -total.parameters))
+
+
+def _shortened(value: Any) -> Any:
+    """The value as plain data, cut where it is long: a vocabulary of 150,000 tokens tells nobody anything.
+
+    >>> _shortened(list(range(20)))
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, '... 20 elements']
+    """
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}... {len(value)} characters"
+    if isinstance(value, list | tuple):
+        most = _LONGEST_VALUE // 10
+        head = [_shortened(item) for item in value[:most]]
+        return head if len(value) <= most else [*head, f"... {len(value)} elements"]
+    if isinstance(value, dict):
+        return {str(key): _shortened(item) for key, item in value.items()}
+    return value
