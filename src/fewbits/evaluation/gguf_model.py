@@ -1,0 +1,179 @@
+"""A GGUF file, evaluated through its decoded weights in transformers.
+
+The configuration comes from the file's own metadata and never from the model it was made from: a wrong key in the
+file must show in the figures. For the same reason the rows that llama.cpp wants in another order are put back by code
+of this module, not by the code that moved them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewbits.checkpoints.base import StoredTensor, Value
+from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.errors import EvaluationError
+from fewbits.evaluation.gguf_config import GGUFConfig, read_config
+from fewbits.evaluation.model_files import LoadedModel, first_sentence, quiet_transformers
+from fewbits.models import TensorFact
+
+if TYPE_CHECKING:
+    import torch
+
+ROPE_FACTORS = "rope_freqs.weight"
+"""Divisors of the RoPE frequencies (Llama 3.1's scaling), one per pair of a head: no parameter of the network."""
+
+_SLAB_NUMBERS = 1 << 22
+"""Weights decoded at a time: 16 MB of float32."""
+
+
+@dataclass(frozen=True)
+class GGUFVocabulary:
+    """The tokens of a GGUF file; `size` counts the rows of its embedding."""
+
+    size: int
+    start_token: int | None
+    tokens: Sequence[str]
+    metadata: Mapping[str, Value]
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of `text`, without a start or an end token; CheckpointError when no tokenizer can be rebuilt."""
+        from fewbits.checkpoints.tokenizer import tokenizer_from_gguf
+
+        ids: list[int] = tokenizer_from_gguf(self.metadata).encode(text, add_special_tokens=False).ids
+        return ids
+
+    def token(self, index: int) -> str | None:
+        """The token of an id as it is stored; None where the id has none."""
+        return self.tokens[index] if index < len(self.tokens) else None
+
+
+@dataclass(frozen=True)
+class GGUFModel:
+    """A GGUF file whose header was read and whose architecture is known."""
+
+    path: Path
+    context_limit: int
+    reader: GGUFReader
+    config: GGUFConfig
+
+    @staticmethod
+    def open(path: Path) -> GGUFModel:
+        """Read the header; raises CheckpointError or EvaluationError when no model can be made from it."""
+        reader = GGUFReader(path)
+        config = read_config(reader)
+        return GGUFModel(path, config.values["max_position_embeddings"], reader, config)
+
+    def vocabulary(self) -> GGUFVocabulary:
+        """The file's own tokens; raises EvaluationError when it has none."""
+        metadata = self.reader.metadata
+        if "tokenizer.ggml.tokens" not in metadata:
+            raise EvaluationError(f"{self.path}: the file holds no tokenizer, so what its token ids mean is unknown.")
+        tokens = metadata["tokenizer.ggml.tokens"].value
+        return GGUFVocabulary(self.config.values["vocab_size"], _start_token(metadata), tokens, metadata)
+
+    def load(self) -> LoadedModel:
+        """The network in float32, one tensor decoded at a time; raises EvaluationError naming what does not fit."""
+        import torch
+
+        network = self._skeleton()
+        facts = self._matched_facts(network)
+        state = {}
+        for name, (target, fact) in facts.items():
+            weight = _decoded(self.reader.read(name))
+            state[target] = _halves_apart(weight, self.config.values["head_dim"]) if fact.order == "rope" else weight
+        network.load_state_dict(state, strict=False, assign=True)
+        network.tie_weights()
+        with torch.no_grad():
+            self._give_frequencies(network)
+        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+            if tensor.is_meta:
+                raise EvaluationError(f"{self.path}: nothing in the file fills {name} of the network.")
+        return LoadedModel(self.path, network.eval().requires_grad_(False))
+
+    def _skeleton(self) -> Any:
+        """The network without memory behind its parameters."""
+        import torch
+
+        try:
+            with quiet_transformers() as transformers, torch.device("meta"):
+                config = transformers.AutoConfig.for_model(self.config.model_type, **self.config.values)
+                return transformers.AutoModelForCausalLM.from_config(
+                    config, dtype=torch.float32, attn_implementation="sdpa"
+                )
+        except Exception as error:  # transformers raises whatever its checks of a configuration raise
+            raise EvaluationError(f"{self.path}: its metadata describe no model ({first_sentence(error)}).") from error
+
+    def _matched_facts(self, network: Any) -> dict[str, tuple[str, TensorFact]]:
+        """GGUF name -> (parameter, fact): every parameter has its tensor and every tensor its parameter."""
+        facts = self.config.facts
+        parameters = {name: tuple(p.shape) for name, p in network.named_parameters()}
+        stored = set(self.reader.names())
+        if extra := sorted(stored - set(facts) - {ROPE_FACTORS}):
+            raise EvaluationError(
+                f"{self.path}: the {self.config.model_type} architecture has no place for tensor {_listed(extra)}."
+            )
+        if missing := sorted(set(facts) - stored):
+            raise EvaluationError(f"{self.path}: the file lacks tensor {_listed(missing)}.")
+        if empty := sorted(set(parameters) - {target for target, _ in facts.values()}):
+            raise EvaluationError(f"{self.path}: no tensor of the file fills parameter {_listed(empty)}.")
+        for name, (target, _) in facts.items():
+            shape = self.reader.read(name).shape
+            if parameters.get(target) != shape:
+                raise EvaluationError(
+                    f"{self.path}: tensor {name} has shape {shape}, but the file's metadata ask for "
+                    f"{parameters.get(target)}."
+                )
+        return facts
+
+    def _give_frequencies(self, network: Any) -> None:
+        """Compute the RoPE tables, which no file holds, and divide them by the file's factors, if it has any."""
+        for name, module in list(network.named_modules()):
+            if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+                module = type(module)(network.config)
+                network.set_submodule(name, module)
+            if ROPE_FACTORS in self.reader.names() and hasattr(module, "inv_freq"):
+                factors = _decoded(self.reader.read(ROPE_FACTORS))
+                if factors.shape != module.inv_freq.shape:
+                    raise EvaluationError(
+                        f"{self.path}: {ROPE_FACTORS} has {factors.numel()} factors for {module.inv_freq.numel()} pairs."
+                    )
+                module.inv_freq.div_(factors)
+
+
+def _start_token(metadata: Mapping[str, Value]) -> int | None:
+    """The id that llama.cpp puts in front of a text; a file that does not say so follows its tokenizer's habit."""
+    adds = metadata.get("tokenizer.ggml.add_bos_token")
+    token = metadata.get("tokenizer.ggml.bos_token_id")
+    model = metadata.get("tokenizer.ggml.model")
+    wanted = adds.value if adds is not None else model is not None and model.value == "llama"
+    return int(token.value) if wanted and token is not None else None
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _decoded(stored: StoredTensor) -> torch.Tensor:
+    """The float32 numbers of a stored tensor in its own shape, decoded slab by slab."""
+    import torch
+
+    from fewbits.kernels import decode_rows
+
+    out = torch.empty(stored.rows, stored.cols)
+    step = max(1, _SLAB_NUMBERS // stored.cols)
+    for start in range(0, stored.rows, step):
+        stop = min(start + step, stored.rows)
+        out[start:stop] = torch.from_numpy(decode_rows(stored.format, stored.slab(start, stop), stored.cols))
+    return out.reshape(stored.shape)
+
+
+def _halves_apart(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows (heads * head_dim, ...) from llama.cpp's order, pairs side by side, to transformers', halves apart.
+
+    Row 2 i + j of a head in the file is row j head_dim / 2 + i in transformers, for j in {0, 1}.
+    """
+    pairs = weight.unflatten(0, (-1, head_dim // 2, 2))
+    return pairs.transpose(1, 2).reshape(weight.shape)
