@@ -1,0 +1,50 @@
+"""fewbits quantizes AI models and proves what it cost: `quantize`, `compare` and `inspect`.
+
+The verbs are imported on first use, so that `import fewbits` stays fast and loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fewbits.errors import FewbitsError
+
+if TYPE_CHECKING:
+    from fewbits.evaluation.compare import compare
+    from fewbits.inspection import inspect
+    from fewbits.pipeline import quantize
+
+    __version__: str
+
+__all__ = ["FewbitsError", "__version__", "compare", "inspect", "quantize"]
+
+_VERBS = {
+    "compare": "fewbits.evaluation.compare",
+    "inspect": "fewbits.inspection",
+    "quantize": "fewbits.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        value = getattr(import_module(_VERBS[name]), name)
+    elif name == "__version__":
+        value = _version()
+    else:
+        raise AttributeError(f"module 'fewbits' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fewbits")
+    except PackageNotFoundError:
+        return "0+not-installed"

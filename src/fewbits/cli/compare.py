@@ -1,0 +1,42 @@
+"""`fewbits compare`: the command over `fewbits.compare`."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+
+@click.command("compare")
+@click.argument("original")
+@click.argument("quantized")
+@click.option("--text", required=True, metavar="FILE", help="UTF-8 text to measure on.")
+@click.option(
+    "--context", type=click.IntRange(min=2), default=512, show_default=True, metavar="N", help="Tokens per window."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
+def command(original: str, quantized: str, text: str, context: int, as_json: bool) -> None:
+    """Measure what quantization cost: perplexity, KL divergence and top-1 agreement of QUANTIZED against ORIGINAL.
+
+    Both are Hugging Face directories or GGUF files, and both are evaluated in float32 on the same tokens of the text.
+    """
+    from fewbits.cli.output import print_json, print_tables, stdout_reserved
+    from fewbits.cli.progress import progress_report
+    from fewbits.evaluation.compare import compare
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stdout_reserved())
+        report = stack.enter_context(progress_report("compare"))
+        result = compare(
+            original,
+            quantized,
+            text=text,
+            context=context,
+            progress=lambda done, total: report("compare", done, total),
+        )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        from fewbits.reporting.tables import comparison_tables
+
+        print_tables(comparison_tables(result))

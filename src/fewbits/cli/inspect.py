@@ -1,0 +1,22 @@
+"""`fewbits inspect`: the command over `fewbits.inspect`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("inspect")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
+def command(file: str, as_json: bool) -> None:
+    """List the tensors, formats, sizes and metadata of FILE, a GGUF or safetensors file or a Hugging Face directory."""
+    from fewbits.cli.output import print_json, print_tables
+    from fewbits.inspection import inspect
+
+    result = inspect(file)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        from fewbits.reporting.tables import inspection_tables
+
+        print_tables(inspection_tables(result))

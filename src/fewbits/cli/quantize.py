@@ -1,0 +1,107 @@
+"""`fewbits quantize`: the command over `fewbits.quantize`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from fewbits.reporting.record import Preview, Record
+
+
+@click.command("quantize")
+@click.argument("source")
+@click.option("-o", "--output", required=True, metavar="OUT.gguf", type=click.Path(path_type=Path), help="File to write.")
+@click.option("--to", "recipe", default="Q4_K_M", show_default=True, metavar="RECIPE", help="What to quantize to.")
+@click.option("--method", default="nearest", show_default=True, metavar="NAME", help="How codes are chosen.")
+@click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of whatever is random.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing unless something goes wrong.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    source: str,
+    output: Path,
+    recipe: str,
+    method: str,
+    dry_run: bool,
+    force: bool,
+    threads: int | None,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Quantize SOURCE (a Hugging Face directory, a hub id, or an F32, F16 or BF16 GGUF file) into a GGUF file.
+
+    A preview is printed before the work, and the file is read back by independent code and compared with SOURCE after
+    it. OUT.card.json beside the file records what was done to each tensor and what it cost.
+    """
+    from fewbits.cli.output import stdout_reserved
+    from fewbits.cli.progress import progress_report
+    from fewbits.pipeline import quantize
+
+    shown: list[Preview] = []
+
+    def show(preview: Preview) -> None:
+        shown.append(preview)
+        if not (as_json or quiet):
+            _print_preview(preview, _choices(ctx))
+
+    stages = () if dry_run else ("quantize", "verify")
+    with contextlib.ExitStack() as stack:
+        if as_json:
+            stack.enter_context(stdout_reserved())
+        report = stack.enter_context(progress_report(*stages, quiet=quiet or dry_run))
+        result = quantize(
+            source,
+            output,
+            to=recipe,
+            method=method,
+            force=force,
+            dry_run=dry_run,
+            threads=threads,
+            seed=seed,
+            on_preview=show,
+            progress=report,
+        )
+    _print_result(result, as_json=as_json, quiet=quiet, preview_shown=bool(shown))
+
+
+def _choices(ctx: click.Context) -> list[str]:
+    """The options that the user left to us, as they would be written."""
+    from click.core import ParameterSource
+
+    names = {"recipe": "--to", "method": "--method", "threads": "--threads", "seed": "--seed"}
+    left = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.DEFAULT]
+    values = {name: "all" if ctx.params[name] is None else ctx.params[name] for name in left}
+    return [f"{names[name]} {values[name]}" for name in left]
+
+
+def _print_preview(preview: Preview, choices: list[str]) -> None:
+    from fewbits.cli.output import print_tables
+    from fewbits.reporting.tables import preview_tables
+
+    print_tables(preview_tables(preview, choices=choices))
+
+
+def _print_result(result: Record | Preview, *, as_json: bool, quiet: bool, preview_shown: bool) -> None:
+    from fewbits.cli.output import print_json, print_tables
+    from fewbits.reporting.record import Preview, preview_to_json
+
+    if as_json:
+        print_json(preview_to_json(result) if isinstance(result, Preview) else result.to_json())
+    elif quiet:
+        return
+    elif isinstance(result, Preview):
+        if not preview_shown:
+            _print_preview(result, [])
+    else:
+        from fewbits.reporting.tables import record_tables
+
+        print_tables(record_tables(result))

@@ -1,0 +1,50 @@
+"""The card beside a quantized file: the record of what was done to each tensor and what it cost, as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from fewbits.reporting.record import Record
+
+
+def card_path(output: Path) -> Path:
+    """Where the card of `output` lies.
+
+    >>> card_path(Path("model-Q4_K_M.gguf")).name, card_path(Path("model.bin")).name
+    ('model-Q4_K_M.card.json', 'model.bin.card.json')
+    """
+    stem = output.name.removesuffix(".gguf")
+    return output.with_name(f"{stem or output.name}.card.json")
+
+
+def write_card(record: Record) -> Path:
+    """Write the card of `record` to `record.card` and return its path: the whole file appears at once, or none does."""
+    path = Path(record.card)
+    # The name is always the same, so what a killed run leaves behind is overwritten and renamed by the next one.
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            json.dump(record.to_json(), file, indent=1, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    _sync_directory(path.parent)
+    return path
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the rename last through a power cut, where the system lets a directory be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,189 @@
+"""What was planned, what was done and what it cost, as data; the card and every table are drawn from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from math import prod, sqrt
+from typing import Any
+
+SCHEMA = 1
+"""Version of the JSON of a preview and a record; it grows when a key changes its meaning or goes."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """The decision for one tensor of the target, taken before any weight is read."""
+
+    name: str
+    source_name: str
+    shape: tuple[int, ...]
+    source_format: str
+    format: str
+    method: str
+    nominal: bool
+    """Stored in the recipe's nominal format ("Q4_K" for Q4_K_M)."""
+    quantizable: bool
+    """False for norms, biases and tables, which every recipe keeps in 16 or 32 bits."""
+    fallback: str | None
+    """Why this is not the format that the recipe's rules chose; None when it is."""
+    bytes_in: int
+    bytes_out: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class FormatSummary:
+    """All tensors of one format."""
+
+    format: str
+    tensors: int
+    parameters: int
+    bytes_in: int
+    bytes_out: int
+    relative_rms: float | None
+    """Root of the mean of the tensors' squared relative errors, weighted by their parameters; None before the work."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits over the number of weights, scales included."""
+        return 8 * self.bytes_out / self.parameters if self.parameters else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as plain data."""
+        return {**asdict(self), "bits_per_weight": self.bits_per_weight}
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Everything known before work starts; `--dry-run` stops here."""
+
+    source: str
+    output: str
+    recipe: str
+    nominal_format: str
+    architecture: str
+    tensors: tuple[PlannedTensor, ...]
+    notes: tuple[str, ...]
+    """Choices made for the user and tensors left out, one sentence each."""
+    bytes_in: int
+    """Bytes of the source's weights."""
+    bytes_out: int
+    """Exact size of the file to come, header included."""
+    seconds_estimated: float
+    memory_estimated: int
+    """Expected peak of anonymous memory in bytes; mapped files not counted."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of all tensors."""
+        return sum(t.parameters for t in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits of all tensors over the number of weights, the file's header left out."""
+        return 8 * sum(t.bytes_out for t in self.tensors) / self.parameters if self.parameters else 0.0
+
+    @property
+    def share_not_nominal(self) -> float:
+        """Share of the parameters that are not in the nominal format, norms and biases included."""
+        return sum(t.parameters for t in self.tensors if not t.nominal) / (self.parameters or 1)
+
+    @property
+    def fallbacks(self) -> tuple[PlannedTensor, ...]:
+        """Tensors whose shape did not fit the format that the rules chose."""
+        return tuple(t for t in self.tensors if t.fallback)
+
+    def formats(self) -> tuple[FormatSummary, ...]:
+        """One summary per format, the largest first."""
+        return _summaries([(t, None) for t in self.tensors])
+
+
+@dataclass(frozen=True)
+class TensorResult:
+    """One tensor as it was written, and the error measured while writing."""
+
+    planned: PlannedTensor
+    relative_rms: float
+    """sqrt(sum (w - stored)^2 / sum w^2); 0 for an all-zero tensor that came back exact."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished, verified quantization: the content of OUT.card.json."""
+
+    preview: Preview
+    tensors: tuple[TensorResult, ...]
+    source_sha256: dict[str, str]
+    output_sha256: str
+    seed: int
+    seconds: float
+    """Wall time of everything, verifying included."""
+    seconds_verifying: float
+    peak_memory: int
+    """Largest resident memory less file-backed pages, in bytes."""
+    versions: dict[str, str]
+    isa: str
+    threads: int
+    card: str
+    """Path of the card."""
+    started: str = ""
+    """UTC, ISO 8601."""
+    verified: bool = field(default=True)
+    """Always True: a file that fails verification is not kept and no record is made."""
+
+    def formats(self) -> tuple[FormatSummary, ...]:
+        """One summary per format with its error, the largest first."""
+        return _summaries([(t.planned, t.relative_rms) for t in self.tensors])
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain data, with the derived figures spelled out."""
+        data = {"schema": SCHEMA, **asdict(self)}
+        data["preview"] = preview_to_json(self.preview)
+        data["formats"] = [summary.to_json() for summary in self.formats()]
+        data["tensors"] = [{**_planned_to_json(t.planned), "relative_rms": t.relative_rms} for t in self.tensors]
+        for key in ("schema", "tensors", "formats"):  # said once, in the record itself
+            del data["preview"][key]
+        return data
+
+
+def preview_to_json(preview: Preview) -> dict[str, Any]:
+    """A preview as plain data, with the derived figures spelled out."""
+    data = {"schema": SCHEMA, **asdict(preview)}
+    data["tensors"] = [_planned_to_json(t) for t in preview.tensors]
+    data["formats"] = [summary.to_json() for summary in preview.formats()]
+    data["parameters"] = preview.parameters
+    data["bits_per_weight"] = preview.bits_per_weight
+    data["share_not_nominal"] = preview.share_not_nominal
+    data["fallbacks"] = [{"name": t.name, "format": t.format, "why": t.fallback} for t in preview.fallbacks]
+    return data
+
+
+def _planned_to_json(planned: PlannedTensor) -> dict[str, Any]:
+    return {**asdict(planned), "shape": list(planned.shape), "parameters": planned.parameters}
+
+
+def _summaries(tensors: Iterable[tuple[PlannedTensor, float | None]]) -> tuple[FormatSummary, ...]:
+    members: dict[str, list[tuple[PlannedTensor, float | None]]] = {}
+    for planned, error in tensors:
+        members.setdefault(planned.format, []).append((planned, error))
+    summaries = [_summary(name, group) for name, group in members.items()]
+    return tuple(sorted(summaries, key=lambda s: -s.parameters))
+
+
+def _summary(name: str, members: list[tuple[PlannedTensor, float | None]]) -> FormatSummary:
+    parameters = sum(planned.parameters for planned, _ in members)
+    errors = [(planned.parameters, error) for planned, error in members if error is not None]
+    weight = sum(n for n, _ in errors)
+    return FormatSummary(
+        format=name,
+        tensors=len(members),
+        parameters=parameters,
+        bytes_in=sum(planned.bytes_in for planned, _ in members),
+        bytes_out=sum(planned.bytes_out for planned, _ in members),
+        relative_rms=sqrt(sum(n * e * e for n, e in errors) / weight) if weight else None,
+    )

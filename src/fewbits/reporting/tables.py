@@ -1,0 +1,202 @@
+"""The tables a person reads, drawn from the same data as the JSON: preview, result, comparison, inspection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from fewbits.reporting import figures
+from fewbits.reporting.record import FormatSummary, Preview, Record
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from fewbits.evaluation.compare import Comparison
+    from fewbits.evaluation.metrics import Estimate
+    from fewbits.inspection import Inspection
+
+MOST_FALLBACKS = 20
+WORST = 5
+
+
+def preview_tables(preview: Preview, *, choices: Sequence[str] = ()) -> list[RenderableType]:
+    """What will be done, before any weight is read."""
+    facts = [
+        ("source", preview.source),
+        ("output", preview.output),
+        ("architecture", f"{preview.architecture}, {figures.count(preview.parameters)} parameters"),
+        ("size", f"{figures.size(preview.bytes_in)} -> {figures.size(preview.bytes_out)}"),
+        ("bits per weight", f"{preview.bits_per_weight:.3f}"),
+        (f"not {preview.nominal_format}", f"{figures.percent(preview.share_not_nominal)} of the parameters"),
+        ("estimated", f"{figures.duration(preview.seconds_estimated)}, {figures.size(preview.memory_estimated)} memory"),
+    ]
+    if choices:
+        facts.append(("by default", ", ".join(choices)))
+    return [
+        _facts(f"Preview: {preview.recipe}", facts),
+        _format_table(preview.formats()),
+        *_fallback_lines(preview),
+        *_notes(preview.notes),
+    ]
+
+
+def record_tables(record: Record) -> list[RenderableType]:
+    """What was done and what it cost."""
+    preview = record.preview
+    facts = [
+        ("output", preview.output),
+        ("sha256", record.output_sha256),
+        ("card", record.card),
+        ("size", _shrinkage(preview.bytes_in, preview.bytes_out)),
+        ("bits per weight", f"{preview.bits_per_weight:.3f}"),
+        (f"not {preview.nominal_format}", f"{figures.percent(preview.share_not_nominal)} of the parameters"),
+        ("fallbacks", str(len(preview.fallbacks)) if preview.fallbacks else "none"),
+        ("verified", _verification(record)),
+        ("time", f"{figures.duration(record.seconds)}, of which verifying {figures.duration(record.seconds_verifying)}"),
+        ("peak memory", f"{figures.size(record.peak_memory)} (mapped files not counted)"),
+        ("worked with", f"{record.threads} threads, {record.isa}"),
+    ]
+    return [_format_table(record.formats(), errors=True), *_worst_tensors(record), _facts("Result", facts)]
+
+
+def comparison_tables(comparison: Comparison) -> list[RenderableType]:
+    """What quantization cost on a text."""
+    c = comparison
+    table = _table("Comparison", ("", "left"), ("original", "right"), ("quantized", "right"), ("change", "right"))
+    table.add_row(
+        "perplexity",
+        f"{c.perplexity_original:.4f}",
+        f"{c.perplexity_quantized:.4f}",
+        f"x {_interval(c.perplexity_ratio, '.4f')}",
+    )
+    change = f"{figures.percent(c.bytes_quantized / c.bytes_original)}" if c.bytes_original else ""
+    table.add_row("size", figures.size(c.bytes_original), figures.size(c.bytes_quantized), change)
+    facts = [
+        ("KL divergence", f"{_interval(c.kl_divergence, '.5f')} nats per token"),
+        ("", f"median {c.kl_divergence_median:.5f}, 99% {c.kl_divergence_p99:.5f}, largest {c.kl_divergence_max:.4f}"),
+        ("top-1 agreement", _interval(c.top1, ".2%")),
+        ("bits per weight", f"{c.bits_per_weight:.3f}"),
+        ("text", f"{c.text}, {c.tokens} tokens scored in {c.windows} windows of {c.context}"),
+        ("protocol", c.protocol),
+        ("original", c.original),
+        ("quantized", c.quantized),
+    ]
+    return [table, _facts("", facts), *_notes(c.notes)]
+
+
+def inspection_tables(inspection: Inspection) -> list[RenderableType]:
+    """What is in a file."""
+    i = inspection
+    facts = [
+        ("file", i.path),
+        ("kind", f"{i.container}, architecture {i.architecture or 'not stated'}"),
+        ("size", f"{figures.size(i.file_bytes)}, of which tensors {figures.size(i.bytes)}"),
+        ("parameters", figures.count(i.parameters)),
+        ("bits per weight", f"{i.bits_per_weight:.3f}"),
+    ]
+    tensors = _table(
+        "Tensors", ("name", "left"), ("shape", "right"), ("format", "left"), ("bytes", "right"), ("bits/weight", "right")
+    )
+    for t in i.tensors:
+        shape = " x ".join(map(str, t.shape)) or "1"
+        tensors.add_row(Text(_clean(t.name)), shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
+    formats = _table(
+        "Formats", ("format", "left"), ("tensors", "right"), ("parameters", "right"), ("share", "right"), ("bytes", "right")
+    )
+    for f in i.formats:
+        share = figures.percent(f.share)
+        formats.add_row(f.format, str(f.tensors), figures.count(f.parameters), share, figures.size(f.bytes))
+    metadata = [(key, value if isinstance(value, str) else repr(value)) for key, value in i.metadata.items()]
+    return [tensors, *([_facts("Metadata", metadata)] if metadata else []), formats, _facts("File", facts)]
+
+
+def _format_table(formats: Iterable[FormatSummary], *, errors: bool = False) -> Table:
+    columns = [
+        ("format", "left"),
+        ("tensors", "right"),
+        ("parameters", "right"),
+        ("bytes in", "right"),
+        ("bytes out", "right"),
+        ("bits/weight", "right"),
+    ]
+    table = _table("Tensors per format", *columns, *([("relative RMS error", "right")] if errors else []))
+    for f in formats:
+        row = [
+            f.format,
+            str(f.tensors),
+            figures.count(f.parameters),
+            figures.size(f.bytes_in),
+            figures.size(f.bytes_out),
+            f"{f.bits_per_weight:.3f}",
+        ]
+        table.add_row(*row, *([figures.error(f.relative_rms or 0.0)] if errors else []))
+    return table
+
+
+def _worst_tensors(record: Record) -> list[RenderableType]:
+    worst = sorted((t for t in record.tensors if t.relative_rms > 0), key=lambda t: -t.relative_rms)[:WORST]
+    if not worst:
+        return []
+    table = _table("Largest errors", ("tensor", "left"), ("format", "left"), ("relative RMS error", "right"))
+    for t in worst:
+        table.add_row(Text(_clean(t.planned.name)), t.planned.format, figures.error(t.relative_rms))
+    return [table]
+
+
+def _fallback_lines(preview: Preview) -> list[RenderableType]:
+    fallbacks = preview.fallbacks
+    if not fallbacks:
+        return [Text("Fallbacks: none; every tensor gets the format that the recipe's rules name.")]
+    lines: list[RenderableType] = [Text(f"Fallbacks: {len(fallbacks)}", style="bold yellow")]
+    lines += [Text(_clean(f"  {t.name} -> {t.format}: {t.fallback}")) for t in fallbacks[:MOST_FALLBACKS]]
+    if len(fallbacks) > MOST_FALLBACKS:
+        lines.append(Text(f"  and {len(fallbacks) - MOST_FALLBACKS} more; --json lists them all"))
+    return lines
+
+
+def _notes(notes: Iterable[str]) -> list[RenderableType]:
+    return [Text(_clean(f"Note: {note}")) for note in notes]
+
+
+def _verification(record: Record) -> str:
+    if not record.verified:
+        return "NO"
+    return (
+        f"yes: all {len(record.tensors)} tensors were decoded again by independent code and compared with the source"
+    )
+
+
+def _shrinkage(before: int, after: int) -> str:
+    ratio = f", {before / after:.2f} times smaller" if after else ""
+    return f"{figures.size(before)} -> {figures.size(after)}{ratio}"
+
+
+def _interval(figure: Estimate, form: str) -> str:
+    return f"{figure.value:{form}} (95%: {figure.low:{form}} to {figure.high:{form}})"
+
+
+def _table(title: str, *columns: tuple[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in columns:
+        table.add_column(name, justify=justify, overflow="fold")
+    return table
+
+
+def _facts(title: str, facts: Iterable[tuple[str, str]]) -> Table:
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(Text(_clean(name)), Text(_clean(value)))
+    return table
+
+
+def _clean(text: str) -> str:
+    """`text` with control characters visible: a name from a file must not drive the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
