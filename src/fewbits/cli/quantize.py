@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @click.command("quantize")
 @click.argument("source")
-@click.option("-o", "--output", required=True, metavar="OUT.gguf", type=click.Path(path_type=Path), help="File to write.")
+@click.option(
+    "-o", "--output", required=True, metavar="OUT.gguf", type=click.Path(path_type=Path), help="File to write."
+)
 @click.option("--to", "recipe", default="Q4_K_M", show_default=True, metavar="RECIPE", help="What to quantize to.")
 @click.option("--method", default="nearest", show_default=True, metavar="NAME", help="How codes are chosen.")
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")

@@ -32,7 +32,10 @@ def preview_tables(preview: Preview, *, choices: Sequence[str] = ()) -> list[Ren
         ("size", f"{figures.size(preview.bytes_in)} -> {figures.size(preview.bytes_out)}"),
         ("bits per weight", f"{preview.bits_per_weight:.3f}"),
         (f"not {preview.nominal_format}", f"{figures.percent(preview.share_not_nominal)} of the parameters"),
-        ("estimated", f"{figures.duration(preview.seconds_estimated)}, {figures.size(preview.memory_estimated)} memory"),
+        (
+            "estimated",
+            f"{figures.duration(preview.seconds_estimated)}, {figures.size(preview.memory_estimated)} memory",
+        ),
     ]
     if choices:
         facts.append(("by default", ", ".join(choices)))
@@ -56,7 +59,10 @@ def record_tables(record: Record) -> list[RenderableType]:
         (f"not {preview.nominal_format}", f"{figures.percent(preview.share_not_nominal)} of the parameters"),
         ("fallbacks", str(len(preview.fallbacks)) if preview.fallbacks else "none"),
         ("verified", _verification(record)),
-        ("time", f"{figures.duration(record.seconds)}, of which verifying {figures.duration(record.seconds_verifying)}"),
+        (
+            "time",
+            f"{figures.duration(record.seconds)}, of which verifying {figures.duration(record.seconds_verifying)}",
+        ),
         ("peak memory", f"{figures.size(record.peak_memory)} (mapped files not counted)"),
         ("worked with", f"{record.threads} threads, {record.isa}"),
     ]
@@ -99,13 +105,23 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
         ("bits per weight", f"{i.bits_per_weight:.3f}"),
     ]
     tensors = _table(
-        "Tensors", ("name", "left"), ("shape", "right"), ("format", "left"), ("bytes", "right"), ("bits/weight", "right")
+        "Tensors",
+        ("name", "left"),
+        ("shape", "right"),
+        ("format", "left"),
+        ("bytes", "right"),
+        ("bits/weight", "right"),
     )
     for t in i.tensors:
         shape = " x ".join(map(str, t.shape)) or "1"
         tensors.add_row(Text(_clean(t.name)), shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
     formats = _table(
-        "Formats", ("format", "left"), ("tensors", "right"), ("parameters", "right"), ("share", "right"), ("bytes", "right")
+        "Formats",
+        ("format", "left"),
+        ("tensors", "right"),
+        ("parameters", "right"),
+        ("share", "right"),
+        ("bytes", "right"),
     )
     for f in i.formats:
         share = figures.percent(f.share)
@@ -165,9 +181,7 @@ def _notes(notes: Iterable[str]) -> list[RenderableType]:
 def _verification(record: Record) -> str:
     if not record.verified:
         return "NO"
-    return (
-        f"yes: all {len(record.tensors)} tensors were decoded again by independent code and compared with the source"
-    )
+    return f"yes: all {len(record.tensors)} tensors were decoded again by independent code and compared with the source"
 
 
 def _shrinkage(before: int, after: int) -> str:
