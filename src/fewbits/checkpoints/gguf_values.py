@@ -35,7 +35,7 @@ class Cursor:
         self.path = path
         self.data = data
         self.position = 0
-        self._view = memoryview(data)
+        self._view = memoryview(data.data)
 
     def take(self, count: int, what: str) -> memoryview:
         """The next `count` bytes; raises CheckpointError when the file ends before them."""

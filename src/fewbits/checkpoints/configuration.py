@@ -1,0 +1,151 @@
+"""A Hugging Face configuration, checked and filled in with what its architecture assumes where it is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewbits.checkpoints.jsonfile import load_object
+from fewbits.errors import CheckpointError
+from fewbits.models import Architecture, for_config
+
+_COUNTS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+    "head_dim",
+)
+_LARGEST = 2**31 - 1
+"""ggml's counts are 32-bit."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the conversion needs of config.json; `values` holds it with every default and derived value filled in."""
+
+    path: Path
+    architecture: Architecture
+    values: Mapping[str, Any]
+    rope: Mapping[str, Any]
+    """RoPE parameters in one spelling: rope_type, and what that type needs (factor, low_freq_factor, ...)."""
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return int(self.values["num_hidden_layers"])
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The named widths of the architecture's tensor shapes."""
+        v = self.values
+        return {
+            "vocab": v["vocab_size"],
+            "hidden": v["hidden_size"],
+            "ffn": v["intermediate_size"],
+            "head": v["head_dim"],
+            "query": v["num_attention_heads"] * v["head_dim"],
+            "key": v["num_key_value_heads"] * v["head_dim"],
+        }
+
+    def heads(self, width: str) -> int:
+        """How many heads the width called `width` ("query" or "key") is made of."""
+        return int(self.values["num_attention_heads" if width == "query" else "num_key_value_heads"])
+
+
+def _refuse_quantized(path: Path, raw: Mapping[str, Any]) -> None:
+    for key in ("quantization_config", "compression_config"):
+        if raw.get(key):
+            stated = raw[key]
+            method = stated.get("quant_method", "an unnamed method") if isinstance(stated, dict) else "some method"
+            raise CheckpointError(
+                f"{path} states that the model is already quantized ({method}); "
+                "quantize the original model instead, never a second rounding."
+            )
+
+
+def _derive(values: dict[str, Any]) -> None:
+    """Fill in the head count and width that follow from the other values where they are absent."""
+    if values.get("num_key_value_heads") is None:
+        values["num_key_value_heads"] = values.get("num_attention_heads")
+    hidden, heads = values.get("hidden_size"), values.get("num_attention_heads")
+    if values.get("head_dim") is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        values["head_dim"] = hidden // heads
+
+
+def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
+    for key in _COUNTS:
+        value = values.get(key)
+        if type(value) is not int or not 1 <= value <= _LARGEST:
+            raise CheckpointError(f"{path} has {key} = {value!r}, and a count of at least 1 is needed; correct it.")
+    if values["num_attention_heads"] % values["num_key_value_heads"]:
+        raise CheckpointError(
+            f"{path} has {values['num_attention_heads']} attention heads, no multiple of its "
+            f"{values['num_key_value_heads']} key-value heads; correct it."
+        )
+    if values["head_dim"] % 2:
+        raise CheckpointError(f"{path} has heads of odd width {values['head_dim']}, which RoPE cannot rotate.")
+
+
+def _check_requirements(path: Path, architecture: Architecture, values: Mapping[str, Any]) -> None:
+    for key, allowed in architecture.require.items():
+        value = values.get(key)
+        if value is not None and value not in allowed:
+            raise CheckpointError(
+                f"{path} has {key} = {value!r}, which a GGUF file of architecture '{architecture.gguf}' cannot state; "
+                f"it can state {' or '.join(repr(v) for v in allowed)}."
+            )
+    eps = values.get("rms_norm_eps")
+    if type(eps) not in (int, float) or not 0 < float(eps or 0) < 1:
+        raise CheckpointError(f"{path} has rms_norm_eps = {eps!r}, and a number between 0 and 1 is needed; correct it.")
+
+
+def _rope(path: Path, raw: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """RoPE parameters from the spelling of transformers 5 (rope_parameters) or 4 (rope_scaling and rope_theta)."""
+    stated = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(stated, dict) or any(isinstance(v, dict) for v in stated.values()):
+        raise CheckpointError(f"{path} has RoPE parameters that differ by layer, which is not supported.")
+    rope = {key: value for key, value in stated.items() if value is not None}
+    rope["rope_type"] = rope.get("rope_type", rope.pop("type", "default"))
+    if "rope_theta" in rope:
+        values["rope_theta"] = rope["rope_theta"]
+    if "partial_rotary_factor" in rope:
+        values["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    theta = values["rope_theta"]
+    if type(theta) not in (int, float) or not 0 < theta < 1e30:
+        raise CheckpointError(f"{path} has rope_theta = {theta!r}, and a positive number is needed; correct it.")
+    if "original_max_position_embeddings" in raw:
+        rope.setdefault("original_max_position_embeddings", raw["original_max_position_embeddings"])
+    return rope
+
+
+def read_configuration(directory: Path) -> Configuration:
+    """config.json of a model directory; raises CheckpointError when it is missing, contradictory or not supported."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{directory} has no config.json; point to a complete Hugging Face model directory.")
+    raw = load_object(path)
+    try:
+        architecture = for_config(raw)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    _refuse_quantized(path, raw)
+    values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
+    _derive(values)
+    _check_counts(path, values)
+    rope = _rope(path, raw, values)
+    _check_requirements(path, architecture, values)
+    result = Configuration(path, architecture, values, rope)
+    widths = result.widths
+    for first, second in architecture.equal:
+        if widths[first] != widths[second]:
+            raise CheckpointError(
+                f"{path} gives '{first}' width {widths[first]} and '{second}' width {widths[second]}, which must be "
+                f"equal in a GGUF file of architecture '{architecture.gguf}'."
+            )
+    return result

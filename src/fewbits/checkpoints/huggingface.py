@@ -1,0 +1,122 @@
+"""See a Hugging Face model directory as the GGUF file it will become. No weight is touched: headers are enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewbits.checkpoints.base import Conversion, Placement, Reader, StoredTensor, Value
+from fewbits.checkpoints.configuration import Configuration, read_configuration
+from fewbits.checkpoints.names import to_gguf
+from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata
+from fewbits.checkpoints.safetensors import open_directory
+from fewbits.checkpoints.tokenizer import read_tokenizer
+from fewbits.errors import CheckpointError
+from fewbits.models import TensorFact
+
+WEIGHT_TYPES = ("F32", "F16", "BF16")
+"""What a weight may be stored in before it is quantized."""
+
+
+def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
+    """The model in directory `path` as a GGUF file; `name` is its display name (None: the directory's).
+
+    Raises CheckpointError when the directory is incomplete, contradicts itself or holds what GGUF cannot state.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a directory; point to a Hugging Face model directory.")
+    config = read_configuration(path)
+    reader, shards = open_directory(path)
+    placements, notes = _place(config, reader)
+    tokenizer = read_tokenizer(path, config)
+    factors = frequency_factors(config)
+    return Conversion(
+        architecture=config.architecture.gguf,
+        metadata={
+            **_general(path, name),
+            **_model_metadata(config),
+            **scaling_metadata(config),
+            **tokenizer.metadata,
+        },
+        placements=(*placements, *([factors] if factors else ())),
+        files=(config.path, *tokenizer.files, *shards),
+        notes=(*notes, *_window_notes(config), *tokenizer.notes),
+    )
+
+
+def _general(path: Path, name: str | None) -> dict[str, Value]:
+    return {"general.type": Value("model", "string"), "general.name": Value(name or path.resolve().name, "string")}
+
+
+def _model_metadata(config: Configuration) -> dict[str, Value]:
+    casts = {"uint32": int, "float32": float}
+    return {
+        key: Value(casts[kind](config.values[source]), kind)
+        for key, (source, kind) in config.architecture.metadata.items()
+    }
+
+
+def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list[str]]:
+    """Every tensor of the checkpoint placed or named in a note; refused by name when it is neither, or missing."""
+    present = reader.names()
+    if config.layers > len(present):
+        raise CheckpointError(
+            f"{config.path} claims {config.layers} layers but {reader.path} has {len(present)} tensors."
+        )
+    facts = config.architecture.facts(config.values, config.layers)
+    gguf_name = to_gguf(config.architecture, config.layers)
+    notes: list[str] = []
+    found: dict[str, StoredTensor] = {}
+    for source in present:
+        target = gguf_name(source)
+        if target in facts and facts[target][0] == source:
+            found[target] = reader.read(source)
+        else:
+            notes.append(_left_out(config, reader, source))
+    for target, (source, _) in facts.items():
+        if target not in found:
+            raise CheckpointError(
+                f"{reader.path} has no tensor {source!r}, which {config.path} calls for; the checkpoint is incomplete."
+            )
+    return [_placement(config, target, found[target], fact) for target, (_, fact) in facts.items()], notes
+
+
+def _left_out(config: Configuration, reader: Reader, source: str) -> str:
+    """The note about a tensor that is left out on purpose; raises CheckpointError when there is no reason to."""
+    if config.architecture.skips(source):
+        return f"{source} is left out: it follows from the configuration."
+    for fact in config.architecture.tensors:
+        if fact.source == source and fact.unless and config.values.get(fact.unless):
+            return f"{source} is left out: the configuration ties it to the embedding ({fact.unless} = true)."
+    raise CheckpointError(
+        f"{reader.path} holds the tensor {source!r}, which a {config.architecture.classes[0]} of this configuration "
+        "does not have; correct the configuration or remove the tensor."
+    )
+
+
+def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: TensorFact) -> Placement:
+    widths = config.widths
+    expected = tuple(widths[name] for name in fact.shape)
+    if tensor.shape != expected:
+        raise CheckpointError(
+            f"tensor {tensor.name!r} has shape {list(tensor.shape)} where {config.path} calls for {list(expected)}; "
+            "the configuration belongs to another model."
+        )
+    if tensor.format not in WEIGHT_TYPES:
+        raise CheckpointError(
+            f"tensor {tensor.name!r} is stored as {tensor.format}, and weights are read from {', '.join(WEIGHT_TYPES)}; "
+            "save the model in one of these."
+        )
+    order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None
+    return Placement(target, tensor, order)
+
+
+def _window_notes(config: Configuration) -> list[str]:
+    """An attention window that the GGUF architecture cannot state changes results beyond it, so it is said."""
+    window = config.values.get("sliding_window")
+    context = config.values["max_position_embeddings"]
+    if not isinstance(window, int) or window >= context or not config.values.get("use_sliding_window", True):
+        return []
+    return [
+        f"The attention window of {window} tokens is left out: a GGUF file of architecture "
+        f"'{config.architecture.gguf}' cannot state it, so beyond {window} tokens results differ from the source's."
+    ]

@@ -1,0 +1,93 @@
+"""Open whatever the user names as a source: a Hugging Face directory, a hub id, or a GGUF file that is not quantized."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fewbits.checkpoints.base import Conversion, Placement
+from fewbits.checkpoints.gguf import MAGIC, GGUFReader
+from fewbits.checkpoints.huggingface import WEIGHT_TYPES, convert_directory
+from fewbits.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_.-]{1,96}")
+
+_WANTED = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
+"""Files of a hub repository that a conversion can need; pickles and other frameworks' weights are not fetched."""
+
+_WRITTEN_ANEW = ("general.architecture", "general.alignment", "general.file_type", "general.quantization_version")
+"""Metadata that belongs to the file, not to the model: whoever writes the new file states it."""
+
+
+def open_source(source: str, *, revision: str | None = None) -> Conversion:
+    """`source` as the GGUF file it will become; raises CheckpointError, one sentence, when it cannot be one.
+
+    `source` is a path, or a hub id (org/name) when no such path exists; `revision` is a branch, tag or commit there.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return convert_directory(path)
+    if path.is_file():
+        return _open_file(path)
+    if path.exists():
+        raise CheckpointError(f"{source} is neither a file nor a directory.")
+    if _HUB_ID.fullmatch(source):
+        return convert_directory(_download(source, revision), name=source.split("/")[1])
+    raise CheckpointError(
+        f"{source} does not exist; give a Hugging Face model directory, a GGUF file, or a hub id such as org/name."
+    )
+
+
+def _open_file(path: Path) -> Conversion:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == MAGIC:
+        return convert_gguf(path)
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path} is one file of a model; give the directory, which has its config.json as well.")
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when opened and is refused: convert it where you trust it with "
+            "transformers, AutoModelForCausalLM.from_pretrained(DIR, weights_only=True)"
+            ".save_pretrained(OUT, safe_serialization=True)."
+        )
+    raise CheckpointError(f"{path} is no GGUF file; give a Hugging Face model directory or a GGUF file.")
+
+
+def convert_gguf(path: Path) -> Conversion:
+    """The GGUF file `path` as a source: metadata and tensors stay as they are; CheckpointError when it is quantized."""
+    reader = GGUFReader(path)
+    stated = reader.metadata.get("general.architecture")
+    if stated is None or stated.type != "string":
+        raise CheckpointError(f"{path} does not state its architecture (general.architecture); it holds no model.")
+    split = reader.metadata.get("split.count")
+    if split is not None and split.value > 1:
+        raise CheckpointError(f"{path} is one of {split.value} parts; merge them first with llama-gguf-split --merge.")
+    tensors = [reader.read(name) for name in reader.names()]
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors.")
+    for tensor in tensors:
+        if tensor.format not in WEIGHT_TYPES:
+            raise CheckpointError(
+                f"{path} is already quantized: tensor {tensor.name!r} is {tensor.format}; "
+                "start from the original model, never a second rounding."
+            )
+    return Conversion(
+        architecture=stated.value,
+        metadata={key: value for key, value in reader.metadata.items() if key not in _WRITTEN_ANEW},
+        placements=tuple(Placement(tensor.name, tensor) for tensor in tensors),
+        files=(path,),
+    )
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Fetch a hub repository into the cache; every failure of network or hub becomes one sentence."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
+    except Exception as error:  # the hub client raises many kinds, of several packages
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{name} is no path on this machine and could not be fetched from the Hugging Face hub: {reason}"
+        ) from error

@@ -1,0 +1,91 @@
+"""The pre-tokenizer of a byte-level BPE tokenizer: recognised from what tokenizer.json states, never guessed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fewbits.errors import CheckpointError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - Python 3.10
+    import tomli as tomllib
+
+SPLIT = "Split isolated: "
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """One known way of cutting text: GGUF's name for it and the steps that tokenizer.json states."""
+
+    name: str
+    ignore_merges: bool
+    steps: tuple[str, ...]
+
+
+@cache
+def pretokenizers() -> tuple[PreTokenizer, ...]:
+    """Every known pre-tokenizer, from the data file."""
+    text = (resources.files("fewbits.checkpoints") / "pretokenizers.toml").read_text(encoding="utf-8")
+    return tuple(PreTokenizer(k["name"], k["ignore_merges"], tuple(k["steps"])) for k in tomllib.loads(text)["kind"])
+
+
+def _byte_level(step: Mapping[str, Any]) -> str:
+    if step.get("add_prefix_space"):
+        return "ByteLevel with a space before the text"
+    return "ByteLevel regex" if step.get("use_regex", True) else "ByteLevel"
+
+
+def _split(step: Mapping[str, Any]) -> str:
+    pattern = step.get("pattern")
+    if (
+        isinstance(pattern, dict)
+        and "Regex" in pattern
+        and step.get("behavior") == "Isolated"
+        and not step.get("invert")
+    ):
+        return f"{SPLIT}{pattern['Regex']}"
+    return f"Split {step}"
+
+
+def _digits(step: Mapping[str, Any]) -> str:
+    return "Digits" if step.get("individual_digits") else "Digits in groups"
+
+
+def _steps(stated: Any) -> tuple[str, ...]:
+    """The steps of a pre-tokenizer as tokenizer.json states it, one line each."""
+    if not isinstance(stated, dict):
+        return ()
+    if stated.get("type") == "Sequence":
+        return tuple(line for step in stated.get("pretokenizers") or [] for line in _steps(step))
+    describe = {"ByteLevel": _byte_level, "Split": _split, "Digits": _digits}.get(str(stated.get("type")))
+    return (describe(stated) if describe else str(stated.get("type")),)
+
+
+def recognise(path: Path, stated: Any, ignore_merges: bool) -> PreTokenizer:
+    """The known pre-tokenizer that `stated`, a part of tokenizer.json, describes; raises CheckpointError when none is."""
+    steps = _steps(stated)
+    for known in pretokenizers():
+        if known.steps == steps and known.ignore_merges == ignore_merges:
+            return known
+    names = ", ".join(dict.fromkeys(known.name for known in pretokenizers()))
+    shown = "; ".join(steps)[:200] or "nothing"
+    raise CheckpointError(
+        f"{path} cuts text in a way that no known pre-tokenizer does ({shown}; ignore_merges = "
+        f"{str(ignore_merges).lower()}), and a wrong one would spoil the model silently. Known: {names}."
+    )
+
+
+def by_name(name: str) -> PreTokenizer:
+    """The first known pre-tokenizer that GGUF files call `name`; raises CheckpointError when there is none."""
+    for known in pretokenizers():
+        if known.name == name:
+            return known
+    names = ", ".join(dict.fromkeys(known.name for known in pretokenizers()))
+    raise CheckpointError(f"the pre-tokenizer {name!r} of the GGUF file is not known. Known: {names}.")

@@ -1,0 +1,119 @@
+"""RoPE between two conventions: the order of rows, and how a stretched context is stated in a GGUF file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fewbits.checkpoints.base import Order, Placement, StoredTensor, Value
+from fewbits.checkpoints.configuration import Configuration
+from fewbits.errors import CheckpointError
+
+FREQUENCIES = "rope_freqs.weight"
+
+
+def interleaved(rows: int, heads: int) -> Order:
+    """Source row of each target row, (rows,): the halves of each of `heads` heads become neighbouring pairs.
+
+    transformers rotates element i of a head against element i + width / 2; llama.cpp rotates 2i against 2i + 1.
+
+    >>> interleaved(8, 2).tolist()
+    [0, 2, 1, 3, 4, 6, 5, 7]
+    """
+    halves = np.arange(rows, dtype=np.int64).reshape(heads, 2, rows // heads // 2)
+    return halves.swapaxes(1, 2).reshape(rows)
+
+
+def _number(config: Configuration, key: str, default: float | None = None) -> float:
+    value = config.rope.get(key, default)
+    if type(value) not in (int, float) or not 0 < float(value or 0) < 1e30:
+        raise CheckpointError(
+            f"{config.path} has the RoPE parameter {key} = {value!r}, and a positive number is needed."
+        )
+    return float(value or 0)
+
+
+def _linear(config: Configuration, prefix: str) -> dict[str, Value]:
+    return {
+        f"{prefix}.type": Value("linear", "string"),
+        f"{prefix}.factor": Value(_number(config, "factor"), "float32"),
+    }
+
+
+def _yarn(config: Configuration, prefix: str) -> dict[str, Value]:
+    """YaRN (https://arxiv.org/abs/2309.00071): llama.cpp multiplies by 1 + 0.1 ln(factor) itself."""
+    if config.rope.get("truncate") is False:
+        raise CheckpointError(f"{config.path} asks for YaRN with truncate = false, which a GGUF file cannot state.")
+    original = _number(config, "original_max_position_embeddings", float(config.values["max_position_embeddings"]))
+    factor = _number(config, "factor", config.values["max_position_embeddings"] / original)
+    result = {
+        f"{prefix}.type": Value("yarn", "string"),
+        f"{prefix}.factor": Value(factor, "float32"),
+        f"{prefix}.original_context_length": Value(int(original), "uint32"),
+    }
+    for key in ("beta_fast", "beta_slow"):
+        if key in config.rope:
+            result[f"{prefix}.yarn_{key}"] = Value(_number(config, key), "float32")
+    attention = _yarn_attention(config, factor)
+    if attention is not None:
+        usual = 1.0 if factor <= 1 else 1.0 + 0.1 * math.log(factor)
+        result[f"{prefix}.attn_factor"] = Value(attention / usual, "float32")
+    return result
+
+
+def _yarn_attention(config: Configuration, factor: float) -> float | None:
+    """The factor on cosine and sine where the configuration states another than the usual 1 + 0.1 ln(factor)."""
+    if "attention_factor" in config.rope:
+        return _number(config, "attention_factor")
+    if config.rope.get("mscale") and config.rope.get("mscale_all_dim"):
+        scale = 0.0 if factor <= 1 else 0.1 * math.log(factor)
+        return (1 + scale * _number(config, "mscale")) / (1 + scale * _number(config, "mscale_all_dim"))
+    return None
+
+
+def _nothing(config: Configuration, prefix: str) -> dict[str, Value]:
+    return {}
+
+
+_SCALINGS: Mapping[str, Callable[[Configuration, str], dict[str, Value]]] = MappingProxyType(
+    {"default": _nothing, "llama3": _nothing, "linear": _linear, "yarn": _yarn}
+)
+
+
+def scaling_metadata(config: Configuration) -> dict[str, Value]:
+    """The metadata that states how RoPE is stretched; raises CheckpointError for a kind that GGUF cannot state."""
+    kind = config.rope["rope_type"]
+    supported = config.architecture.rope_types
+    if kind not in supported:
+        raise CheckpointError(
+            f"{config.path} asks for RoPE scaling {kind!r}, which a GGUF file of architecture "
+            f"'{config.architecture.gguf}' cannot state; supported: {', '.join(supported)}."
+        )
+    return _SCALINGS[kind](config, f"{config.architecture.gguf}.rope.scaling")
+
+
+def frequency_factors(config: Configuration) -> Placement | None:
+    """Llama 3's divisors of the RoPE frequencies, (head width / 2,) float32; None for every other kind of scaling.
+
+    Wavelengths below original / high_freq_factor stay, those above original / low_freq_factor are stretched by
+    factor, and those between go smoothly from one to the other (the Llama 3.1 reference implementation).
+    """
+    if config.rope["rope_type"] != "llama3":
+        return None
+    factor = _number(config, "factor")
+    low, high = _number(config, "low_freq_factor"), _number(config, "high_freq_factor")
+    original = _number(config, "original_max_position_embeddings")
+    if not low < high:
+        raise CheckpointError(
+            f"{config.path} has low_freq_factor {low}, not below high_freq_factor {high}; correct it."
+        )
+    width = config.values["head_dim"]
+    wavelengths = 2 * np.pi * float(config.values["rope_theta"]) ** (np.arange(0, width, 2, dtype=np.float64) / width)
+    share = np.clip((original / wavelengths - low) / (high - low), 0.0, 1.0)
+    factors = (1.0 / ((1.0 - share) / factor + share)).astype("<f4")
+    stored = StoredTensor(FREQUENCIES, "F32", factors.shape, factors.view(np.uint8))
+    return Placement(FREQUENCIES, stored, computed=True)

@@ -1,0 +1,10 @@
+"""Architecture facts as data: one TOML file per architecture, and the small loader that reads them.
+
+Adding an architecture is one more TOML file; see `llama.toml` for the fields.
+"""
+
+from __future__ import annotations
+
+from fewbits.models.architecture import Architecture, TensorFact, architectures, for_config, for_gguf
+
+__all__ = ["Architecture", "TensorFact", "architectures", "for_config", "for_gguf"]

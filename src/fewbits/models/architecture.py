@@ -1,0 +1,133 @@
+"""Load architecture facts and find the architecture of a configuration or a GGUF file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from fewbits.errors import CheckpointError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - Python 3.10
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class TensorFact:
+    """One tensor of an architecture: its name on both sides, with "{layer}" for the layer's number.
+
+    `shape` names widths ("hidden", "query", ...) in numpy's order. `order` is "rope" where llama.cpp wants the rows of
+    each head interleaved. `when` and `unless` name the configuration value that decides whether the tensor exists.
+    """
+
+    gguf: str
+    source: str
+    shape: tuple[str, ...]
+    order: str = ""
+    when: str = ""
+    unless: str = ""
+
+    @property
+    def layered(self) -> bool:
+        """Whether every layer has one."""
+        return "{layer}" in self.gguf
+
+    def exists(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model of `config` (defaults filled in) has this tensor."""
+        return (not self.when or bool(config.get(self.when))) and not (self.unless and config.get(self.unless))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What has to be known about one architecture to convert it; all of it comes from its TOML file."""
+
+    name: str
+    gguf: str
+    """The architecture's name in GGUF files, which several of ours can share."""
+    classes: tuple[str, ...]
+    """Class names in `architectures` of a configuration."""
+    skip: tuple[str, ...]
+    """Patterns of tensors that are left out on purpose."""
+    rope_types: tuple[str, ...]
+    """RoPE scalings that llama.cpp computes for this architecture."""
+    defaults: Mapping[str, Any]
+    require: Mapping[str, tuple[Any, ...]]
+    """Configuration key -> the values that can be converted; a missing key is fine."""
+    equal: tuple[tuple[str, str], ...]
+    """Pairs of widths that must be equal."""
+    metadata: Mapping[str, tuple[str, str]]
+    """GGUF key -> (configuration key, GGUF type)."""
+    tensors: tuple[TensorFact, ...]
+
+    def skips(self, name: str) -> bool:
+        """Whether the source tensor `name` holds no weight and is left out."""
+        return any(fnmatchcase(name, pattern) for pattern in self.skip)
+
+    def facts(self, config: Mapping[str, Any], layers: int) -> dict[str, tuple[str, TensorFact]]:
+        """GGUF name -> (source name, fact) for every tensor of a model of `config`, layer by layer."""
+        present = [fact for fact in self.tensors if fact.exists(config)]
+        layered = [fact for fact in present if fact.layered]
+        result: dict[str, tuple[str, TensorFact]] = {}
+        for fact in present:
+            if not fact.layered:
+                result[fact.gguf] = (fact.source, fact)
+            elif fact is layered[0]:
+                for layer in range(layers):
+                    result |= {f.gguf.format(layer=layer): (f.source.format(layer=layer), f) for f in layered}
+        return result
+
+
+def _parse(text: str) -> Architecture:
+    raw = tomllib.loads(text)
+    return Architecture(
+        name=raw["name"],
+        gguf=raw["gguf"],
+        classes=tuple(raw["classes"]),
+        skip=tuple(raw["skip"]),
+        rope_types=tuple(raw["rope_types"]),
+        defaults=MappingProxyType(raw["defaults"]),
+        require=MappingProxyType({key: tuple(values) for key, values in raw["require"].items()}),
+        equal=tuple((a, b) for a, b in raw.get("equal", ())),
+        metadata=MappingProxyType({key: (source, kind) for key, (source, kind) in raw["metadata"].items()}),
+        tensors=tuple(
+            TensorFact(gguf=name, **{**fields, "shape": tuple(fields["shape"])})
+            for name, fields in raw["tensors"].items()
+        ),
+    )
+
+
+@cache
+def architectures() -> tuple[Architecture, ...]:
+    """Every supported architecture, ordered by name."""
+    files = resources.files("fewbits.models").iterdir()
+    texts = {f.name: f.read_text(encoding="utf-8") for f in files if f.name.endswith(".toml")}
+    return tuple(_parse(texts[name]) for name in sorted(texts))
+
+
+def for_config(config: Mapping[str, Any]) -> Architecture:
+    """The architecture that a Hugging Face configuration names; raises CheckpointError, listing the supported ones."""
+    stated = config.get("architectures")
+    names = stated if isinstance(stated, list) else [stated]
+    for architecture in architectures():
+        if names and names[0] in architecture.classes:
+            return architecture
+    known = ", ".join(sorted(c for a in architectures() for c in a.classes))
+    if not names or not isinstance(names[0], str):
+        raise CheckpointError(f"the configuration names no architecture ('architectures'). Supported: {known}.")
+    raise CheckpointError(f"the architecture {names[0]} is not supported. Supported: {known}.")
+
+
+def for_gguf(name: str) -> Architecture:
+    """The first architecture that GGUF files call `name`; raises CheckpointError, listing the supported ones."""
+    for architecture in architectures():
+        if architecture.gguf == name:
+            return architecture
+    known = ", ".join(sorted({a.gguf for a in architectures()}))
+    raise CheckpointError(f"the GGUF architecture {name!r} is not supported. Supported: {known}.")
