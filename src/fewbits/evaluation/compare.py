@@ -106,9 +106,7 @@ def compare(
     vocabulary = files[0].vocabulary()
     notes, context = _fit_context(context, files)
     ids = vocabulary.encode(source.content)
-    windows = evaluation_windows(
-        ids, context, vocabulary.start_token, max_tokens=max_tokens, source=str(source.path)
-    )
+    windows = evaluation_windows(ids, context, vocabulary.start_token, max_tokens=max_tokens, source=str(source.path))
     _require_same_tokens(vocabulary, files[1], windows)
     with torch.inference_mode(), _threads(threads):
         tally = _score(files[0].load(), files[1].load(), windows, progress)
@@ -147,11 +145,16 @@ def _require_same_tokens(vocabulary: Vocabulary, quantized: ModelFile, windows: 
         )
     for index in np.unique(windows).tolist():
         here, there = vocabulary.token(index), other.token(index)
-        if here != there:
+        if _plain(here) != _plain(there):
             raise EvaluationError(
                 f"{quantized.path}: token {index} is {there!r} there and {here!r} in the original; only models with "
                 "the same tokens can be compared."
             )
+
+
+def _plain(token: str | None) -> str | None:
+    """SentencePiece's mark for a space as the space that other files store."""
+    return token if token is None else token.replace("\u2581", " ")
 
 
 def _score(original: LoadedModel, quantized: LoadedModel, windows: Ids, progress: Progress | None) -> Tally:
@@ -169,9 +172,7 @@ def _score(original: LoadedModel, quantized: LoadedModel, windows: Ids, progress
     return tally
 
 
-def _logits(
-    model: LoadedModel, role: str, ids: torch.Tensor, scored: range, number: int, total: int
-) -> torch.Tensor:
+def _logits(model: LoadedModel, role: str, ids: torch.Tensor, scored: range, number: int, total: int) -> torch.Tensor:
     """The scored rows of one window's logits; raises EvaluationError when they are not numbers."""
     rows = model.logits(ids)[scored.start : scored.stop]
     if not bool(rows.isfinite().all()):
@@ -219,17 +220,12 @@ def _protocol(context: int, start_token: int | None) -> str:
 
 
 def _versions() -> dict[str, str]:
-    names = ("fewbits", "torch", "transformers", "tokenizers", "gguf")
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+    from importlib.metadata import version
 
+    import fewbits
 
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:  # fewbits itself, run from a source tree
-        return "not installed"
+    others = {name: version(name) for name in ("torch", "transformers", "tokenizers", "gguf")}
+    return {"python": platform.python_version(), "fewbits": fewbits.__version__, **others}
 
 
 @contextmanager

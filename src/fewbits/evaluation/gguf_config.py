@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,9 @@ _SCALING = {
     "yarn_beta_slow": "beta_slow",
 }
 _SCALING_TYPES = {"none": "default", "linear": "linear", "yarn": "yarn"}
-_SCALING_IGNORED = {"type", "finetuned"}
+_SCALING_HANDLED = {"type", "attn_factor"}
+# A remark on the model's history that changes no number.
+_SCALING_IGNORED = {"finetuned"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, A
             raise EvaluationError(f"{reader.path}: {key} is {value!r}, not one number, which is not supported.")
         if values.setdefault(target, value) != value:
             raise EvaluationError(
-                f"{reader.path}: {key} is {value}, but another key says {values[target]}; such a model is not supported."
+                f"{reader.path}: {key} is {value}, but another key says {values[target]}; this is not supported."
             )
     return values
 
@@ -100,11 +103,15 @@ def _rope_parameters(reader: Reader, name: str, metadata: Mapping[str, Any], bas
     prefix = f"{name}.rope.scaling."
     stated = {key[len(prefix) :]: value for key, value in metadata.items() if key.startswith(prefix)}
     kind = stated.get("type", "none")
-    unknown = sorted(set(stated) - set(_SCALING) - _SCALING_IGNORED)
+    unknown = sorted(set(stated) - set(_SCALING) - _SCALING_HANDLED - _SCALING_IGNORED)
     if kind not in _SCALING_TYPES or unknown:
         what = f"the kind {kind!r}" if kind not in _SCALING_TYPES else f"the key {prefix}{unknown[0]}"
         raise EvaluationError(f"{reader.path}: RoPE scaling with {what} is not supported.")
     parameters = {"rope_theta": base, "rope_type": _SCALING_TYPES[kind]}
     if kind != "none":
         parameters |= {_SCALING[key]: value for key, value in stated.items() if key in _SCALING}
+    if "attn_factor" in stated:
+        # llama.cpp multiplies YaRN's own 1 + 0.1 ln(factor) by it; transformers is given the product.
+        usual = 1 + 0.1 * math.log(max(stated.get("factor", 1.0), 1.0))
+        parameters["attention_factor"] = stated["attn_factor"] * usual
     return parameters

@@ -131,16 +131,16 @@ class GGUFModel:
     def _give_frequencies(self, network: Any) -> None:
         """Compute the RoPE tables, which no file holds, and divide them by the file's factors, if it has any."""
         for name, module in list(network.named_modules()):
-            if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-                module = type(module)(network.config)
-                network.set_submodule(name, module)
-            if ROPE_FACTORS in self.reader.names() and hasattr(module, "inv_freq"):
+            if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+                continue
+            rotary = type(module)(network.config)
+            network.set_submodule(name, rotary)
+            if ROPE_FACTORS in self.reader.names():
                 factors = _decoded(self.reader.read(ROPE_FACTORS))
-                if factors.shape != module.inv_freq.shape:
-                    raise EvaluationError(
-                        f"{self.path}: {ROPE_FACTORS} has {factors.numel()} factors for {module.inv_freq.numel()} pairs."
-                    )
-                module.inv_freq.div_(factors)
+                if factors.shape != rotary.inv_freq.shape:
+                    counts = f"{factors.numel()} factors for {rotary.inv_freq.numel()} pairs"
+                    raise EvaluationError(f"{self.path}: {ROPE_FACTORS} has {counts}.")
+                rotary.inv_freq.div_(factors)
 
 
 def _start_token(metadata: Mapping[str, Value]) -> int | None:
@@ -175,5 +175,5 @@ def _halves_apart(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
 
     Row 2 i + j of a head in the file is row j head_dim / 2 + i in transformers, for j in {0, 1}.
     """
-    pairs = weight.unflatten(0, (-1, head_dim // 2, 2))
+    pairs = weight.reshape(-1, head_dim // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)

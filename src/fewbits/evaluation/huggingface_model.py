@@ -45,7 +45,7 @@ class HuggingFaceModel:
     def open(path: Path) -> HuggingFaceModel:
         """Read config.json; raises EvaluationError when it is missing or of a model that transformers lacks."""
         if not (path / "config.json").is_file():
-            raise EvaluationError(f"{path}: no config.json in this directory; give a Hugging Face model or a GGUF file.")
+            raise EvaluationError(f"{path}: no config.json there; give a Hugging Face model directory or a GGUF file.")
         try:
             with quiet_transformers() as transformers:
                 config = transformers.AutoConfig.from_pretrained(path, **_SAFE)

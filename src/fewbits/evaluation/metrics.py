@@ -10,6 +10,7 @@ in nats, from float32 logits, computed and added up in float64.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -94,20 +95,25 @@ class Tally:
     def perplexities(self) -> tuple[float, float]:
         """Perplexity of the original and of the quantized model."""
         return (
-            math.exp(math.fsum(self.loss_original) / len(self.loss_original)),
-            math.exp(math.fsum(self.loss_quantized) / len(self.loss_quantized)),
+            _exp(math.fsum(self.loss_original) / len(self.loss_original)),
+            _exp(math.fsum(self.loss_quantized) / len(self.loss_quantized)),
         )
 
     def perplexity_ratio(self) -> Estimate:
         """Quantized over original perplexity; the error is of the paired difference of losses, window by window."""
         pairs = zip(self.loss_quantized, self.loss_original, strict=True)
         log = estimate([q - p for q, p in pairs])
-        ratio = math.exp(log.value)
-        return Estimate(ratio, ratio * log.standard_error, math.exp(log.low), math.exp(log.high))
+        ratio = _exp(log.value)
+        return Estimate(ratio, ratio * log.standard_error, _exp(log.low), _exp(log.high))
 
     def kl_percentile(self, *percent: float) -> list[float]:
         """Exact percentiles of KL over tokens, linearly interpolated between order statistics."""
         return [float(x) for x in np.percentile(np.concatenate(self.kl), percent)]
+
+
+def _exp(x: float) -> float:
+    """e to the x, the largest float beyond its range: a ruined model has a perplexity that JSON must be able to say."""
+    return math.exp(min(x, math.log(sys.float_info.max)))
 
 
 def estimate(per_window: list[float]) -> Estimate:
@@ -147,4 +153,4 @@ def student_t_975(freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    return math.fsum(term / freedom**power for power, term in enumerate(terms))

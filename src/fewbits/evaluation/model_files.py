@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 class Vocabulary(Protocol):
     """The tokens of a model."""
 
-    size: int
-    """Number of tokens that the model predicts."""
-    start_token: int | None
-    """The id that the tokenizer puts in front of a text; None where it adds none."""
+    @property
+    def size(self) -> int:
+        """Number of tokens that the model predicts."""
+
+    @property
+    def start_token(self) -> int | None:
+        """The id that the tokenizer puts in front of a text; None where it adds none."""
 
     def encode(self, text: str) -> Sequence[int]:
         """Token ids of `text`, without a start or an end token."""
@@ -48,9 +51,13 @@ class LoadedModel:
 class ModelFile(Protocol):
     """A model on disk whose headers were read."""
 
-    path: Path
-    context_limit: int
-    """Most tokens that the model was made for."""
+    @property
+    def path(self) -> Path:
+        """Where the model lies."""
+
+    @property
+    def context_limit(self) -> int:
+        """Most tokens that the model was made for."""
 
     def vocabulary(self) -> Vocabulary:
         """The model's tokens; raises EvaluationError when its tokenizer cannot be read."""
@@ -77,8 +84,9 @@ def open_model(path: str | Path) -> ModelFile:
 def quiet_transformers() -> Iterator[Any]:
     """The transformers package with its warnings and progress bars off; both are put back afterwards."""
     import transformers
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,0 +1,118 @@
+"""GGUF files made from a Hugging Face directory with the gguf package alone: its names, its encoder, its writer.
+
+Nothing of fewbits is used, so what reads these files is tested against another author's idea of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from safetensors.torch import load_file
+
+Floats = npt.NDArray[np.float32]
+Edit = Callable[[dict[str, Floats]], None]
+
+
+def write_gguf(
+    directory: Path,
+    target: Path,
+    *,
+    kind: str = "F16",
+    interleave: bool = True,
+    edit: Edit | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `directory` as a GGUF file whose matrices are stored as `kind`; vectors are F32.
+
+    `edit` may change, add or drop tensors (by GGUF name, float32) before they are written; `metadata` overrides
+    values, and None leaves a key out. Without `interleave` the RoPE rows stay as transformers has them.
+    """
+    config = json.loads((directory / "config.json").read_text())
+    architecture = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
+    name = architecture[config["architectures"][0]]
+    tensors = _tensors(directory, config, name, interleave)
+    if edit is not None:
+        edit(tensors)
+    writer = gguf.GGUFWriter(target, name)
+    _add_metadata(writer, {**_metadata(config, name), **_tokens(directory, config), **(metadata or {})})
+    for key, value in tensors.items():
+        stored = gguf.GGMLQuantizationType[kind if value.ndim > 1 else "F32"]
+        writer.add_tensor(key, gguf.quants.quantize(np.ascontiguousarray(value), stored), raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def _tensors(directory: Path, config: dict[str, Any], name: str, interleave: bool) -> dict[str, Floats]:
+    kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == name)
+    names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
+    tensors = {}
+    for key, value in load_file(directory / "model.safetensors").items():
+        target = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        assert target is not None, key
+        w = value.float().numpy()
+        if interleave and name == "llama" and ("attn_q." in target or "attn_k." in target):
+            heads = config["num_attention_heads" if "attn_q" in target else "num_key_value_heads"]
+            w = w.reshape(heads, 2, w.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(w.shape)
+        tensors[target] = w
+    return tensors
+
+
+def _metadata(config: dict[str, Any], name: str) -> dict[str, Any]:
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return {
+        f"{name}.vocab_size": config["vocab_size"],
+        f"{name}.context_length": config["max_position_embeddings"],
+        f"{name}.embedding_length": config["hidden_size"],
+        f"{name}.block_count": config["num_hidden_layers"],
+        f"{name}.feed_forward_length": config["intermediate_size"],
+        f"{name}.attention.head_count": config["num_attention_heads"],
+        f"{name}.attention.head_count_kv": config["num_key_value_heads"],
+        f"{name}.attention.key_length": width,
+        f"{name}.attention.value_length": width,
+        f"{name}.rope.dimension_count": width,
+        f"{name}.rope.freq_base": float(config["rope_parameters"]["rope_theta"]),
+        f"{name}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+    }
+
+
+def _tokens(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    stored = json.loads((directory / "tokenizer.json").read_text())
+    tokens = {index: token for token, index in stored["model"]["vocab"].items()}
+    special = {token["id"]: token["content"] for token in stored["added_tokens"]}
+    tokens |= special
+    merges = [m if isinstance(m, str) else " ".join(m) for m in stored["model"]["merges"]]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [tokens[i] for i in range(config["vocab_size"])],
+        "tokenizer.ggml.token_type": [3 if i in special else 1 for i in range(config["vocab_size"])],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 0,
+        "tokenizer.ggml.add_bos_token": False,
+    }
+
+
+def _add_metadata(writer: gguf.GGUFWriter, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_array(key, value)
