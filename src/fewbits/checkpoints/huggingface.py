@@ -60,7 +60,8 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
     present = reader.names()
     if config.layers > len(present):
         raise CheckpointError(
-            f"{config.path} claims {config.layers} layers but {reader.path} has {len(present)} tensors."
+            f"{config.path} claims {config.layers} layers but {reader.path} has only {len(present)} tensors; "
+            "they belong to different models."
         )
     facts = config.architecture.facts(config.values, config.layers)
     gguf_name = to_gguf(config.architecture, config.layers)
@@ -103,8 +104,8 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
         )
     if tensor.format not in WEIGHT_TYPES:
         raise CheckpointError(
-            f"tensor {tensor.name!r} is stored as {tensor.format}, and weights are read from {', '.join(WEIGHT_TYPES)}; "
-            "save the model in one of these."
+            f"tensor {tensor.name!r} is stored as {tensor.format}, and weights are read from "
+            f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."
         )
     order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None
     return Placement(target, tensor, order)
@@ -116,7 +117,9 @@ def _window_notes(config: Configuration) -> list[str]:
     context = config.values["max_position_embeddings"]
     if not isinstance(window, int) or window >= context or not config.values.get("use_sliding_window", True):
         return []
-    return [
-        f"The attention window of {window} tokens is left out: a GGUF file of architecture "
-        f"'{config.architecture.gguf}' cannot state it, so beyond {window} tokens results differ from the source's."
-    ]
+    gguf = config.architecture.gguf
+    note = (
+        f"The attention window of {window} tokens is left out: a GGUF file of architecture '{gguf}' cannot state it, "
+        f"so beyond {window} tokens results differ from the source's."
+    )
+    return [note]

@@ -23,7 +23,7 @@ def to_gguf(architecture: Architecture, layers: int) -> Callable[[str], str | No
 
 
 def to_huggingface(architecture: Architecture, layers: int) -> dict[str, str]:
-    """GGUF name -> Hugging Face name of every tensor that a model of `architecture` can have, optional ones included."""
+    """GGUF name -> Hugging Face name of every tensor that `architecture` can have, optional ones included."""
     result: dict[str, str] = {}
     for fact in architecture.tensors:
         for layer in range(layers) if fact.layered else (0,):

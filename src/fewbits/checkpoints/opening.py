@@ -1,4 +1,4 @@
-"""Open whatever the user names as a source: a Hugging Face directory, a hub id, or a GGUF file that is not quantized."""
+"""Open what the user names as a source: a Hugging Face directory, a hub id, or a GGUF file not yet quantized."""
 
 from __future__ import annotations
 

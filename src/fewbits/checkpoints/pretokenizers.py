@@ -69,7 +69,7 @@ def _steps(stated: Any) -> tuple[str, ...]:
 
 
 def recognise(path: Path, stated: Any, ignore_merges: bool) -> PreTokenizer:
-    """The known pre-tokenizer that `stated`, a part of tokenizer.json, describes; raises CheckpointError when none is."""
+    """The known pre-tokenizer that `stated`, a part of tokenizer.json, describes; CheckpointError when none does."""
     steps = _steps(stated)
     for known in pretokenizers():
         if known.steps == steps and known.ignore_merges == ignore_merges:

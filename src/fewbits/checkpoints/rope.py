@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -75,12 +74,8 @@ def _yarn_attention(config: Configuration, factor: float) -> float | None:
     return None
 
 
-def _nothing(config: Configuration, prefix: str) -> dict[str, Value]:
-    return {}
-
-
 _SCALINGS: Mapping[str, Callable[[Configuration, str], dict[str, Value]]] = MappingProxyType(
-    {"default": _nothing, "llama3": _nothing, "linear": _linear, "yarn": _yarn}
+    {"linear": _linear, "yarn": _yarn}
 )
 
 
@@ -93,7 +88,9 @@ def scaling_metadata(config: Configuration) -> dict[str, Value]:
             f"{config.path} asks for RoPE scaling {kind!r}, which a GGUF file of architecture "
             f"'{config.architecture.gguf}' cannot state; supported: {', '.join(supported)}."
         )
-    return _SCALINGS[kind](config, f"{config.architecture.gguf}.rope.scaling")
+    # "default" needs no word, and Llama 3's kind is a tensor of its own.
+    state = _SCALINGS.get(kind)
+    return state(config, f"{config.architecture.gguf}.rope.scaling") if state else {}
 
 
 def frequency_factors(config: Configuration) -> Placement | None:

@@ -67,8 +67,8 @@ def _entry(where: str, raw: object) -> _Entry:
     size = prod(shape) * _WIDTHS[dtype]
     if end - begin != size:
         raise CheckpointError(
-            f"{where} of {dtype} with shape {_short(shape)} needs {_short(size)} bytes but its offsets span {_short(end - begin)}; "
-            "the file is damaged."
+            f"{where} of {dtype} with shape {_short(shape)} needs {_short(size)} bytes but its offsets "
+            f"span {_short(end - begin)}; the file is damaged."
         )
     return _Entry(dtype, tuple(shape), begin, end)
 
@@ -194,7 +194,7 @@ def _shard_path(index: Path, shard: str) -> Path:
 
 
 def open_directory(path: Path) -> tuple[SafetensorsReader | ShardedReader, tuple[Path, ...]]:
-    """The safetensors checkpoint in directory `path` and the files it is made of; CheckpointError when none is there."""
+    """The safetensors checkpoint in directory `path` and its files; CheckpointError when there is none."""
     index, single = path / INDEX_NAME, path / SINGLE_NAME
     if index.is_file():
         sharded = ShardedReader(index)

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory as GGUF metadata. No part of it is guessed: what is not known is refused."""
+"""The tokenizer of a Hugging Face directory as GGUF metadata; nothing is guessed, what is not known is refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.configuration import Configuration
 from fewbits.checkpoints.jsonfile import load_object
 from fewbits.checkpoints.tokenizer_bytes import byte_level
+from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 from fewbits.checkpoints.tokenizer_pieces import from_json, from_model
 from fewbits.checkpoints.tokenizer_special import chat_templates, special_tokens
 from fewbits.checkpoints.vocabulary import TokenizerSource
 from fewbits.errors import CheckpointError
+
+__all__ = ["TokenizerFacts", "read_tokenizer", "tokenizer_from_gguf"]
 
 _SIDE_FILES = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 

@@ -135,10 +135,11 @@ def _cuts(source: TokenizerSource, step: Mapping[str, Any]) -> bool:
 def _prefix_note(scheme: str) -> list[str]:
     if scheme != "first":
         return []
-    return [
+    note = (
         "The tokenizer puts a space before the text only; llama.cpp also puts one after every special token inside "
         "the text, so such text gets other tokens there."
-    ]
+    )
+    return [note]
 
 
 def _stray_note(vocabulary: Vocabulary, pairs: set[tuple[str, str]]) -> list[str]:
@@ -153,7 +154,8 @@ def _stray_note(vocabulary: Vocabulary, pairs: set[tuple[str, str]]) -> list[str
     ]
     if not strays:
         return []
-    return [
-        f"{len(strays)} tokens (such as {min(strays, key=len)!r}) can be joined in ways that tokenizer.json's merges do "
-        "not list; llama.cpp joins them anyway, so some text gets other tokens there."
-    ]
+    note = (
+        f"{len(strays)} tokens (such as {min(strays)!r}) can be joined in ways that tokenizer.json's merges do not "
+        "list; llama.cpp joins them anyway, so some text gets other tokens there."
+    )
+    return [note]

@@ -76,7 +76,7 @@ class Vocabulary:
             self.put(token.number, token.text, kind, score)
 
     def numbers(self) -> dict[str, int]:
-        """Text -> number; raises CheckpointError when two tokens have one text, which GGUF readers cannot tell apart."""
+        """Text -> number; CheckpointError when two tokens have one text, which GGUF readers cannot tell apart."""
         result = {text: number for number, text in self.texts.items()}
         if len(result) != len(self.texts):
             twice = next(text for number, text in self.texts.items() if result[text] != number)
