@@ -99,7 +99,9 @@ def inspect(path: str | Path) -> Inspection:
         return _inspect_directory(path)
     opener = _OPENERS.get(_kind(path))
     if opener is None:
-        raise CheckpointError(f"{path} is neither a GGUF nor a safetensors file; give one of these, or a model directory.")
+        raise CheckpointError(
+            f"{path} is neither a GGUF nor a safetensors file; give one of these, or a model directory."
+        )
     return opener(path)
 
 

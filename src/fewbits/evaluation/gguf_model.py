@@ -40,7 +40,7 @@ class GGUFVocabulary:
 
     def encode(self, text: str) -> Sequence[int]:
         """Token ids of `text`, without a start or an end token; CheckpointError when no tokenizer can be rebuilt."""
-        from fewbits.checkpoints.tokenizer import tokenizer_from_gguf
+        from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 
         ids: list[int] = tokenizer_from_gguf(self.metadata).encode(text, add_special_tokens=False).ids
         return ids
