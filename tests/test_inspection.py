@@ -9,11 +9,11 @@ from pathlib import Path
 
 import gguf
 import pytest
-from references.gguf_files import write_gguf
 from safetensors import safe_open
 
 from fewbits.errors import CheckpointError
 from fewbits.inspection import inspect
+from references.gguf_files import write_gguf
 
 POCKET = Path(__file__).parents[1] / "examples" / "models" / "pocket-llama"
 

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from fewbits.checkpoints.base import Reader, StoredTensor, Value
+from fewbits.checkpoints.base import Reader, StoredTensor
 from fewbits.errors import CheckpointError
 
 _LONGEST_VALUE = 120
@@ -119,7 +119,7 @@ def _inspect_gguf(path: Path) -> Inspection:
     from fewbits.checkpoints.gguf import GGUFReader
 
     reader = GGUFReader(path)
-    values = {key: value.value if isinstance(value, Value) else value for key, value in reader.metadata.items()}
+    values = {key: value.value for key, value in reader.metadata.items()}
     architecture = values.get("general.architecture")
     return _summary(path, "GGUF", architecture, reader, (path,), values)
 

@@ -6,6 +6,7 @@ import pydoc_data.topics
 from pathlib import Path
 
 import pytest
+
 from references.gguf_files import write_gguf
 
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from references import metrics as slow
-from references.gguf_files import Floats, write_gguf
 
 from fewbits.evaluation.compare import compare
 from fewbits.evaluation.model_files import open_model
 from fewbits.evaluation.text import cut_windows
+from references import metrics as slow
+from references.gguf_files import Floats, write_gguf
 
 KEYS = {
     "perplexity_original",
@@ -32,7 +32,12 @@ KEYS = {
 def test_a_model_against_itself_costs_exactly_nothing(pocket: Path, topics: Path) -> None:
     seen: list[tuple[int, int]] = []
     result = compare(
-        pocket, pocket, text=topics, context=128, max_tokens=600, progress=lambda done, total: seen.append((done, total))
+        pocket,
+        pocket,
+        text=topics,
+        context=128,
+        max_tokens=600,
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert result.kl_divergence_mean == result.kl_divergence_max == 0.0
     assert result.top1_agreement == 1.0
@@ -87,7 +92,9 @@ def test_fewer_bits_cost_more_and_a_wrong_permutation_costs_most(pocket: Path, t
     assert results[-1].kl_divergence.low > results[-2].kl_divergence.high
 
 
-def test_an_original_in_gguf_reads_the_same_tokens(pocket: Path, pocket_f16: Path, topics: Path, tmp_path: Path) -> None:
+def test_an_original_in_gguf_reads_the_same_tokens(
+    pocket: Path, pocket_f16: Path, topics: Path, tmp_path: Path
+) -> None:
     q4 = write_gguf(pocket, tmp_path / "q4.gguf", kind="Q4_0")
     from_directory = compare(pocket, q4, text=topics, context=128, max_tokens=600)
     from_gguf = compare(pocket_f16, q4, text=topics, context=128, max_tokens=600)

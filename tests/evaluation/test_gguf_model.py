@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from references.gguf_files import Floats, write_gguf
 
 from fewbits.errors import EvaluationError, FewbitsError
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.evaluation.model_files import open_model
+from references.gguf_files import Floats, write_gguf
 
 SMALL = {
     "vocab_size": 4096,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import metrics as slow
 
 from fewbits.evaluation import metrics
 from fewbits.evaluation.metrics import Tally, estimate, score_window, student_t_975
+from references import metrics as slow
 
 
 def _logits(tokens: int, vocabulary: int, seed: int, spread: float = 3.0) -> torch.Tensor:
@@ -30,7 +30,8 @@ def test_a_window_equals_the_slow_reference(tokens: int, vocabulary: int, spread
         assert score.loss_original[i] == pytest.approx(-slow.log_probabilities(row_p)[target], rel=1e-12, abs=1e-12)
         assert score.loss_quantized[i] == pytest.approx(-slow.log_probabilities(row_q)[target], rel=1e-12, abs=1e-12)
         assert score.kl[i] == pytest.approx(slow.kl_divergence(row_p, row_q), rel=1e-9, abs=1e-12)
-    agreed = sum(row_p.index(max(row_p)) == row_q.index(max(row_q)) for row_p, row_q in zip(p.tolist(), q.tolist()))
+    pairs = zip(p.tolist(), q.tolist(), strict=True)
+    agreed = sum(row_p.index(max(row_p)) == row_q.index(max(row_q)) for row_p, row_q in pairs)
     assert score.agreed == agreed
 
 
@@ -52,7 +53,7 @@ def test_equal_logits_cost_exactly_nothing() -> None:
 
 
 def test_direction_is_original_against_quantized() -> None:
-    # Two tokens: P = (3/4, 1/4), Q = (1/2, 1/2): KL(P || Q) = 3/4 ln 3/2 + 1/4 ln 1/2, and KL(Q || P) is another number.
+    # P = (3/4, 1/4), Q = (1/2, 1/2): KL(P || Q) = 3/4 ln 3/2 + 1/4 ln 1/2, and KL(Q || P) is another number.
     p = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
     q = torch.zeros(1, 2, dtype=torch.float64)
     score = score_window(p, q, torch.tensor([0]))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from references.gguf_files import Floats, write_gguf
 
 from fewbits.errors import FewbitsError
 from fewbits.evaluation.compare import compare
+from references.gguf_files import Floats, write_gguf
 
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
 
