@@ -32,4 +32,5 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error, from the sum of squares."""
     n = len(values)
     mean = math.fsum(values) / n
-    return mean, math.sqrt((math.fsum(v * v for v in values) - n * mean * mean) / (n - 1) / n)
+    # Cancellation can leave a negative number of about the rounding error where all values are equal.
+    return mean, math.sqrt(max(0.0, math.fsum(v * v for v in values) - n * mean * mean) / (n - 1) / n)

@@ -112,7 +112,7 @@ class Tally:
 
 
 def _exp(x: float) -> float:
-    """Exponential of x, or the largest float beyond its range: a ruined model has a perplexity that JSON must be able to say."""
+    """Exponential of x, the largest float beyond its range: JSON must be able to say a ruined model's perplexity."""
     return math.exp(min(x, math.log(sys.float_info.max)))
 
 
