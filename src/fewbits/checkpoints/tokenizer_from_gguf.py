@@ -114,11 +114,11 @@ def _from_scores(metadata: Mapping[str, Value]) -> Tokenizer:
     unknown = next((text for text, kind in zip(tokens, kinds, strict=True) if kind == TokenKind.UNKNOWN), None)
     merges = _joins(tokens, kinds, scores)
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    scheme = "always" if _get(metadata, "add_space_prefix", True) else "never"
+    scheme = "plain" if _get(metadata, "add_space_prefix", True) else "never"
     stated = metadata.get(PREPEND)
-    if stated is not None:
+    if stated is not None and stated.value in ("first", "always"):
         scheme = stated.value
-    if scheme == "always":
+    if scheme == "plain":
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=False)

@@ -20,7 +20,11 @@ SPACE = "\u2581"
 """SentencePiece writes spaces as this character."""
 
 PREPEND = "fewbits.tokenizer.prepend_scheme"
-"""Our own key: "first" where a space is put before the text only, not also after special tokens as llama.cpp does."""
+"""Our own key, where a space is put before text in another way than llama.cpp does: tokenizers' Metaspace schemes.
+
+"first" = before the text, "always" = also after special tokens; both only where there is none yet. Without the key,
+llama.cpp's way: before the text and after special tokens, whatever follows.
+"""
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -67,7 +71,7 @@ def from_model(source: TokenizerSource) -> TokenizerVocabulary:
     lowest = min(vocabulary.scores.values())
     added = [token for token in _plain_spaces(added_tokens(source)) if token.number not in unknowns]
     vocabulary.add(added, score=lowest - 1)
-    return _finish(vocabulary, "always" if model.add_dummy_prefix else "never", [])
+    return _finish(vocabulary, "plain" if model.add_dummy_prefix else "never", [])
 
 
 def _plain_spaces(tokens: list[AddedToken]) -> list[AddedToken]:
@@ -84,20 +88,20 @@ def _finish(vocabulary: Vocabulary, scheme: str, notes: list[str]) -> TokenizerV
         **vocabulary.metadata(),
         f"{PREFIX}.scores": Value(scores, "array:float32"),
         f"{PREFIX}.add_space_prefix": Value(scheme != "never", "bool"),
-        **({PREPEND: Value("first", "string")} if scheme == "first" else {}),
+        **({PREPEND: Value(scheme, "string")} if scheme in ("first", "always") else {}),
     }
     return TokenizerVocabulary(metadata, vocabulary.numbers(), (*vocabulary.notes(), *notes))
 
 
 def _prepend_scheme(source: TokenizerSource) -> str:
-    """When a space is put before text: "always" (also after special tokens), "first" or "never"."""
+    """When a space is put before text: "plain" (as llama.cpp does), "never", or Metaspace's "first" or "always"."""
     normalizer, cutter = source.data.get("normalizer"), source.data.get("pre_tokenizer")
     steps = _flat(normalizer, "normalizers") + _flat(cutter, "pretokenizers")
     scheme, replaced = "never", False
     for step in steps:
         kind = step.get("type")
         if kind == "Prepend" and step.get("prepend") == SPACE:
-            scheme = "always"
+            scheme = "plain"
         elif kind == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE:
             replaced = True
         elif kind == "Metaspace" and step.get("replacement", SPACE) == SPACE and not _cuts(source, step):
@@ -133,11 +137,12 @@ def _cuts(source: TokenizerSource, step: Mapping[str, Any]) -> bool:
 
 
 def _prefix_note(scheme: str) -> list[str]:
-    if scheme != "first":
+    if scheme not in ("first", "always"):
         return []
+    where = "before the text" if scheme == "first" else "before the text and after special tokens,"
     note = (
-        "The tokenizer puts a space before the text only; llama.cpp also puts one after every special token inside "
-        "the text, so such text gets other tokens there."
+        f"The tokenizer puts a space {where} only where there is none; llama.cpp puts one there and after every "
+        "special token in any case, so text that begins with a space or holds special tokens gets other tokens there."
     )
     return [note]
 
