@@ -86,9 +86,13 @@ def _abandon_stdout() -> None:
 def _run(arguments: list[str]) -> int:
     from fewbits.cli.surroundings import calm
 
-    with calm():
-        code = cli.main(arguments, prog_name="fewbits", standalone_mode=False)
-    return code if isinstance(code, int) else 0
+    # Not cli.main(): it turns an interrupt and a closed pipe into words and codes of its own.
+    try:
+        with calm(), cli.make_context("fewbits", arguments) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as finished:  # --help and --version end this way
+        return finished.exit_code
+    return 0
 
 
 def _tolerate_any_encoding() -> None:

@@ -1,0 +1,51 @@
+"""Progress: bars in a terminal, rare lines in a log, nothing where nobody asked."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from fewbits.cli.progress import Bars, PlainLines, progress_report
+
+
+def test_short_work_writes_no_line_to_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_report("quantize") as report:
+        for done in range(100):
+            report("quantize", done, 100)
+
+    assert capsys.readouterr() == ("", "")
+
+
+def test_long_work_writes_a_line_now_and_then_with_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    report = PlainLines(clock=lambda: now)
+    for second in range(101):
+        now = float(second)
+        report("quantize", second, 200)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "fewbits: quantize 10%, about 180 s left"
+    assert len(lines) == 5
+
+
+def test_a_total_of_zero_divides_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    report = PlainLines(clock=lambda: now)
+    now = 100.0
+    report("verify", 0, 0)
+
+    assert capsys.readouterr().err == ""
+
+
+def test_bars_follow_their_stages_and_take_unknown_ones() -> None:
+    progress = Progress(console=Console(file=io.StringIO()), auto_refresh=False)
+    bars = Bars(progress, ("quantize", "verify"))
+
+    bars("quantize", 5, 10)
+    bars("download", 1, 4)
+
+    figures = {task.description: (task.completed, task.total, task.started) for task in progress.tasks}
+    assert figures == {"quantize": (5, 10, True), "verify": (0, None, False), "download": (1, 4, True)}
