@@ -1,0 +1,177 @@
+// The only file that sees Python: checks sizes, releases the interpreter lock, calls the table.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "fewbits/kernels.h"
+
+namespace nb = nanobind;
+using namespace fewbits;
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using BytesOut = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+const KernelTable& table_of(const std::string& isa) {
+    if (isa.empty()) return kernels();
+    const KernelTable* table = kernels_of(isa.c_str());
+    if (!table) throw std::invalid_argument("no kernels for instruction set '" + isa + "' on this machine");
+    return *table;
+}
+
+const Codec* codec_of(const KernelTable& table, const std::string& format) {
+    for (size_t i = 0; i < table.codec_count; ++i)
+        if (format == table.codecs[i].name) return &table.codecs[i];
+    return nullptr;
+}
+
+const Codec& required_codec(const KernelTable& table, const std::string& format) {
+    if (const Codec* codec = codec_of(table, format)) return *codec;
+    throw std::invalid_argument("no native codec for format '" + format + "'");
+}
+
+Number number_of(const std::string& name) {
+    if (name == "F32") return Number::f32;
+    if (name == "F16") return Number::f16;
+    if (name == "BF16") return Number::bf16;
+    throw std::invalid_argument("numbers are F32, F16 or BF16, not '" + name + "'");
+}
+
+int64_t width_of(Number kind) { return kind == Number::f32 ? 4 : 2; }
+
+void require(bool condition, const char* what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+// Encodes row by row and measures what comes back; returns (largest magnitude, numbers that are not finite).
+nb::tuple encode(const std::string& format, const Bytes& source, const std::string& numbers, const BytesOut& stored,
+                 const Doubles& squared_error, const Doubles& squared, const std::string& isa) {
+    const KernelTable& table = table_of(isa);
+    const Codec& codec = required_codec(table, format);
+    const Number kind = number_of(numbers);
+    const int64_t rows = static_cast<int64_t>(source.shape(0));
+    const int64_t row_bytes = static_cast<int64_t>(source.shape(1)), cols = row_bytes / width_of(kind);
+    require(cols % codec.columns == 0, "columns are not a multiple of the format's span");
+    const int64_t spans = cols / codec.columns;
+    require(stored.shape(0) == source.shape(0) && static_cast<int64_t>(stored.shape(1)) == spans * codec.bytes,
+            "the output has the wrong shape");
+    require(static_cast<int64_t>(squared_error.shape(0)) == rows && static_cast<int64_t>(squared.shape(0)) == rows,
+            "one error per row is wanted");
+    float largest = 0.0f;
+    int64_t not_finite = 0;
+    {
+        nb::gil_scoped_release unlocked;
+        // Several short rows are encoded together, so that batches are full; rows never share parameters.
+        const int64_t together = std::max<int64_t>(1, 4096 / std::max<int64_t>(cols, 1));
+        std::vector<float> w(static_cast<size_t>(cols * together)), back(w.size());
+        for (int64_t row = 0; row < rows; row += together) {
+            const int64_t present = std::min(together, rows - row), count = present * cols;
+            float absmax;
+            int64_t bad;
+            uint8_t* out = stored.data() + row * spans * codec.bytes;
+            table.widen(kind, source.data() + row * row_bytes, count, w.data());
+            table.extent(w.data(), count, &absmax, &bad);
+            largest = std::max(largest, absmax);
+            not_finite += bad;
+            codec.encode(w.data(), present * spans, out);
+            codec.decode(out, present * spans, back.data());
+            for (int64_t r = 0; r < present; ++r) {
+                const Deviation d = table.deviation(w.data() + r * cols, back.data() + r * cols, cols);
+                squared_error.data()[row + r] = d.squared_error;
+                squared.data()[row + r] = d.squared;
+            }
+        }
+    }
+    return nb::make_tuple(largest, not_finite);
+}
+
+void decode(const std::string& format, const Bytes& stored, const FloatsOut& w, const std::string& isa) {
+    const KernelTable& table = table_of(isa);
+    const Codec& codec = required_codec(table, format);
+    const int64_t cols = static_cast<int64_t>(w.shape(1));
+    require(cols % codec.columns == 0 && stored.shape(0) == w.shape(0) &&
+                static_cast<int64_t>(stored.shape(1)) == cols / codec.columns * codec.bytes,
+            "stored bytes and numbers disagree in shape");
+    const int64_t spans = static_cast<int64_t>(w.shape(0)) * (cols / codec.columns);
+    nb::gil_scoped_release unlocked;
+    codec.decode(stored.data(), spans, w.data());
+}
+
+// Largest magnitude and count of NaN and infinite numbers.
+nb::tuple extent(const Bytes& source, const std::string& numbers, const std::string& isa) {
+    const KernelTable& table = table_of(isa);
+    const Number kind = number_of(numbers);
+    const int64_t count = static_cast<int64_t>(source.size()) / width_of(kind);
+    float largest = 0.0f;
+    int64_t not_finite = 0;
+    {
+        nb::gil_scoped_release unlocked;
+        float w[4096];
+        for (int64_t first = 0; first < count; first += 4096) {
+            const int64_t present = std::min<int64_t>(4096, count - first);
+            float absmax;
+            int64_t bad;
+            table.widen(kind, source.data() + first * width_of(kind), present, w);
+            table.extent(w, present, &absmax, &bad);
+            largest = std::max(largest, absmax);
+            not_finite += bad;
+        }
+    }
+    return nb::make_tuple(largest, not_finite);
+}
+
+void compare(const std::string& format, const Bytes& stored, const Bytes& source, const std::string& numbers,
+             const Doubles& squared_error, const Doubles& squared, const Doubles& worst) {
+    const int index = compare_format(format.c_str());
+    require(index >= 0, "the reader of verification does not know this format");
+    const Number kind = number_of(numbers);
+    const int64_t rows = static_cast<int64_t>(source.shape(0));
+    const int64_t cols = static_cast<int64_t>(source.shape(1)) / width_of(kind);
+    require(stored.shape(0) == source.shape(0) && static_cast<int64_t>(squared_error.shape(0)) == rows &&
+                static_cast<int64_t>(squared.shape(0)) == rows && static_cast<int64_t>(worst.shape(0)) == rows,
+            "stored and source disagree in rows");
+    require(stored.shape(1) * 8 >= static_cast<size_t>(cols), "too few stored bytes");
+    const CompareFunction function = comparing();
+    nb::gil_scoped_release unlocked;
+    for (int64_t row = 0; row < rows; ++row) {
+        const Agreement a = function(index, stored.data() + row * static_cast<int64_t>(stored.shape(1)), kind,
+                                     source.data() + row * static_cast<int64_t>(source.shape(1)), 1, cols);
+        squared_error.data()[row] = a.squared_error;
+        squared.data()[row] = a.squared;
+        worst.data()[row] = a.worst;
+    }
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native codecs of fewbits; use them through fewbits.kernels.";
+    m.def("isa", [] { return std::string(kernels().isa); });
+    m.def("available", [] {
+        std::vector<std::string> found;
+        for (const char* isa : {"scalar", "avx2", "avx512", "neon"})
+            if (kernels_of(isa)) found.emplace_back(isa);
+        return found;
+    });
+    m.def("formats", [] {
+        std::vector<std::string> names;
+        for (size_t i = 0; i < kernels().codec_count; ++i) names.emplace_back(kernels().codecs[i].name);
+        return names;
+    });
+    m.def("encode", &encode, nb::arg("format"), nb::arg("source"), nb::arg("numbers"), nb::arg("stored"),
+          nb::arg("squared_error"), nb::arg("squared"), nb::arg("isa") = "");
+    m.def("decode", &decode, nb::arg("format"), nb::arg("stored"), nb::arg("w"), nb::arg("isa") = "");
+    m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
+    m.def("compare", &compare, nb::arg("format"), nb::arg("stored"), nb::arg("source"), nb::arg("numbers"),
+          nb::arg("squared_error"), nb::arg("squared"), nb::arg("worst"));
+}

@@ -1,0 +1,74 @@
+// Chooses a kernel table once. FEWBITS_ISA=scalar|avx2|avx512|neon forces one, and fails loudly where it cannot run.
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "fewbits/kernels.h"
+
+namespace fewbits {
+
+extern const KernelTable table_scalar;
+Agreement compare_scalar(int, const uint8_t*, Number, const void*, int64_t, int64_t);
+#ifdef FEWBITS_HAVE_AVX2
+extern const KernelTable table_avx2;
+Agreement compare_avx2(int, const uint8_t*, Number, const void*, int64_t, int64_t);
+#endif
+#ifdef FEWBITS_HAVE_AVX512
+extern const KernelTable table_avx512;
+Agreement compare_avx512(int, const uint8_t*, Number, const void*, int64_t, int64_t);
+#endif
+#ifdef FEWBITS_HAVE_NEON
+extern const KernelTable table_neon;
+Agreement compare_neon(int, const uint8_t*, Number, const void*, int64_t, int64_t);
+#endif
+
+namespace {
+
+struct Choice {
+    const KernelTable* table;
+    CompareFunction compare;
+};
+
+Choice choice_of(const char* isa) {
+    const CpuFeatures cpu = cpu_features();
+    (void)cpu;
+#ifdef FEWBITS_HAVE_AVX512
+    if (cpu.avx512 && !std::strcmp(isa, "avx512")) return {&table_avx512, compare_avx512};
+#endif
+#ifdef FEWBITS_HAVE_AVX2
+    if (cpu.avx2 && !std::strcmp(isa, "avx2")) return {&table_avx2, compare_avx2};
+#endif
+#ifdef FEWBITS_HAVE_NEON
+    if (cpu.neon && !std::strcmp(isa, "neon")) return {&table_neon, compare_neon};
+#endif
+    if (!std::strcmp(isa, "scalar")) return {&table_scalar, compare_scalar};
+    return {nullptr, nullptr};
+}
+
+Choice choose() {
+    if (const char* forced = std::getenv("FEWBITS_ISA"); forced && *forced) {
+        const Choice choice = choice_of(forced);
+        if (!choice.table)
+            throw std::runtime_error(std::string("FEWBITS_ISA=") + forced +
+                                     " names no instruction set that this build and this processor have; use scalar, "
+                                     "avx2, avx512 or neon, or leave it unset");
+        return choice;
+    }
+    for (const char* isa : {"avx512", "avx2", "neon", "scalar"})
+        if (const Choice choice = choice_of(isa); choice.table) return choice;
+    return choice_of("scalar");
+}
+
+const Choice& chosen() {
+    static const Choice choice = choose();
+    return choice;
+}
+
+}  // namespace
+
+const KernelTable& kernels() { return *chosen().table; }
+const KernelTable* kernels_of(const char* isa) { return choice_of(isa).table; }
+CompareFunction comparing() { return chosen().compare; }
+
+}  // namespace fewbits

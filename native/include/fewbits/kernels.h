@@ -1,0 +1,55 @@
+// The kernel table: what one instruction set offers. Tables are chosen once, at run time (dispatch.cpp).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace fewbits {
+
+enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
+
+// Statistics of a slab against what was stored; sums are in double, over 16 lanes in a fixed order.
+struct Deviation {
+    double squared_error;  // sum (w - stored)^2
+    double squared;        // sum w^2
+};
+
+struct Codec {
+    const char* name;
+    int columns;  // of one span
+    int bytes;    // of one span
+    // Fits parameters and chooses codes for `spans` consecutive spans of `w`, with the format's own default weighting.
+    void (*encode)(const float* w, int64_t spans, uint8_t* stored);
+    void (*decode)(const uint8_t* stored, int64_t spans, float* w);
+};
+
+struct KernelTable {
+    const char* isa;
+    const Codec* codecs;
+    size_t codec_count;
+    void (*widen)(Number kind, const void* numbers, int64_t count, float* w);
+    // Largest magnitude, and how many numbers are NaN or infinite (those do not count towards the magnitude).
+    void (*extent)(const float* w, int64_t count, float* absmax, int64_t* not_finite);
+    Deviation (*deviation)(const float* w, const float* stored, int64_t count);
+};
+
+struct Agreement {
+    double squared_error;
+    double squared;
+    double worst;  // largest |w - stored| within a span over the largest |w| of that span
+};
+
+// The stranger's reading of `stored` against the source's numbers; shares no code with the codecs (verify/compare.cpp).
+using CompareFunction = Agreement (*)(int format, const uint8_t* stored, Number kind, const void* numbers, int64_t rows,
+                                      int64_t cols);
+
+const KernelTable& kernels();                  // the best table of this machine, or the one FEWBITS_ISA names
+const KernelTable* kernels_of(const char* isa);  // nullptr when this machine or this build lacks it
+CompareFunction comparing();
+int compare_format(const char* name);          // -1 when unknown
+
+struct CpuFeatures {
+    bool avx2, avx512, neon;
+};
+CpuFeatures cpu_features();
+
+}  // namespace fewbits

@@ -1,0 +1,52 @@
+// The stored bytes of every format that has a native codec: one struct per span, sizes asserted.
+// Layouts are those of the GGUF container (ggml's types of the same names); equations are in docs/formats.md.
+#pragma once
+#include <cstdint>
+
+namespace fewbits {
+
+using half_bits = uint16_t;  // an IEEE binary16 number as bits
+
+struct SpanQ4_0 {    // w = d * (q - 8), 32 columns
+    half_bits d;
+    uint8_t q[16];   // element e (< 16) in the low half of byte e, element e + 16 in the high half
+};
+static_assert(sizeof(SpanQ4_0) == 18, "4.5 bits per weight");
+
+struct SpanQ5_0 {    // w = d * (q - 16), 32 columns
+    half_bits d;
+    uint8_t high[4]; // bit e is the fifth bit of element e
+    uint8_t q[16];   // low four bits, as in Q4_0
+};
+static_assert(sizeof(SpanQ5_0) == 22, "5.5 bits per weight");
+
+struct SpanQ8_0 {    // w = d * q, 32 columns
+    half_bits d;
+    int8_t q[32];
+};
+static_assert(sizeof(SpanQ8_0) == 34, "8.5 bits per weight");
+
+struct SpanQ4_K {    // w = d * scale[g] * q - dmin * min[g], 256 columns, 8 groups of 32
+    half_bits d, dmin;
+    uint8_t scales[12];  // 8 six-bit scales and 8 six-bit minimums
+    uint8_t q[128];      // groups 2p (low halves) and 2p + 1 (high halves) share bytes 32p .. 32p + 31
+};
+static_assert(sizeof(SpanQ4_K) == 144, "4.5 bits per weight");
+
+struct SpanQ5_K {    // as Q4_K with five-bit codes
+    half_bits d, dmin;
+    uint8_t scales[12];
+    uint8_t high[32];    // bit g of byte e is the fifth bit of element e of group g
+    uint8_t q[128];
+};
+static_assert(sizeof(SpanQ5_K) == 176, "5.5 bits per weight");
+
+struct SpanQ6_K {    // w = d * scale[g] * (q - 32), 256 columns, 16 groups of 16
+    uint8_t low[128];    // low four bits
+    uint8_t high[64];    // upper two bits
+    int8_t scales[16];
+    half_bits d;
+};
+static_assert(sizeof(SpanQ6_K) == 210, "6.5625 bits per weight");
+
+}  // namespace fewbits

@@ -1,0 +1,287 @@
+// The codecs of one instruction set; this file is compiled once per set (native/sources.cmake).
+#include "affine_k.h"
+#include "fewbits/kernels.h"
+#include "symmetric.h"
+
+#define FEWBITS_JOIN_(a, b) a##b
+#define FEWBITS_JOIN(a, b) FEWBITS_JOIN_(a, b)
+#define FEWBITS_TEXT_(a) #a
+#define FEWBITS_TEXT(a) FEWBITS_TEXT_(a)
+
+namespace fewbits {
+namespace {
+
+template <typename T, size_t n>
+constexpr int length_of(const T (&)[n]) { return static_cast<int>(n); }
+
+// Calls body(first span, spans present, numbers) for `per_batch` spans at a time; the last batch is filled with zeros.
+template <int columns, int per_batch, typename Body>
+void for_batches(const float* w, int64_t spans, Body body) {
+    int64_t s = 0;
+    for (; s + per_batch <= spans; s += per_batch) body(s, per_batch, w + s * columns);
+    if (s == spans) return;
+    float filled[columns * per_batch] = {};
+    std::memcpy(filled, w + s * columns, static_cast<size_t>(spans - s) * columns * sizeof(float));
+    body(s, static_cast<int>(spans - s), filled);
+}
+
+// Two neighbouring groups' codes of element e in one byte, for the four pairs of span s.
+inline void pack_pairs(const uint8_t* codes, int s, int mask_to, uint8_t* q) {
+    for (int pair = 0; pair < 4; ++pair)
+        for (int e = 0; e < 32; ++e) {
+            const uint8_t* two = codes + batch * e + 8 * s + 2 * pair;
+            q[32 * pair + e] = static_cast<uint8_t>((two[0] & mask_to) | (two[1] & mask_to) << 4);
+        }
+}
+
+void encode_q4_k(const float* w, int64_t spans, uint8_t* stored) {
+    AffineK<15> fit;
+    auto* out = reinterpret_cast<SpanQ4_K*>(stored);
+    for_batches<256, 2>(w, spans, [&](int64_t first, int present, const float* numbers) {
+        fit.fit(numbers, search::q4_k_levels, length_of(search::q4_k_levels));
+        for (int s = 0; s < present; ++s) {
+            SpanQ4_K& span = out[first + s];
+            fit.pack_scales(s, &span.d, &span.dmin, span.scales);
+            pack_pairs(fit.codes(), s, 15, span.q);
+        }
+    });
+}
+
+void encode_q5_k(const float* w, int64_t spans, uint8_t* stored) {
+    AffineK<31> fit;
+    auto* out = reinterpret_cast<SpanQ5_K*>(stored);
+    for_batches<256, 2>(w, spans, [&](int64_t first, int present, const float* numbers) {
+        fit.fit(numbers, search::q5_k_levels, length_of(search::q5_k_levels));
+        for (int s = 0; s < present; ++s) {
+            SpanQ5_K& span = out[first + s];
+            fit.pack_scales(s, &span.d, &span.dmin, span.scales);
+            pack_pairs(fit.codes(), s, 15, span.q);
+            for (int e = 0; e < 32; ++e) {
+                const uint8_t* eight = fit.codes() + batch * e + 8 * s;
+                int bits = 0;
+                for (int g = 0; g < 8; ++g) bits |= (eight[g] >> 4) << g;
+                span.high[e] = static_cast<uint8_t>(bits);
+            }
+        }
+    });
+}
+
+void encode_q6_k(const float* w, int64_t spans, uint8_t* stored) {
+    SymmetricK fit;
+    auto* out = reinterpret_cast<SpanQ6_K*>(stored);
+    for (int64_t s = 0; s < spans; ++s) {
+        fit.fit(w + s * SymmetricK::columns);
+        SpanQ6_K& span = out[s];
+        span.d = fit.d();
+        for (int g = 0; g < 16; ++g) span.scales[g] = static_cast<int8_t>(fit.scale(g));
+        const uint8_t* codes = fit.codes();
+        for (int half = 0; half < 2; ++half)
+            for (int e = 0; e < 32; ++e) {
+                // Columns e, e + 32, e + 64 and e + 96 of this half lie two groups apart.
+                const uint8_t* c = codes + batch * (e % 16) + 8 * half + e / 16;
+                span.low[64 * half + e] = static_cast<uint8_t>((c[0] & 15) | (c[4] & 15) << 4);
+                span.low[64 * half + 32 + e] = static_cast<uint8_t>((c[2] & 15) | (c[6] & 15) << 4);
+                span.high[32 * half + e] =
+                    static_cast<uint8_t>(c[0] >> 4 | (c[2] >> 4) << 2 | (c[4] >> 4) << 4 | (c[6] >> 4) << 6);
+            }
+    }
+}
+
+void encode_q4_0(const float* w, int64_t spans, uint8_t* stored) {
+    SymmetricSpan<8> fit;
+    auto* out = reinterpret_cast<SpanQ4_0*>(stored);
+    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const float* numbers) {
+        fit.fit(numbers, search::q4_0_levels, length_of(search::q4_0_levels));
+        for (int s = 0; s < present; ++s) {
+            SpanQ4_0& span = out[first + s];
+            const uint8_t* c = fit.codes() + s;
+            span.d = fit.d(s);
+            for (int e = 0; e < 16; ++e) span.q[e] = static_cast<uint8_t>(c[batch * e] | c[batch * (e + 16)] << 4);
+        }
+    });
+}
+
+void encode_q5_0(const float* w, int64_t spans, uint8_t* stored) {
+    SymmetricSpan<16> fit;
+    auto* out = reinterpret_cast<SpanQ5_0*>(stored);
+    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const float* numbers) {
+        fit.fit(numbers, search::q5_0_levels, length_of(search::q5_0_levels));
+        for (int s = 0; s < present; ++s) {
+            SpanQ5_0& span = out[first + s];
+            const uint8_t* c = fit.codes() + s;
+            span.d = fit.d(s);
+            uint32_t high = 0;
+            for (int e = 0; e < 32; ++e) high |= static_cast<uint32_t>(c[batch * e] >> 4) << e;
+            for (int b = 0; b < 4; ++b) span.high[b] = static_cast<uint8_t>(high >> (8 * b));
+            for (int e = 0; e < 16; ++e)
+                span.q[e] = static_cast<uint8_t>((c[batch * e] & 15) | (c[batch * (e + 16)] & 15) << 4);
+        }
+    });
+}
+
+void encode_q8_0(const float* w, int64_t spans, uint8_t* stored) {
+    auto* out = reinterpret_cast<SpanQ8_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        Vec magnitude = Vec::all(0.0f);
+        for (int e = 0; e < 32; e += Vec::lanes) magnitude = max(magnitude, abs(Vec::load(w + e)));
+        float lanes[Vec::lanes], largest = 0.0f;
+        magnitude.store(lanes);
+        for (float lane : lanes) largest = lane > largest ? lane : largest;
+        out[s].d = stored_half(largest / 127.0f);
+        const float inv = inverse(half_to_float(out[s].d));
+        for (int e = 0; e < 32; ++e)
+            out[s].q[e] = static_cast<int8_t>(static_cast<int>(clamp_to(round_scalar(w[e] * inv), -127.0f, 127.0f)));
+    }
+}
+
+void unpack_scale(const uint8_t* packed, int g, int* scale, int* low) {
+    if (g < 4) {
+        *scale = packed[g] & 63;
+        *low = packed[g + 4] & 63;
+    } else {
+        *scale = (packed[g + 4] & 15) | (packed[g - 4] >> 6) << 4;
+        *low = packed[g + 4] >> 4 | (packed[g] >> 6) << 4;
+    }
+}
+
+void decode_q4_k(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ4_K*>(stored);
+    for (int64_t s = 0; s < spans; ++s) {
+        const float d = half_to_float(in[s].d), dmin = half_to_float(in[s].dmin);
+        for (int g = 0; g < 8; ++g, w += 32) {
+            int scale, low;
+            unpack_scale(in[s].scales, g, &scale, &low);
+            const float step = d * static_cast<float>(scale), minimum = dmin * static_cast<float>(low);
+            const uint8_t* q = in[s].q + 32 * (g / 2);
+            const int shift = 4 * (g % 2);
+            for (int e = 0; e < 32; ++e) w[e] = step * static_cast<float>((q[e] >> shift) & 15) - minimum;
+        }
+    }
+}
+
+void decode_q5_k(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ5_K*>(stored);
+    for (int64_t s = 0; s < spans; ++s) {
+        const float d = half_to_float(in[s].d), dmin = half_to_float(in[s].dmin);
+        for (int g = 0; g < 8; ++g, w += 32) {
+            int scale, low;
+            unpack_scale(in[s].scales, g, &scale, &low);
+            const float step = d * static_cast<float>(scale), minimum = dmin * static_cast<float>(low);
+            const uint8_t* q = in[s].q + 32 * (g / 2);
+            const int shift = 4 * (g % 2);
+            for (int e = 0; e < 32; ++e) {
+                const int code = ((q[e] >> shift) & 15) | ((in[s].high[e] >> g) & 1) << 4;
+                w[e] = step * static_cast<float>(code) - minimum;
+            }
+        }
+    }
+}
+
+void decode_q6_k(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ6_K*>(stored);
+    for (int64_t s = 0; s < spans; ++s) {
+        const float d = half_to_float(in[s].d);
+        for (int g = 0; g < 16; ++g, w += 16) {
+            const float step = d * static_cast<float>(in[s].scales[g]);
+            const int half = g / 8, quarter = (g % 8) / 2, start = 16 * (g % 2);
+            const uint8_t* low = in[s].low + 64 * half + 32 * (quarter % 2) + start;
+            const uint8_t* high = in[s].high + 32 * half + start;
+            for (int e = 0; e < 16; ++e) {
+                const int code = ((low[e] >> (4 * (quarter / 2))) & 15) | ((high[e] >> (2 * quarter)) & 3) << 4;
+                w[e] = step * static_cast<float>(code - 32);
+            }
+        }
+    }
+}
+
+void decode_q4_0(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ4_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        const float d = half_to_float(in[s].d);
+        for (int e = 0; e < 16; ++e) w[e] = d * static_cast<float>((in[s].q[e] & 15) - 8);
+        for (int e = 0; e < 16; ++e) w[e + 16] = d * static_cast<float>((in[s].q[e] >> 4) - 8);
+    }
+}
+
+void decode_q5_0(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ5_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        const float d = half_to_float(in[s].d);
+        for (int e = 0; e < 32; ++e) {
+            const int low = (in[s].q[e % 16] >> (4 * (e / 16))) & 15, high = (in[s].high[e / 8] >> (e % 8)) & 1;
+            w[e] = d * static_cast<float>((low | high << 4) - 16);
+        }
+    }
+}
+
+void decode_q8_0(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ8_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        const float d = half_to_float(in[s].d);
+        for (int e = 0; e < 32; ++e) w[e] = d * static_cast<float>(in[s].q[e]);
+    }
+}
+
+void widen(Number kind, const void* numbers, int64_t count, float* w) {
+    if (kind == Number::f32) {
+        std::memcpy(w, numbers, static_cast<size_t>(count) * sizeof(float));
+        return;
+    }
+    const auto* bits = static_cast<const uint16_t*>(numbers);
+    if (kind == Number::bf16) {
+        for (int64_t i = 0; i < count; ++i) w[i] = bits_to_float(static_cast<uint32_t>(bits[i]) << 16);
+        return;
+    }
+    int64_t i = 0;
+    for (; i + Vec::lanes <= count; i += Vec::lanes) load_half(bits + i).store(w + i);
+    for (; i < count; ++i) w[i] = half_to_float(bits[i]);
+}
+
+void extent(const float* w, int64_t count, float* absmax, int64_t* not_finite) {
+    uint32_t largest = 0;  // magnitudes order like their bits
+    int64_t bad = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const uint32_t magnitude = float_to_bits(w[i]) & 0x7fffffffu;
+        const bool finite = magnitude < 0x7f800000u;
+        bad += !finite;
+        largest = finite && magnitude > largest ? magnitude : largest;
+    }
+    *absmax = bits_to_float(largest);
+    *not_finite = bad;
+}
+
+Deviation deviation(const float* w, const float* stored, int64_t count) {
+    double error[16] = {}, square[16] = {};
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (int lane = 0; lane < 16; ++lane) {
+            const double x = w[i + lane], r = x - static_cast<double>(stored[i + lane]);
+            error[lane] += r * r;
+            square[lane] += x * x;
+        }
+    for (int lane = 0; i < count; ++i, ++lane) {
+        const double x = w[i], r = x - static_cast<double>(stored[i]);
+        error[lane] += r * r;
+        square[lane] += x * x;
+    }
+    Deviation sum{0.0, 0.0};
+    for (int lane = 0; lane < 16; ++lane) {
+        sum.squared_error += error[lane];
+        sum.squared += square[lane];
+    }
+    return sum;
+}
+
+constexpr Codec codecs[] = {
+    {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0}, {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0},
+    {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0}, {"Q4_K", 256, sizeof(SpanQ4_K), encode_q4_k, decode_q4_k},
+    {"Q5_K", 256, sizeof(SpanQ5_K), encode_q5_k, decode_q5_k}, {"Q6_K", 256, sizeof(SpanQ6_K), encode_q6_k, decode_q6_k},
+};
+
+}  // namespace
+
+extern const KernelTable FEWBITS_JOIN(table_, FEWBITS_ISA_NAME);
+const KernelTable FEWBITS_JOIN(table_, FEWBITS_ISA_NAME) = {
+    FEWBITS_TEXT(FEWBITS_ISA_NAME), codecs, sizeof(codecs) / sizeof(Codec), widen, extent, deviation};
+
+}  // namespace fewbits

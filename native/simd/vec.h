@@ -1,0 +1,105 @@
+// One vector of floats per instruction set, with just the operations that the codecs need. Every operation is exact
+// IEEE single precision, lane by lane, so that a kernel written with it gives the same bits on every machine.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace fewbits {
+namespace {
+
+#if defined(__AVX512F__)
+struct Mask { __mmask16 m; };
+struct Vec {
+    static constexpr int lanes = 16;
+    __m512 v;
+    static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+    static Vec all(float x) { return {_mm512_set1_ps(x)}; }
+    void store(float* p) const { _mm512_storeu_ps(p, v); }
+    void store_codes(uint8_t* p) const {  // small non-negative whole numbers
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v)));
+    }
+};
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
+inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec round_even(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline Mask operator>(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+inline Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.m & b.m)}; }
+inline Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
+inline Vec load_half(const uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+#elif defined(__AVX2__)
+struct Mask { __m256 m; };
+struct Vec {
+    static constexpr int lanes = 8;
+    __m256 v;
+    static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+    static Vec all(float x) { return {_mm256_set1_ps(x)}; }
+    void store(float* p) const { _mm256_storeu_ps(p, v); }
+    void store_codes(uint8_t* p) const {
+        const __m256i whole = _mm256_cvttps_epi32(v);
+        const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+    }
+};
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
+inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline Vec round_even(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline Mask operator>(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
+inline Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.m, b.m)}; }
+inline Vec select(Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.v, yes.v, m.m)}; }
+inline Vec load_half(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+#elif defined(__ARM_NEON)
+struct Mask { uint32x4_t m; };
+struct Vec {
+    static constexpr int lanes = 4;
+    float32x4_t v;
+    static Vec load(const float* p) { return {vld1q_f32(p)}; }
+    static Vec all(float x) { return {vdupq_n_f32(x)}; }
+    void store(float* p) const { vst1q_f32(p, v); }
+    void store_codes(uint8_t* p) const {
+        const uint16x4_t words = vmovn_u32(vcvtq_u32_f32(v));
+        const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
+        vst1_lane_u32(reinterpret_cast<uint32_t*>(p), vreinterpret_u32_u8(bytes), 0);
+    }
+};
+inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
+inline Vec sqrt(Vec a) { return {vsqrtq_f32(a.v)}; }
+inline Vec abs(Vec a) { return {vabsq_f32(a.v)}; }
+inline Mask operator>(Vec a, Vec b) { return {vcgtq_f32(a.v, b.v)}; }
+inline Mask operator&(Mask a, Mask b) { return {vandq_u32(a.m, b.m)}; }
+inline Vec select(Mask m, Vec yes, Vec no) { return {vbslq_f32(m.m, yes.v, no.v)}; }
+inline Vec min(Vec a, Vec b) { return select(b > a, a, b); }  // of a NaN the second, as on x86
+inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+inline Vec round_even(Vec a) { return {vrndnq_f32(a.v)}; }
+inline Vec load_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
+#endif
+
+inline Vec clamp(Vec a, Vec low, Vec high) { return min(max(a, low), high); }
+inline Mask operator<(Vec a, Vec b) { return b > a; }
+
+}  // namespace
+}  // namespace fewbits

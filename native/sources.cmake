@@ -1,0 +1,30 @@
+# The kernels as a plain library without Python, so that they can be cross-compiled and tested on their own.
+set(FEWBITS_NATIVE "${CMAKE_CURRENT_LIST_DIR}")
+
+# Codes must be equal on every instruction set: no contraction of a*b+c, no reordering.
+set(FEWBITS_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi
+    -Wno-uninitialized -Wno-maybe-uninitialized)  # GCC 12 warns of its own AVX-512 headers
+
+add_library(fewbits_kernels STATIC "${FEWBITS_NATIVE}/cpu_features.cpp" "${FEWBITS_NATIVE}/dispatch.cpp")
+target_include_directories(fewbits_kernels PUBLIC "${FEWBITS_NATIVE}/include")
+target_compile_options(fewbits_kernels PRIVATE ${FEWBITS_FLAGS})
+
+# fewbits_isa(NAME CODECS FLAGS...): the codecs and the verifier's reader for one instruction set, named after it.
+function(fewbits_isa isa codecs)
+  add_library(fewbits_${isa} OBJECT "${FEWBITS_NATIVE}/${codecs}" "${FEWBITS_NATIVE}/verify/compare.cpp")
+  target_include_directories(fewbits_${isa} PRIVATE "${FEWBITS_NATIVE}/include")
+  target_compile_definitions(fewbits_${isa} PRIVATE FEWBITS_ISA_NAME=${isa})
+  target_compile_options(fewbits_${isa} PRIVATE ${FEWBITS_FLAGS} ${ARGN})
+  target_sources(fewbits_kernels PRIVATE $<TARGET_OBJECTS:fewbits_${isa}>)
+  string(TOUPPER ${isa} upper)
+  target_compile_definitions(fewbits_kernels PRIVATE FEWBITS_HAVE_${upper})
+endfunction()
+
+fewbits_isa(scalar ref/codecs.cpp -DFEWBITS_COMPARE_NAMES)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  fewbits_isa(avx2 simd/codecs.cpp -mavx2 -mfma -mf16c)
+  fewbits_isa(avx512 simd/codecs.cpp -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c
+              -mprefer-vector-width=512)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  fewbits_isa(neon simd/codecs.cpp)
+endif()

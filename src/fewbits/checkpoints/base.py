@@ -1,0 +1,108 @@
+"""What a checkpoint is to the rest of the house: named tensors mapped from disk, and where each goes.
+
+A container (safetensors, GGUF) is read through `Reader`. What a source becomes as a GGUF file is a `Conversion`:
+metadata, and one `Placement` per target tensor that names its source and the order of its rows. Both are built from
+headers alone: no weight is touched until the pipeline asks for a slab of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Order = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as it lies on disk: `buffer` is a mapped view, so holding it costs no memory.
+
+    `format` is a name of the format registry ("BF16", "Q4_K"). `shape` is in numpy's order: (rows, cols) for a matrix.
+    """
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    buffer: Bytes
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix view; a vector is a column, so that its elements can be reordered like rows."""
+        return prod(self.shape[:-1]) if len(self.shape) > 1 else prod(self.shape)
+
+    @property
+    def cols(self) -> int:
+        """Columns of the matrix view: the reduction of a linear layer, 1 for a vector."""
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
+
+    def slab(self, start: int, stop: int) -> Bytes:
+        """Rows `start` to `stop` as stored bytes, (stop - start, bytes per row), without a copy."""
+        width = self.buffer.size // self.rows if self.rows else 0
+        return self.buffer[start * width : stop * width].reshape(stop - start, width)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one tensor of the target comes from.
+
+    Row r of the target is row `order[r]` of the source (None: the same row). `computed` marks tensors that no file
+    holds (RoPE frequency factors), which are made from the configuration.
+    """
+
+    name: str
+    source: StoredTensor
+    order: Order | None = None
+    computed: bool = False
+
+    def slab(self, start: int, stop: int) -> Bytes:
+        """Target rows `start` to `stop` as source bytes; a view, or a copy of one slab when rows are reordered."""
+        if self.order is None:
+            return self.source.slab(start, stop)
+        rows: Bytes = self.source.slab(0, self.source.rows)[self.order[start:stop]]
+        return rows
+
+
+@dataclass(frozen=True)
+class Value:
+    """One metadata value with its GGUF type ("uint32", "float32", "bool", "string", or "array:" and an element type)."""
+
+    value: Any
+    type: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A source seen as the GGUF file it will become: everything except the choice of formats."""
+
+    architecture: str
+    metadata: Mapping[str, Value]
+    placements: tuple[Placement, ...]
+    files: tuple[Path, ...]
+    """The files whose bytes the result depends on, configuration and tokenizer included."""
+    notes: tuple[str, ...] = field(default=())
+    """Choices made for the user and tensors left out, one sentence each; printed and recorded."""
+
+
+class Reader(Protocol):
+    """An opened container whose header was checked once, completely, before any tensor is read."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+    def names(self) -> list[str]:
+        """Tensor names in file order."""
+
+    def read(self, name: str) -> StoredTensor:
+        """The tensor called `name`; raises CheckpointError when there is none."""

@@ -1,0 +1,31 @@
+"""Every error a user can meet: one sentence that says what, where, why and what to do."""
+
+from __future__ import annotations
+
+
+class FewbitsError(Exception):
+    """The root of all errors that fewbits raises on purpose; the command line prints it and exits with code 2."""
+
+
+class FormatError(FewbitsError):
+    """A number format is unknown, or cannot hold what it was given."""
+
+
+class RecipeError(FewbitsError):
+    """A recipe is unknown or malformed."""
+
+
+class CheckpointError(FewbitsError):
+    """A checkpoint is missing, damaged, unsafe or of a kind that is not supported."""
+
+
+class VerificationError(FewbitsError):
+    """A file that was just written does not say what its source says; it is not kept."""
+
+
+class EvaluationError(FewbitsError):
+    """A model or a text cannot be evaluated."""
+
+
+class KernelError(FewbitsError):
+    """The native module is missing a kernel, or was asked for an instruction set that this machine lacks."""
