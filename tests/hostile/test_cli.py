@@ -1,0 +1,278 @@
+"""The command line as a stranger meets it: the real program, wrong arguments, damaged files, full disks, kills.
+
+Whatever is wrong: one sentence on stderr, exit code 2, nothing on stdout, nothing half-written left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = [sys.executable, "-m", "fewbits"]
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+Done = subprocess.CompletedProcess[str]
+
+
+def fewbits(*arguments: object, **options: object) -> Done:
+    command = [*PROGRAM, *map(str, arguments)]
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        command, capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT, **options
+    )
+
+
+def assert_refused(done: Done, *words: str) -> None:
+    assert "Traceback" not in done.stderr
+    assert "a bug in fewbits" not in done.stderr
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("fewbits: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.fixture
+def model(pocket: Path, tmp_path: Path) -> Path:
+    """A copy of the pocket model that a test may damage."""
+    return Path(shutil.copytree(pocket, tmp_path / "model"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for the output."""
+    (tmp_path / "output").mkdir()
+    return tmp_path / "output"
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["tables", "json"])
+class TestRefusals:
+    def test_no_such_source(self, json_too: list[str], folder: Path) -> None:
+        assert_refused(fewbits("quantize", "no/such/path", "-o", folder / "o.gguf", *json_too), "no/such/path")
+        assert contents(folder) == []
+
+    def test_a_directory_without_config(self, json_too: list[str], folder: Path, tmp_path: Path) -> None:
+        empty = tmp_path / "empty"
+        empty.mkdir()
+
+        assert_refused(fewbits("quantize", empty, "-o", folder / "o.gguf", *json_too), "config.json")
+
+    def test_an_unknown_recipe_names_the_near_ones(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        done = fewbits("quantize", pocket, "-o", folder / "o.gguf", "--to", "Q4_K_N", *json_too)
+
+        assert_refused(done, "'Q4_K_N'", "Q4_K_M", "Q8_0")
+
+    def test_an_unknown_method(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        done = fewbits("quantize", pocket, "-o", folder / "o.gguf", "--method", "nearst", *json_too)
+
+        assert_refused(done, "'nearst'", "nearest")
+
+    def test_an_output_that_exists(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        (folder / "o.gguf").write_text("precious", encoding="utf-8")
+
+        assert_refused(fewbits("quantize", pocket, "-o", folder / "o.gguf", *json_too), "o.gguf", "--force")
+        assert (folder / "o.gguf").read_text(encoding="utf-8") == "precious"
+        assert contents(folder) == ["o.gguf"]
+
+    def test_an_output_in_no_directory(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        assert_refused(fewbits("quantize", pocket, "-o", folder / "no" / "o.gguf", *json_too), str(folder / "no"))
+
+    def test_an_output_that_is_a_directory(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        assert_refused(fewbits("quantize", pocket, "-o", folder, "--force", *json_too), str(folder))
+        assert contents(folder) == []
+
+    def test_a_truncated_source(self, json_too: list[str], model: Path, folder: Path) -> None:
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+
+        assert_refused(fewbits("quantize", model, "-o", folder / "o.gguf", *json_too), "model.safetensors")
+        assert contents(folder) == []
+
+    def test_a_header_bomb(self, json_too: list[str], model: Path, folder: Path) -> None:
+        weights = model / "model.safetensors"
+        weights.write_bytes(struct.pack("<Q", 2**62) + weights.read_bytes()[8:])
+
+        assert_refused(fewbits("quantize", model, "-o", folder / "o.gguf", *json_too), "model.safetensors")
+
+    def test_a_pickle_checkpoint(self, json_too: list[str], model: Path, folder: Path) -> None:
+        (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+        assert_refused(fewbits("quantize", model, "-o", folder / "o.gguf", *json_too), "safetensors")
+
+    def test_not_a_number_in_a_weight(self, json_too: list[str], model: Path, folder: Path) -> None:
+        weights = model / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-2:] = np.array([0x7FC0], np.uint16).tobytes()  # a BF16 NaN in the last tensor of the file
+        weights.write_bytes(data)
+
+        assert_refused(fewbits("quantize", model, "-o", folder / "o.gguf", "--quiet", *json_too), "NaN", "1 ")
+        assert contents(folder) == []
+
+    def test_an_unknown_architecture(self, json_too: list[str], model: Path, folder: Path) -> None:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        config.update(architectures=["MambaForCausalLM"], model_type="mamba")
+        (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+        assert_refused(fewbits("quantize", model, "-o", folder / "o.gguf", *json_too), "Mamba", "Llama", "Qwen3")
+
+    @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 16, b"hello, world"])
+    def test_a_file_that_is_nothing(self, json_too: list[str], content: bytes, tmp_path: Path) -> None:
+        file = tmp_path / "odd.gguf"
+        file.write_bytes(content)
+
+        assert_refused(fewbits("inspect", file, *json_too), "odd.gguf")
+
+    def test_no_file_to_inspect(self, json_too: list[str], tmp_path: Path) -> None:
+        assert_refused(fewbits("inspect", tmp_path / "none.gguf", *json_too), "none.gguf")
+
+    def test_a_text_too_short(self, json_too: list[str], pocket: Path, tmp_path: Path) -> None:
+        text = tmp_path / "short.txt"
+        text.write_text("Too short.", encoding="utf-8")
+
+        assert_refused(fewbits("compare", pocket, pocket, "--text", text, *json_too), "short.txt", "too short")
+
+    def test_a_name_that_is_no_text(self, json_too: list[str], folder: Path) -> None:
+        name = os.fsdecode(b"no-\xff\x1b[31m-such")
+
+        assert_refused(fewbits("quantize", name, "-o", folder / "o.gguf", *json_too), "such")
+
+
+def test_success_says_the_same_as_tables_and_as_json(pocket: Path, folder: Path) -> None:
+    tables = fewbits("quantize", pocket, "-o", folder / "a.gguf")
+    as_json = fewbits("quantize", pocket, "-o", folder / "b.gguf", "--json")
+
+    assert (tables.returncode, tables.stderr, as_json.returncode, as_json.stderr) == (0, "", 0, "")
+    card = json.loads(as_json.stdout)
+    assert card["output_sha256"] in tables.stdout
+    assert card["verified"] is True
+    assert contents(folder) == ["a.card.json", "a.gguf", "b.card.json", "b.gguf"]
+    assert (folder / "a.gguf").read_bytes() == (folder / "b.gguf").read_bytes()
+    assert json.loads((folder / "b.card.json").read_text(encoding="utf-8")) == card
+
+
+def test_a_dry_run_tells_the_exact_size_and_writes_nothing(pocket: Path, folder: Path) -> None:
+    plan = json.loads(fewbits("quantize", pocket, "-o", folder / "o.gguf", "--dry-run", "--json").stdout)
+    assert contents(folder) == []
+
+    fewbits("quantize", pocket, "-o", folder / "o.gguf", "--quiet")
+
+    assert plan["bytes_out"] == (folder / "o.gguf").stat().st_size
+
+
+def test_inspect_reads_what_quantize_wrote(pocket: Path, folder: Path) -> None:
+    fewbits("quantize", pocket, "-o", folder / "o.gguf", "--quiet")
+    card = json.loads((folder / "o.card.json").read_text(encoding="utf-8"))
+
+    seen = json.loads(fewbits("inspect", folder / "o.gguf", "--json").stdout)
+
+    assert {t["name"]: (t["format"], t["bytes"]) for t in seen["tensors"]} == {
+        t["name"]: (t["format"], t["bytes_out"]) for t in card["tensors"]
+    }
+    assert seen["bits_per_weight"] == pytest.approx(card["preview"]["bits_per_weight"])
+
+
+@pytest.mark.parametrize("limit", ["file size", "disk"])
+def test_a_full_disk(limit: str, pocket: Path, folder: Path) -> None:
+    with small_disk(folder) if limit == "disk" else contextlib.nullcontext():
+        done = fewbits(
+            "quantize", pocket, "-o", folder / "o.gguf", "--quiet", preexec_fn=limit_files if limit != "disk" else None
+        )
+
+        assert_refused(done, "o.gguf")
+        assert contents(folder) == []
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def slow_model(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 100 million weights, so that there is a middle to be interrupted in."""
+    folder = tmp_path_factory.mktemp("slow") / "model"
+    shutil.copytree(pocket, folder)
+    layers, hidden, inner = 6, 1024, 4096
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.update(num_hidden_layers=layers, hidden_size=hidden, intermediate_size=inner, num_attention_heads=16)
+    config.update(num_key_value_heads=16, head_dim=64)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        shapes |= {f"{prefix}.{name}_layernorm.weight": (hidden,) for name in ("input", "post_attention")}
+        shapes |= {f"{prefix}.self_attn.{name}_proj.weight": (hidden, hidden) for name in "qkvo"}
+        shapes |= {f"{prefix}.mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")}
+        shapes[f"{prefix}.mlp.down_proj.weight"] = (hidden, inner)
+    write_random_weights(folder / "model.safetensors", shapes)
+    return folder
+
+
+def write_random_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    noise = (np.random.default_rng(0).normal(size=4_194_304).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(head)) + head)
+        for shape in shapes.values():
+            file.write(noise[: int(np.prod(shape))].tobytes())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_kill_in_the_middle_leaves_nothing(number: signal.Signals, slow_model: Path, folder: Path) -> None:
+    command = [*PROGRAM, "quantize", str(slow_model), "-o", str(folder / "o.gguf"), "--threads", "1", "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    wait_for_work(process, folder)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+
+    assert "o.gguf" not in contents(folder)
+    if number != signal.SIGKILL:
+        assert_refused(subprocess.CompletedProcess(command, process.returncode, out, err), "interrupted")
+        assert contents(folder) == []
+    else:
+        assert process.returncode == -signal.SIGKILL
+        assert contents(folder), "killed before or after the work: the test shows nothing"
+        assert fewbits("quantize", slow_model, "-o", folder / "o.gguf", "--quiet").returncode == 0
+        assert contents(folder) == ["o.card.json", "o.gguf"]
+
+
+def wait_for_work(process: subprocess.Popen[str], folder: Path) -> None:
+    """Wait until something half-written lies in `folder`."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(entry.stat().st_size > 1_000_000 for entry in folder.iterdir()):
+            return
+        time.sleep(0.005)
+    pytest.fail(f"no work was seen: {process.communicate(timeout=60)[1]}")
