@@ -1,0 +1,117 @@
+// Every instruction set of this machine against the scalar reference: equal bytes, equal numbers, to the last bit.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "fewbits/kernels.h"
+
+using namespace fewbits;
+
+namespace {
+
+int failures = 0;
+
+void expect(bool equal, const char* isa, const char* what, const std::string& case_name) {
+    if (equal) return;
+    ++failures;
+    std::printf("FAILED: %s %s differs from scalar (%s)\n", isa, what, case_name.c_str());
+}
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * sizeof(T));
+}
+
+// Kinds of weights that lead through different branches: ordinary, one-sided, sparse, tiny, huge, constant, zero.
+std::vector<float> weights(int kind, int64_t count, std::mt19937& random) {
+    std::normal_distribution<float> normal;
+    std::vector<float> w(static_cast<size_t>(count));
+    for (float& x : w) {
+        const float sample = normal(random);
+        switch (kind) {
+            case 0: x = sample * 0.02f; break;
+            case 1: x = std::fabs(sample); break;
+            case 2: x = sample > 1.5f ? sample : 0.0f; break;
+            case 3: x = sample * 1e-39f; break;
+            case 4: x = sample * 1e4f; break;
+            case 5: x = -0.37f; break;
+            default: x = 0.0f; break;
+        }
+    }
+    return w;
+}
+
+constexpr int kinds = 7;
+
+void check_codec(const KernelTable& reference, const KernelTable& table, size_t index, std::mt19937& random) {
+    const Codec& slow = reference.codecs[index];
+    const Codec& fast = table.codecs[index];
+    for (int kind = 0; kind < kinds; ++kind) {
+        for (const int64_t spans : {1, 2, 3, 5, 7, 15, 16, 17, 33, 64}) {
+            const std::string name = std::string(slow.name) + ", weights of kind " + std::to_string(kind) + ", " +
+                                     std::to_string(spans) + " spans";
+            const auto w = weights(kind, spans * slow.columns, random);
+            std::vector<uint8_t> a(static_cast<size_t>(spans * slow.bytes)), b(a.size(), 0xAA);
+            slow.encode(w.data(), spans, a.data());
+            fast.encode(w.data(), spans, b.data());
+            expect(same_bits(a, b), table.isa, "encode", name);
+            std::vector<float> x(w.size()), y(w.size(), 1.0f);
+            slow.decode(a.data(), spans, x.data());
+            fast.decode(a.data(), spans, y.data());
+            expect(same_bits(x, y), table.isa, "decode", name);
+            const Deviation p = reference.deviation(w.data(), x.data(), static_cast<int64_t>(w.size()));
+            const Deviation q = table.deviation(w.data(), x.data(), static_cast<int64_t>(w.size()));
+            expect(p.squared_error == q.squared_error && p.squared == q.squared, table.isa, "deviation", name);
+        }
+    }
+}
+
+void check_widen(const KernelTable& reference, const KernelTable& table) {
+    std::vector<uint16_t> every(65536);
+    for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<uint16_t>(i);
+    for (const Number kind : {Number::f16, Number::bf16}) {
+        std::vector<float> x(every.size()), y(every.size());
+        reference.widen(kind, every.data(), 65536, x.data());
+        table.widen(kind, every.data(), 65536, y.data());
+        bool equal = true;
+        for (size_t i = 0; i < x.size(); ++i)  // a NaN may change its payload, a number may not change at all
+            equal = equal && (std::isnan(x[i]) ? std::isnan(y[i]) : !std::memcmp(&x[i], &y[i], 4));
+        expect(equal, table.isa, "widen", kind == Number::f16 ? "all F16 numbers" : "all BF16 numbers");
+    }
+}
+
+void check_extent(const KernelTable& reference, const KernelTable& table, std::mt19937& random) {
+    for (int64_t count = 1; count <= 67; ++count) {
+        auto w = weights(0, count, random);
+        w[static_cast<size_t>(count / 2)] = count % 3 ? NAN : INFINITY;
+        float a = 0, b = 0;
+        int64_t m = 0, n = 0;
+        reference.extent(w.data(), count, &a, &m);
+        table.extent(w.data(), count, &b, &n);
+        expect(a == b && m == n && n == 1, table.isa, "extent", std::to_string(count) + " numbers");
+    }
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(20261121);
+    const KernelTable& reference = *kernels_of("scalar");
+    int compared = 0;
+    for (const char* isa : {"avx2", "avx512", "neon"}) {
+        const KernelTable* table = kernels_of(isa);
+        if (!table) continue;
+        ++compared;
+        expect(table->codec_count == reference.codec_count, isa, "number of codecs", "table");
+        for (size_t i = 0; i < reference.codec_count && i < table->codec_count; ++i)
+            check_codec(reference, *table, i, random);
+        check_widen(reference, *table);
+        check_extent(reference, *table, random);
+        std::printf("%s: %zu codecs compared with scalar\n", isa, reference.codec_count);
+    }
+    if (!compared) std::printf("FAILED: no instruction set but scalar on this machine, nothing was compared\n");
+    return failures || !compared;
+}
