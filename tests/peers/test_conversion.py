@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+
+from fewbits.checkpoints.base import Conversion
+from fewbits.checkpoints.huggingface import convert_directory
 from references.conversion_file import write_f16
 from references.random_models import (
     HARD_TEXT,
@@ -24,9 +27,6 @@ from references.random_models import (
     save_pieces,
     small_config,
 )
-
-from fewbits.checkpoints.base import Conversion
-from fewbits.checkpoints.huggingface import convert_directory
 
 llama_cpp = pytest.importorskip("llama_cpp")
 

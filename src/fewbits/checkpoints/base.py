@@ -76,7 +76,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Value:
-    """One metadata value with its GGUF type ("uint32", "float32", "bool", "string", or "array:" and an element type)."""
+    """One metadata value with its GGUF type ("uint32", "float32", "bool", "string", or "array:" + element type)."""
 
     value: Any
     type: str

@@ -16,6 +16,7 @@ from fewbits.checkpoints.base import StoredTensor, Value
 from fewbits.checkpoints.ggml_types import GGMLType, ggml_type
 from fewbits.checkpoints.gguf_values import Cursor
 from fewbits.checkpoints.mapping import map_file
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 MAGIC = b"GGUF"
@@ -64,8 +65,12 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
     metadata: dict[str, Value] = {}
     for number in range(count):
         key = cursor.string(f"the name of metadata key {number}")
+        if not key:
+            raise CheckpointError(f"{cursor.path} gives metadata key {number} an empty name; the file is damaged.")
         if key in metadata:
-            raise CheckpointError(f"{cursor.path} has the metadata key {key!r} twice; the file is damaged or unsafe.")
+            raise CheckpointError(
+                f"{cursor.path} has the metadata key {quoted(key)} twice; the file is damaged or unsafe."
+            )
         metadata[key] = cursor.value(key)
     return metadata
 
@@ -77,7 +82,7 @@ def _alignment(path: Path, metadata: Mapping[str, Value]) -> int:
     value = stated.value
     if stated.type != "uint32" or value < 8 or value & (value - 1):
         raise CheckpointError(
-            f"{path} states general.alignment = {value!r} ({stated.type}), which is no power of two from 8; damaged."
+            f"{path} states general.alignment = {quoted(value)} ({stated.type}), no power of two from 8; damaged."
         )
     return int(value)
 
@@ -85,13 +90,13 @@ def _alignment(path: Path, metadata: Mapping[str, Value]) -> int:
 def _read_entry(cursor: Cursor, number: int) -> _Entry:
     """One tensor's description. ggml lists the fastest dimension first; shapes here are numpy's, slowest first."""
     name = cursor.string(f"the name of tensor {number}")
-    where = f"tensor {name!r} in {cursor.path}"
-    dimensions = cursor.uint32(f"the dimension count of tensor {name!r}")
+    where = f"tensor {quoted(name)} in {cursor.path}"
+    dimensions = cursor.uint32(f"the dimension count of tensor {quoted(name)}")
     if not 1 <= dimensions <= DIMENSION_LIMIT:
         raise CheckpointError(f"{where} has {dimensions} dimensions, and 1 to {DIMENSION_LIMIT} are possible; damaged.")
-    shape = tuple(cursor.uint64(f"a dimension of tensor {name!r}") for _ in range(dimensions))[::-1]
-    kind = cursor.uint32(f"the type of tensor {name!r}")
-    offset = cursor.uint64(f"the offset of tensor {name!r}")
+    shape = tuple(cursor.uint64(f"a dimension of tensor {quoted(name)}") for _ in range(dimensions))[::-1]
+    kind = cursor.uint32(f"the type of tensor {quoted(name)}")
+    offset = cursor.uint64(f"the offset of tensor {quoted(name)}")
     stored = ggml_type(kind)
     if stored is None:
         raise CheckpointError(f"{where} has the unknown type number {kind}; it needs a newer reader or is damaged.")
@@ -106,7 +111,7 @@ def _check_places(path: Path, entries: Mapping[str, _Entry], alignment: int, ava
     """Every tensor is aligned, inside the file, and on bytes of its own."""
     end, previous = 0, ""
     for entry in sorted(entries.values(), key=lambda e: (e.offset, e.size)):
-        where = f"tensor {entry.name!r} in {path}"
+        where = f"tensor {quoted(entry.name)} in {path}"
         if entry.offset % alignment:
             raise CheckpointError(f"{where} is at offset {entry.offset}, not aligned to {alignment}; damaged.")
         if entry.offset + entry.size > available:
@@ -115,7 +120,7 @@ def _check_places(path: Path, entries: Mapping[str, _Entry], alignment: int, ava
                 "the file is truncated or damaged: download it again."
             )
         if entry.offset < end:
-            raise CheckpointError(f"{where} overlaps tensor {previous!r}; the file is damaged or unsafe.")
+            raise CheckpointError(f"{where} overlaps tensor {quoted(previous)}; the file is damaged or unsafe.")
         if entry.size:
             end, previous = entry.offset + entry.size, entry.name
 
@@ -133,7 +138,9 @@ class GGUFReader:
         for number in range(tensors):
             entry = _read_entry(cursor, number)
             if entry.name in self._entries:
-                raise CheckpointError(f"{path} has the tensor {entry.name!r} twice; the file is damaged or unsafe.")
+                raise CheckpointError(
+                    f"{path} has the tensor {quoted(entry.name)} twice; the file is damaged or unsafe."
+                )
             self._entries[entry.name] = entry
         start = -(-cursor.position // self.alignment) * self.alignment
         _check_places(path, self._entries, self.alignment, max(0, cursor.data.size - start))
@@ -147,5 +154,5 @@ class GGUFReader:
         """The tensor called `name`, a view; raises CheckpointError when there is none."""
         entry = self._entries.get(name)
         if entry is None:
-            raise CheckpointError(f"{self.path} holds no tensor called {name!r}.")
+            raise CheckpointError(f"{self.path} holds no tensor called {quoted(name)}.")
         return StoredTensor(name, entry.type.name, entry.shape, self._data[entry.offset : entry.offset + entry.size])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Value
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 _SCALARS: Mapping[int, tuple[str, str]] = MappingProxyType(
@@ -88,11 +89,11 @@ class Cursor:
 
     def value(self, key: str) -> Value:
         """The next typed value, which belongs to metadata key `key`."""
-        kind = self.uint32(f"the type of metadata key {key!r}")
+        kind = self.uint32(f"the type of metadata key {quoted(key)}")
         return self._array(key) if kind == _ARRAY else self._scalar(key, kind)
 
     def _scalar(self, key: str, kind: int) -> Value:
-        what = f"metadata key {key!r}"
+        what = f"metadata key {quoted(key)}"
         if kind == _STRING:
             return Value(self.string(what), "string")
         if kind not in _SCALARS:
@@ -101,7 +102,7 @@ class Cursor:
         return Value(self._numbers(kind, 1, what)[0], name)
 
     def _array(self, key: str) -> Value:
-        what = f"metadata key {key!r}"
+        what = f"metadata key {quoted(key)}"
         kind, count = self.uint32(f"the element type of {what}"), self.uint64(f"the length of {what}")
         if kind == _ARRAY:
             raise CheckpointError(f"{self.path}: {what} is an array of arrays, which is not supported.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from fewbits.checkpoints.base import Conversion, Placement, Reader, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, read_configuration
 from fewbits.checkpoints.names import to_gguf
+from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata
 from fewbits.checkpoints.safetensors import open_directory
 from fewbits.checkpoints.tokenizer import read_tokenizer
@@ -76,7 +77,8 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
     for target, (source, _) in facts.items():
         if target not in found:
             raise CheckpointError(
-                f"{reader.path} has no tensor {source!r}, which {config.path} calls for; the checkpoint is incomplete."
+                f"{reader.path} has no tensor {quoted(source)}, which {config.path} calls for; "
+                "the checkpoint is incomplete."
             )
     return [_placement(config, target, found[target], fact) for target, (_, fact) in facts.items()], notes
 
@@ -89,8 +91,8 @@ def _left_out(config: Configuration, reader: Reader, source: str) -> str:
         if fact.source == source and fact.unless and config.values.get(fact.unless):
             return f"{source} is left out: the configuration ties it to the embedding ({fact.unless} = true)."
     raise CheckpointError(
-        f"{reader.path} holds the tensor {source!r}, which a {config.architecture.classes[0]} of this configuration "
-        "does not have; correct the configuration or remove the tensor."
+        f"{reader.path} holds the tensor {quoted(source)}, which a {config.architecture.classes[0]} "
+        "of this configuration does not have; correct the configuration or remove the tensor."
     )
 
 
@@ -99,12 +101,12 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
     expected = tuple(widths[name] for name in fact.shape)
     if tensor.shape != expected:
         raise CheckpointError(
-            f"tensor {tensor.name!r} has shape {list(tensor.shape)} where {config.path} calls for {list(expected)}; "
-            "the configuration belongs to another model."
+            f"tensor {quoted(tensor.name)} has shape {list(tensor.shape)} where {config.path} calls for "
+            f"{list(expected)}; the configuration belongs to another model."
         )
     if tensor.format not in WEIGHT_TYPES:
         raise CheckpointError(
-            f"tensor {tensor.name!r} is stored as {tensor.format}, and weights are read from "
+            f"tensor {quoted(tensor.name)} is stored as {tensor.format}, and weights are read from "
             f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."
         )
     order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None

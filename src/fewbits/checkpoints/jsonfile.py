@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 
@@ -29,7 +30,9 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
     except _RepeatedKeyError as error:
-        raise CheckpointError(f"{what} names the key {str(error)!r} twice; the file is damaged or unsafe.") from None
+        raise CheckpointError(
+            f"{what} names the key {quoted(str(error))} twice; the file is damaged or unsafe."
+        ) from None
     except RecursionError:
         raise CheckpointError(f"{what} nests deeper than any real one; the file is damaged or unsafe.") from None
     except ValueError as error:

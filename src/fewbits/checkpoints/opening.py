@@ -8,6 +8,7 @@ from pathlib import Path
 from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.gguf import MAGIC, GGUFReader
 from fewbits.checkpoints.huggingface import WEIGHT_TYPES, convert_directory
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_.-]{1,96}")
@@ -69,7 +70,7 @@ def convert_gguf(path: Path) -> Conversion:
     for tensor in tensors:
         if tensor.format not in WEIGHT_TYPES:
             raise CheckpointError(
-                f"{path} is already quantized: tensor {tensor.name!r} is {tensor.format}; "
+                f"{path} is already quantized: tensor {quoted(tensor.name)} is {tensor.format}; "
                 "start from the original model, never a second rounding."
             )
     return Conversion(

@@ -16,6 +16,7 @@ from typing import Any
 from fewbits.checkpoints.base import Bytes, StoredTensor
 from fewbits.checkpoints.jsonfile import load_object, parse_object
 from fewbits.checkpoints.mapping import map_file
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 HEADER_LIMIT = 100_000_000
@@ -46,29 +47,23 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _short(value: object) -> str:
-    """The value for an error message, cut where a hostile file would flood the terminal."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _entry(where: str, raw: object) -> _Entry:
     """One tensor's header fields, each of the right type; sizes are compared by the caller."""
     if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where} needs exactly dtype, shape and data_offsets; the file is damaged.")
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _WIDTHS:
-        raise CheckpointError(f"{where} has dtype {_short(dtype)}, which is not known; save it as F32, F16 or BF16.")
+        raise CheckpointError(f"{where} has dtype {quoted(dtype)}, which is not known; save it as F32, F16 or BF16.")
     if not isinstance(shape, list) or len(shape) > DIMENSION_LIMIT or not all(_is_count(n) for n in shape):
-        raise CheckpointError(f"{where} has shape {_short(shape)}, not a list of counts; the file is damaged.")
+        raise CheckpointError(f"{where} has shape {quoted(shape)}, not a list of counts; the file is damaged.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        raise CheckpointError(f"{where} has data_offsets {_short(offsets)}, not two positions; the file is damaged.")
+        raise CheckpointError(f"{where} has data_offsets {quoted(offsets)}, not two positions; the file is damaged.")
     begin, end = offsets
     size = prod(shape) * _WIDTHS[dtype]
     if end - begin != size:
         raise CheckpointError(
-            f"{where} of {dtype} with shape {_short(shape)} needs {_short(size)} bytes but its offsets "
-            f"span {_short(end - begin)}; the file is damaged."
+            f"{where} of {dtype} with shape {quoted(shape)} needs {quoted(size)} bytes but its offsets "
+            f"span {quoted(end - begin)}; the file is damaged."
         )
     return _Entry(dtype, tuple(shape), begin, end)
 
@@ -104,10 +99,10 @@ def _check_tiling(path: Path, entries: dict[str, _Entry], available: int) -> Non
         if entry.begin != position:
             fault = "overlaps" if entry.begin < position else "leaves a hole after"
             raise CheckpointError(
-                f"tensor {name!r} in {path} begins at byte {entry.begin} and {fault} {previous}, "
+                f"tensor {quoted(name)} in {path} begins at byte {entry.begin} and {fault} {previous}, "
                 f"which ends at {position}; the file is damaged or unsafe."
             )
-        position, previous = entry.end, f"tensor {name!r}"
+        position, previous = entry.end, f"tensor {quoted(name)}"
     if position > available:
         raise CheckpointError(
             f"{path} is truncated: {previous} ends at byte {position} of the data but only {available} are there; "
@@ -129,7 +124,7 @@ class SafetensorsReader:
         data = map_file(path)
         header, start = _header(path, data)
         self.metadata: Mapping[str, Any] = MappingProxyType(_text_metadata(path, header.pop("__metadata__", {})))
-        self._entries = {name: _entry(f"tensor {name!r} in {path}", raw) for name, raw in header.items()}
+        self._entries = {name: _entry(f"tensor {quoted(name)} in {path}", raw) for name, raw in header.items()}
         _check_tiling(path, self._entries, data.size - start)
         self._data = data[start:]
 
@@ -141,7 +136,7 @@ class SafetensorsReader:
         """The tensor called `name`, a view; raises CheckpointError when there is none."""
         entry = self._entries.get(name)
         if entry is None:
-            raise CheckpointError(f"{self.path} holds no tensor called {name!r}.")
+            raise CheckpointError(f"{self.path} holds no tensor called {quoted(name)}.")
         return StoredTensor(name, entry.dtype, entry.shape, self._data[entry.begin : entry.end])
 
 
@@ -162,9 +157,11 @@ class ShardedReader:
     def _check_shard(self, shard: str, present: set[str]) -> None:
         expected = {name for name, where in self._where.items() if where == shard}
         for name in sorted(expected - present):
-            raise CheckpointError(f"{self.path} places tensor {name!r} in {shard}, which has none; download it again.")
+            raise CheckpointError(
+                f"{self.path} places tensor {quoted(name)} in {shard}, which has none; download it again."
+            )
         for name in sorted(present - expected):
-            raise CheckpointError(f"{shard} holds tensor {name!r}, which {self.path} does not place there.")
+            raise CheckpointError(f"{shard} holds tensor {quoted(name)}, which {self.path} does not place there.")
 
     def names(self) -> list[str]:
         """Tensor names, shard by shard, in the order of their bytes."""
@@ -173,7 +170,7 @@ class ShardedReader:
     def read(self, name: str) -> StoredTensor:
         """The tensor called `name`, a view; raises CheckpointError when there is none."""
         if name not in self._where:
-            raise CheckpointError(f"{self.path} places no tensor called {name!r}.")
+            raise CheckpointError(f"{self.path} places no tensor called {quoted(name)}.")
         return self._shards[self._where[name]].read(name)
 
 
@@ -186,7 +183,9 @@ def _weight_map(index: Path, raw: object) -> dict[str, str]:
 def _shard_path(index: Path, shard: str) -> Path:
     """A shard lies beside its index: a path that leaves the directory could read any file of the machine."""
     if shard != Path(shard).name or shard in {"", ".", ".."} or "\\" in shard or "\0" in shard:
-        raise CheckpointError(f"{index} names the shard {shard!r}, which is not a plain file name beside it; refused.")
+        raise CheckpointError(
+            f"{index} names the shard {quoted(shard)}, which is not a plain file name beside it; refused."
+        )
     path = index.parent / shard
     if not path.is_file():
         raise CheckpointError(f"{index} names the shard {shard}, which is missing; download it again.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.pretokenizers import recognise
+from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.vocabulary import PREFIX, TokenizerSource, TokenKind, Vocabulary, added_tokens
 from fewbits.errors import CheckpointError
 
@@ -48,7 +49,7 @@ def merge_pairs(source: TokenizerSource) -> list[tuple[str, str]]:
     for raw in source.data["model"]["merges"]:
         pair: Any = raw.split(" ") if isinstance(raw, str) else raw
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
-            raise CheckpointError(f"{source.path} has a merge that joins no two tokens: {str(raw)[:80]!r}; damaged.")
+            raise CheckpointError(f"{source.path} has a merge that joins no two tokens: {quoted(raw)}; damaged.")
         result.append((pair[0], pair[1]))
     return result
 
@@ -59,7 +60,7 @@ def joined_merges(source: TokenizerSource) -> list[str]:
     for left, right in pairs:
         if " " in left or " " in right:
             raise CheckpointError(
-                f"{source.path} merges {left!r} and {right!r}: a GGUF file cannot state spaces there."
+                f"{source.path} merges {quoted(left)} and {quoted(right)}: a GGUF file cannot state spaces there."
             )
     return [f"{left} {right}" for left, right in pairs]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.pretokenizers import SPLIT, by_name
+from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.tokenizer_bytes import NORMALIZER
 from fewbits.checkpoints.tokenizer_pieces import PREPEND, SPACE
 from fewbits.checkpoints.vocabulary import PREFIX, TokenKind
@@ -61,7 +62,7 @@ def _from_merges(metadata: Mapping[str, Value]) -> Tokenizer:
     for left, _, right in pairs:
         if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
             raise CheckpointError(
-                f"the GGUF file merges {left!r} and {right!r}, which are not all tokens; it is damaged."
+                f"the GGUF file merges {quoted(left)} and {quoted(right)}, which are not all tokens; it is damaged."
             )
     merges = [(left, right) for left, _, right in pairs]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=known.ignore_merges))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewbits.checkpoints.base import Value
+from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.sentencepiece_model import BPE, read_model
 from fewbits.checkpoints.tokenizer_bytes import TokenizerVocabulary, merge_pairs
 from fewbits.checkpoints.vocabulary import PREFIX, AddedToken, TokenizerSource, TokenKind, Vocabulary, added_tokens
@@ -107,7 +108,7 @@ def _prepend_scheme(source: TokenizerSource) -> str:
         elif kind == "Metaspace" and step.get("replacement", SPACE) == SPACE and not _cuts(source, step):
             scheme, replaced = _metaspace_scheme(step), True
         else:
-            raise CheckpointError(f"{source.path} prepares text by {str(step)[:120]}, which a GGUF file cannot state.")
+            raise CheckpointError(f"{source.path} prepares text by {quoted(step)}, which a GGUF file cannot state.")
     if not replaced:
         raise CheckpointError(
             f"{source.path} does not write spaces as '{SPACE}', which GGUF's readers do; not supported."

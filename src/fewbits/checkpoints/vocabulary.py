@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.checkpoints.base import Value
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 PREFIX = "tokenizer.ggml"
@@ -61,10 +62,12 @@ class Vocabulary:
     def put(self, number: object, text: object, kind: TokenKind, score: float = 0.0) -> None:
         """Place one token; raises CheckpointError when its number or text cannot be right."""
         if not isinstance(text, str) or type(number) is not int or number < 0:
-            raise CheckpointError(f"{self.path} has a token {text!r} with number {number!r}; the file is damaged.")
+            raise CheckpointError(
+                f"{self.path} has a token {quoted(text)} with number {number!r}; the file is damaged."
+            )
         if number >= self.rows:
             raise CheckpointError(
-                f"{self.path} numbers the token {text!r} {number}, but the model's embedding has {self.rows} rows; "
+                f"{self.path} numbers the token {quoted(text)} {number}, but the embedding has {self.rows} rows; "
                 "the tokenizer belongs to another model."
             )
         self.texts[number], self.kinds[number], self.scores[number] = text, kind, score
@@ -80,7 +83,9 @@ class Vocabulary:
         result = {text: number for number, text in self.texts.items()}
         if len(result) != len(self.texts):
             twice = next(text for number, text in self.texts.items() if result[text] != number)
-            raise CheckpointError(f"{self.path} has two tokens with the text {twice!r}; a GGUF file cannot state that.")
+            raise CheckpointError(
+                f"{self.path} has two tokens with the text {quoted(twice)}; a GGUF file cannot state that."
+            )
         return result
 
     def metadata(self) -> dict[str, Value]:
@@ -112,6 +117,6 @@ def added_tokens(source: TokenizerSource) -> list[AddedToken]:
     result = []
     for raw in [*listed, *(raw for raw in more if raw["id"] not in known)]:
         if not isinstance(raw, dict) or type(raw.get("id")) is not int or not isinstance(raw.get("content"), str):
-            raise CheckpointError(f"{source.path} has an added token without id or content: {str(raw)[:80]}; damaged.")
+            raise CheckpointError(f"{source.path} has an added token without id or content: {quoted(raw)}; damaged.")
         result.append(AddedToken(raw["id"], raw["content"], bool(raw.get("special"))))
     return result
