@@ -1,4 +1,4 @@
-"""Quality next to llama.cpp in the same run: for each recipe, our file against the one that llama.cpp's quantizer makes.
+"""Quality next to llama.cpp in the same run: for each recipe, our file against the one its quantizer makes.
 
     python bench/quality.py MODEL_DIR --text FILE [--llama-quantize PATH]
 

@@ -210,3 +210,18 @@ def test_a_start_token_only_where_the_file_asks_for_one(pocket: Path, tmp_path: 
     assert GGUFModel.open(asks).vocabulary().start_token == 0
     silent = write_gguf(pocket, tmp_path / "silent.gguf", metadata={"tokenizer.ggml.add_bos_token": None})
     assert GGUFModel.open(silent).vocabulary().start_token is None
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q5_1"])
+def test_formats_that_only_the_gguf_package_decodes(pocket: Path, tmp_path: Path, kind: str) -> None:
+    target = write_gguf(pocket, tmp_path / "model.gguf", kind=kind)
+    weight = open_model(target).load().network.model.layers[0].mlp.up_proj.weight
+    expected = open_model(pocket).load().network.model.layers[0].mlp.up_proj.weight
+    assert 0 < float((weight - expected).abs().max()) < 0.2 * float(expected.abs().max())
+
+
+def test_a_format_that_nothing_decodes_is_refused(pocket_f16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewbits.kernels.formats", lambda: frozenset({"F32"}))
+    monkeypatch.setattr("fewbits.evaluation.decoding._known_to_gguf", lambda: {"Q4_0"})
+    with pytest.raises(EvaluationError, match="stored as F16 cannot be decoded"):
+        open_model(pocket_f16).load()

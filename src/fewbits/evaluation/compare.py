@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 PROTOCOL = (
     "windows of {context} tokens that do not overlap, {start}; the second half of each window is scored "
-    "({scored} tokens), as llama.cpp's perplexity tool does"
+    "({scored} tokens), as llama.cpp's perplexity tool does; weights are decoded to float32 and activations not rounded"
 )
 
 
@@ -96,8 +96,9 @@ def compare(
     Both are Hugging Face directories or GGUF files and read the same token ids (the original's tokenizer): windows of
     `context` tokens that do not overlap, with the tokenizer's start token (if it adds one) at the head of each. Only
     the second half of each window is scored, as llama.cpp's perplexity tool does. A GGUF file is evaluated through
-    its decoded weights in transformers, in float32. `max_tokens` bounds the tokens read; `progress(done, total)` is
-    called after each window. Raises EvaluationError when a model or the text cannot be evaluated.
+    its decoded weights in transformers, in float32: the cost is that of the weights alone, where llama.cpp also rounds
+    activations to 8 bits (which shows only beside Q8_0). `max_tokens` bounds the tokens read; `progress(done, total)`
+    is called after each window. Raises EvaluationError when a model or the text cannot be evaluated.
     """
     import torch
 

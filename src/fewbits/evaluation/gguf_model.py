@@ -7,16 +7,16 @@ of this module, not by the code that moved them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewbits.checkpoints.base import StoredTensor, Value
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.errors import EvaluationError
+from fewbits.evaluation.decoding import decoded, require_decodable
 from fewbits.evaluation.gguf_config import GGUFConfig, read_config
 from fewbits.evaluation.model_files import LoadedModel, first_sentence, quiet_transformers
+from fewbits.evaluation.vocabularies import GGUFVocabulary
 from fewbits.models import TensorFact
 
 if TYPE_CHECKING:
@@ -24,30 +24,6 @@ if TYPE_CHECKING:
 
 ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the RoPE frequencies (Llama 3.1's scaling), one per pair of a head: no parameter of the network."""
-
-_SLAB_NUMBERS = 1 << 22
-"""Weights decoded at a time: 16 MB of float32."""
-
-
-@dataclass(frozen=True)
-class GGUFVocabulary:
-    """The tokens of a GGUF file; `size` counts the rows of its embedding."""
-
-    size: int
-    start_token: int | None
-    tokens: Sequence[str]
-    metadata: Mapping[str, Value]
-
-    def encode(self, text: str) -> Sequence[int]:
-        """Token ids of `text`, without a start or an end token; CheckpointError when no tokenizer can be rebuilt."""
-        from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
-
-        ids: list[int] = tokenizer_from_gguf(self.metadata).encode(text, add_special_tokens=False).ids
-        return ids
-
-    def token(self, index: int) -> str | None:
-        """The token of an id as it is stored; None where the id has none."""
-        return self.tokens[index] if index < len(self.tokens) else None
 
 
 @dataclass(frozen=True)
@@ -68,21 +44,18 @@ class GGUFModel:
 
     def vocabulary(self) -> GGUFVocabulary:
         """The file's own tokens; raises EvaluationError when it has none."""
-        metadata = self.reader.metadata
-        if "tokenizer.ggml.tokens" not in metadata:
-            raise EvaluationError(f"{self.path}: the file holds no tokenizer, so what its token ids mean is unknown.")
-        tokens = metadata["tokenizer.ggml.tokens"].value
-        return GGUFVocabulary(self.config.values["vocab_size"], _start_token(metadata), tokens, metadata)
+        return GGUFVocabulary.read(self.path, self.reader.metadata, self.config.values["vocab_size"])
 
     def load(self) -> LoadedModel:
         """The network in float32, one tensor decoded at a time; raises EvaluationError naming what does not fit."""
         import torch
 
+        require_decodable({self.reader.read(name).format for name in self.reader.names()})
         network = self._skeleton()
         facts = self._matched_facts(network)
         state = {}
         for name, (target, fact) in facts.items():
-            weight = _decoded(self.reader.read(name))
+            weight = decoded(self.reader.read(name))
             state[target] = _halves_apart(weight, self.config.values["head_dim"]) if fact.order == "rope" else weight
         network.load_state_dict(state, strict=False, assign=True)
         network.tie_weights()
@@ -136,38 +109,15 @@ class GGUFModel:
             rotary = type(module)(network.config)
             network.set_submodule(name, rotary)
             if ROPE_FACTORS in self.reader.names():
-                factors = _decoded(self.reader.read(ROPE_FACTORS))
+                factors = decoded(self.reader.read(ROPE_FACTORS))
                 if factors.shape != rotary.inv_freq.shape:
                     counts = f"{factors.numel()} factors for {rotary.inv_freq.numel()} pairs"
                     raise EvaluationError(f"{self.path}: {ROPE_FACTORS} has {counts}.")
                 rotary.inv_freq.div_(factors)
 
 
-def _start_token(metadata: Mapping[str, Value]) -> int | None:
-    """The id that llama.cpp puts in front of a text; a file that does not say so follows its tokenizer's habit."""
-    adds = metadata.get("tokenizer.ggml.add_bos_token")
-    token = metadata.get("tokenizer.ggml.bos_token_id")
-    model = metadata.get("tokenizer.ggml.model")
-    wanted = adds.value if adds is not None else model is not None and model.value == "llama"
-    return int(token.value) if wanted and token is not None else None
-
-
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _decoded(stored: StoredTensor) -> torch.Tensor:
-    """The float32 numbers of a stored tensor in its own shape, decoded slab by slab."""
-    import torch
-
-    from fewbits.kernels import decode_rows
-
-    out = torch.empty(stored.rows, stored.cols)
-    step = max(1, _SLAB_NUMBERS // stored.cols)
-    for start in range(0, stored.rows, step):
-        stop = min(start + step, stored.rows)
-        out[start:stop] = torch.from_numpy(decode_rows(stored.format, stored.slab(start, stop), stored.cols))
-    return out.reshape(stored.shape)
 
 
 def _halves_apart(weight: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -5,16 +5,20 @@ Opening one reads headers only, so that everything that can be refused is refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewbits.errors import EvaluationError
 
 if TYPE_CHECKING:
     import torch
+
+SAFE: Mapping[str, Any] = MappingProxyType({"local_files_only": True, "trust_remote_code": False})
+"""How transformers opens a directory: nothing is downloaded and no code of the checkpoint runs."""
 
 
 class Vocabulary(Protocol):

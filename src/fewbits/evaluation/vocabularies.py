@@ -1,0 +1,81 @@
+"""The tokens of a model, from a Hugging Face directory or from a GGUF file's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewbits.checkpoints.base import Value
+from fewbits.errors import EvaluationError
+from fewbits.evaluation.model_files import SAFE, first_sentence, quiet_transformers
+
+
+@dataclass(frozen=True)
+class HuggingFaceVocabulary:
+    """The tokens of a directory's tokenizer; `size` counts the rows of the model's output, which may be padded."""
+
+    size: int
+    start_token: int | None
+    tokenizer: Any
+
+    @staticmethod
+    def read(path: Path, size: int) -> HuggingFaceVocabulary:
+        """The tokenizer of directory `path`; raises EvaluationError when there is none that transformers can read."""
+        try:
+            with quiet_transformers() as transformers:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(path, **SAFE)
+        except Exception as error:  # transformers raises whatever its many parsers raise
+            raise EvaluationError(f"{path}: the tokenizer cannot be read ({first_sentence(error)}).") from error
+        plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+        dressed = tokenizer("a")["input_ids"]
+        start = dressed[0] if dressed[:1] != plain[:1] else None
+        return HuggingFaceVocabulary(size, start, tokenizer)
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of `text`, without a start or an end token."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def token(self, index: int) -> str | None:
+        """The token of an id as it is stored; None where the id has none."""
+        token: str | None = self.tokenizer.convert_ids_to_tokens(index)
+        return token
+
+
+@dataclass(frozen=True)
+class GGUFVocabulary:
+    """The tokens of a GGUF file; `size` counts the rows of its embedding."""
+
+    size: int
+    start_token: int | None
+    tokens: Sequence[str]
+    metadata: Mapping[str, Value]
+
+    @staticmethod
+    def read(path: Path, metadata: Mapping[str, Value], size: int) -> GGUFVocabulary:
+        """The tokens that the metadata of `path` list; raises EvaluationError when they list none."""
+        if "tokenizer.ggml.tokens" not in metadata:
+            raise EvaluationError(f"{path}: the file holds no tokenizer, so what its token ids mean is unknown.")
+        return GGUFVocabulary(size, _start_token(metadata), metadata["tokenizer.ggml.tokens"].value, metadata)
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of `text`, without a start or an end token; CheckpointError when no tokenizer can be rebuilt."""
+        from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
+
+        ids: list[int] = tokenizer_from_gguf(self.metadata).encode(text, add_special_tokens=False).ids
+        return ids
+
+    def token(self, index: int) -> str | None:
+        """The token of an id as it is stored; None where the id has none."""
+        return self.tokens[index] if index < len(self.tokens) else None
+
+
+def _start_token(metadata: Mapping[str, Value]) -> int | None:
+    """The id that llama.cpp puts in front of a text; a file that does not say so follows its tokenizer's habit."""
+    adds = metadata.get("tokenizer.ggml.add_bos_token")
+    token = metadata.get("tokenizer.ggml.bos_token_id")
+    model = metadata.get("tokenizer.ggml.model")
+    wanted = adds.value if adds is not None else model is not None and model.value == "llama"
+    return int(token.value) if wanted and token is not None else None
