@@ -46,7 +46,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, click.ClickException):
         return one_line(f"{error.format_message().rstrip('.')}; see `fewbits --help`.")
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return "interrupted; nothing was kept."
+        return "interrupted; nothing half-done was left behind."
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "the memory of this machine is not enough for this; close other programs or use a larger machine."
     if isinstance(error, OSError):

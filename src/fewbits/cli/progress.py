@@ -54,20 +54,22 @@ class PlainLines:
 
 
 class Bars:
-    """One bar per stage in a terminal; a bar starts its clock with its first report."""
+    """One bar per stage in a terminal; a bar's clock starts with its first report, so that loading is not counted."""
 
     def __init__(self, bars: Progress, stages: tuple[str, ...]) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {stage: bars.add_task(stage, total=None, start=False) for stage in stages}
-        self._started: set[str] = set()
+        self._seen: set[str] = set()
+        if stages:
+            bars.start_task(self._tasks[stages[0]])  # it pulses until there is something to report
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Move the stage's bar."""
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=None, start=False)
-        if stage not in self._started:
-            self._started.add(stage)
-            self._bars.start_task(self._tasks[stage])
+        if stage not in self._seen:
+            self._seen.add(stage)
+            self._bars.reset(self._tasks[stage], total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
 
