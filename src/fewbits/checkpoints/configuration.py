@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.jsonfile import load_object
 from fewbits.errors import CheckpointError
 from fewbits.models import Architecture, for_config
@@ -23,6 +25,11 @@ _COUNTS = (
 )
 _LARGEST = 2**31 - 1
 """ggml's counts are 32-bit."""
+
+
+def float32(number: float) -> Value:
+    """`number` as a GGUF file will hold it: rounded here, so that what was meant equals what is read back."""
+    return Value(struct.unpack("<f", struct.pack("<f", number))[0], "float32")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewbits.checkpoints.base import Conversion, Placement, Reader, StoredTensor, Value
-from fewbits.checkpoints.configuration import Configuration, read_configuration
+from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata
@@ -49,9 +49,8 @@ def _general(path: Path, name: str | None) -> dict[str, Value]:
 
 
 def _model_metadata(config: Configuration) -> dict[str, Value]:
-    casts = {"uint32": int, "float32": float}
     return {
-        key: Value(casts[kind](config.values[source]), kind)
+        key: float32(config.values[source]) if kind == "float32" else Value(config.values[source], kind)
         for key, (source, kind) in config.architecture.metadata.items()
     }
 

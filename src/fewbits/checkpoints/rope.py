@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from fewbits.checkpoints.base import Order, Placement, StoredTensor, Value
-from fewbits.checkpoints.configuration import Configuration
+from fewbits.checkpoints.configuration import Configuration, float32
 from fewbits.errors import CheckpointError
 
 FREQUENCIES = "rope_freqs.weight"
@@ -39,7 +39,7 @@ def _number(config: Configuration, key: str, default: float | None = None) -> fl
 def _linear(config: Configuration, prefix: str) -> dict[str, Value]:
     return {
         f"{prefix}.type": Value("linear", "string"),
-        f"{prefix}.factor": Value(_number(config, "factor"), "float32"),
+        f"{prefix}.factor": float32(_number(config, "factor")),
     }
 
 
@@ -51,16 +51,16 @@ def _yarn(config: Configuration, prefix: str) -> dict[str, Value]:
     factor = _number(config, "factor", config.values["max_position_embeddings"] / original)
     result = {
         f"{prefix}.type": Value("yarn", "string"),
-        f"{prefix}.factor": Value(factor, "float32"),
+        f"{prefix}.factor": float32(factor),
         f"{prefix}.original_context_length": Value(int(original), "uint32"),
     }
     for key in ("beta_fast", "beta_slow"):
         if key in config.rope:
-            result[f"{prefix}.yarn_{key}"] = Value(_number(config, key), "float32")
+            result[f"{prefix}.yarn_{key}"] = float32(_number(config, key))
     attention = _yarn_attention(config, factor)
     if attention is not None:
         usual = 1.0 if factor <= 1 else 1.0 + 0.1 * math.log(factor)
-        result[f"{prefix}.attn_factor"] = Value(attention / usual, "float32")
+        result[f"{prefix}.attn_factor"] = float32(attention / usual)
     return result
 
 

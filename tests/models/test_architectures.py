@@ -1,0 +1,97 @@
+"""Architecture facts agree with the gguf package's names, with themselves, and with transformers' models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gguf
+import pytest
+import transformers
+
+from fewbits.checkpoints.names import to_gguf, to_huggingface
+from fewbits.errors import CheckpointError
+from fewbits.models import Architecture, architectures, for_config, for_gguf
+from references.random_models import small_config
+
+LAYERS = 3
+ALL = pytest.mark.parametrize("architecture", architectures(), ids=lambda a: a.name)
+
+
+@ALL
+def test_both_directions_of_names_agree(architecture: Architecture) -> None:
+    forward = to_gguf(architecture, LAYERS)
+    back = to_huggingface(architecture, LAYERS)
+    assert len(back) == len(set(back.values()))
+    for target, source in back.items():
+        assert forward(source) == target
+
+
+@ALL
+def test_every_name_belongs_to_the_gguf_architecture(architecture: Architecture) -> None:
+    kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == architecture.gguf)
+    known = {gguf.TENSOR_NAMES[tensor].replace("{bid}", "{layer}") for tensor in gguf.MODEL_TENSORS[kind]}
+    for fact in architecture.tensors:
+        assert fact.gguf.rpartition(".")[0] in known
+
+
+@ALL
+def test_every_metadata_key_belongs_to_gguf(architecture: Architecture) -> None:
+    templates = [vars(group).values() for group in (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)]
+    known = {
+        t.replace("{arch}", architecture.gguf)
+        for group in templates
+        for t in group
+        if isinstance(t, str) and "{arch}" in t
+    }
+    assert set(architecture.metadata) <= known
+
+
+CONFIGS: dict[str, Any] = {
+    "llama": transformers.LlamaConfig,
+    "mistral": transformers.MistralConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+}
+
+
+@ALL
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, tied: bool, biased: bool) -> None:
+    extra = {"attention_bias": biased, "mlp_bias": biased} if architecture.name == "llama" else {}
+    config = small_config(CONFIGS[architecture.name], rows=40, tie_word_embeddings=tied, **extra)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    assert type(model).__name__ in architecture.classes
+    values = {**architecture.defaults, **config.to_dict()}
+    widths = {"vocab": 40, "hidden": 64, "ffn": 96, "query": 4 * model.config.head_dim if "head_dim" in values else 64}
+    widths |= {"head": widths["query"] // 4, "key": widths["query"] // 2}
+    expected = {source: [widths[w] for w in fact.shape] for source, fact in architecture.facts(values, 2).values()}
+    found = {name: list(p.shape) for name, p in model.named_parameters(remove_duplicate=True)}
+    assert expected == found
+
+
+def test_tensors_come_layer_by_layer() -> None:
+    names = list(for_gguf("llama").facts({"tie_word_embeddings": False}, 2))
+    assert names[0] == "token_embd.weight"
+    assert names[-2:] == ["output_norm.weight", "output.weight"]
+    layers = [name.split(".")[1] for name in names if name.startswith("blk.")]
+    assert layers == sorted(layers)
+
+
+@ALL
+def test_lookups(architecture: Architecture) -> None:
+    assert for_config({"architectures": list(architecture.classes)}) is architecture
+    assert for_gguf(architecture.gguf).gguf == architecture.gguf
+
+
+@pytest.mark.parametrize(
+    "stated", [None, [], [None], "", 7, {}, ["FalconForCausalLM"], ["MixtralForCausalLM", "LlamaForCausalLM"]]
+)
+def test_others_are_refused_with_the_list(stated: Any) -> None:
+    with pytest.raises(CheckpointError, match="LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3"):
+        for_config({"architectures": stated})
+
+
+def test_an_unknown_gguf_architecture_is_refused_with_the_list() -> None:
+    with pytest.raises(CheckpointError, match=r"'mamba' is not supported\. Supported: llama, qwen2, qwen3"):
+        for_gguf("mamba")
