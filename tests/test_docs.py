@@ -83,6 +83,14 @@ def test_the_glossary_has_the_words_of_the_house() -> None:
     assert {word for word in words if f"| {word} |" not in text} == set()
 
 
+def test_the_house_has_a_line_for_every_room() -> None:
+    text = (ROOT / "docs/design/0002-house.md").read_text(encoding="utf-8")
+    package = ROOT / "src/fewbits"
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+
+    assert {room for room in rooms if not room.startswith("__") and f"`{room}`" not in text} == set()
+
+
 def test_no_name_of_ours_says_block() -> None:
     pattern = re.compile(
         r"(?:def|class) \w*block\w*|^\s*\w*block\w* *(?::[^=]+)?= ", flags=re.IGNORECASE | re.MULTILINE

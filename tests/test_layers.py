@@ -22,7 +22,8 @@ MODELS = Path(__file__).parent.parent / "examples" / "models"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "registry": {"errors"},
-    "formats": {"errors", "registry"},
+    "lazy": set(),
+    "formats": {"errors", "registry", "lazy"},
     "qtensor": {"errors", "formats.base"},
     "kernels": {"errors", "registry", "formats", "qtensor"},
     "methods": {"errors", "registry", "formats.base", "qtensor"},
