@@ -131,7 +131,7 @@ nb::tuple extent(const Bytes& source, const std::string& numbers, const std::str
 }
 
 void compare(const std::string& format, const Bytes& stored, const Bytes& source, const std::string& numbers,
-             const Doubles& squared_error, const Doubles& squared, const Doubles& worst) {
+             const Doubles& squared_error, const Doubles& squared, const Doubles& worst, double floor) {
     const int index = compare_format(format.c_str());
     require(index >= 0, "the reader of verification does not know this format");
     const Number kind = number_of(numbers);
@@ -145,7 +145,7 @@ void compare(const std::string& format, const Bytes& stored, const Bytes& source
     nb::gil_scoped_release unlocked;
     for (int64_t row = 0; row < rows; ++row) {
         const Agreement a = function(index, stored.data() + row * static_cast<int64_t>(stored.shape(1)), kind,
-                                     source.data() + row * static_cast<int64_t>(source.shape(1)), 1, cols);
+                                     source.data() + row * static_cast<int64_t>(source.shape(1)), 1, cols, floor);
         squared_error.data()[row] = a.squared_error;
         squared.data()[row] = a.squared;
         worst.data()[row] = a.worst;
@@ -173,5 +173,5 @@ NB_MODULE(_native, m) {
     m.def("decode", &decode, nb::arg("format"), nb::arg("stored"), nb::arg("w"), nb::arg("isa") = "");
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
     m.def("compare", &compare, nb::arg("format"), nb::arg("stored"), nb::arg("source"), nb::arg("numbers"),
-          nb::arg("squared_error"), nb::arg("squared"), nb::arg("worst"));
+          nb::arg("squared_error"), nb::arg("squared"), nb::arg("worst"), nb::arg("floor"));
 }

@@ -198,7 +198,20 @@ Deviation deviation(const float* w, const float* stored, int64_t count) {
     return sum;
 }
 
+void encode_f32(const float* w, int64_t count, uint8_t* stored) { std::memcpy(stored, w, static_cast<size_t>(count) * 4); }
+void encode_f16(const float* w, int64_t count, uint8_t* stored) {
+    for (int64_t i = 0; i < count; ++i) spans_at<uint16_t>(stored)[i] = float_to_half(w[i]);
+}
+void encode_bf16(const float* w, int64_t count, uint8_t* stored) {
+    for (int64_t i = 0; i < count; ++i) spans_at<uint16_t>(stored)[i] = float_to_bfloat(w[i]);
+}
+void decode_f32(const uint8_t* stored, int64_t count, float* w) { widen(Number::f32, stored, count, w); }
+void decode_f16(const uint8_t* stored, int64_t count, float* w) { widen(Number::f16, stored, count, w); }
+void decode_bf16(const uint8_t* stored, int64_t count, float* w) { widen(Number::bf16, stored, count, w); }
+
 constexpr Codec codecs[] = {
+    {"F32", 1, 4, encode_f32, decode_f32},                    {"F16", 1, 2, encode_f16, decode_f16},
+    {"BF16", 1, 2, encode_bf16, decode_bf16},
     {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0}, {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0},
     {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0}, {"Q4_K", 256, sizeof(SpanQ4_K), encode_q4_k, decode_q4_k},
     {"Q5_K", 256, sizeof(SpanQ5_K), encode_q5_k, decode_q5_k}, {"Q6_K", 256, sizeof(SpanQ6_K), encode_q6_k, decode_q6_k},

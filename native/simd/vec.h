@@ -40,6 +40,9 @@ inline Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m.m, n
 inline Vec load_half(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+inline void store_half(Vec a, uint16_t* p) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 #elif defined(__AVX2__)
 struct Mask { __m256 m; };
 struct Vec {
@@ -69,6 +72,9 @@ inline Vec select(Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.v, yes.
 inline Vec load_half(const uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
+inline void store_half(Vec a, uint16_t* p) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 #elif defined(__ARM_NEON)
 struct Mask { uint32x4_t m; };
 struct Vec {
@@ -96,6 +102,7 @@ inline Vec min(Vec a, Vec b) { return select(b > a, a, b); }  // of a NaN the se
 inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 inline Vec round_even(Vec a) { return {vrndnq_f32(a.v)}; }
 inline Vec load_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
+inline void store_half(Vec a, uint16_t* p) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a.v))); }
 #endif
 
 inline Vec clamp(Vec a, Vec low, Vec high) { return min(max(a, low), high); }

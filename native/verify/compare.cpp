@@ -121,7 +121,7 @@ void read_numbers(Number kind, const uint8_t* p, int64_t first, int count, doubl
 }  // namespace
 
 Agreement FEWBITS_JOIN(compare_, FEWBITS_ISA_NAME)(int format, const uint8_t* stored, Number kind, const void* numbers,
-                                                   int64_t rows, int64_t cols) {
+                                                   int64_t rows, int64_t cols, double floor) {
     const Reading& reading = readings[format];
     const auto* source = static_cast<const uint8_t*>(numbers);
     double want[longest_span], got[longest_span];
@@ -146,7 +146,8 @@ Agreement FEWBITS_JOIN(compare_, FEWBITS_ISA_NAME)(int format, const uint8_t* st
         }
         sum.squared_error += error;
         sum.squared += square;
-        const double ratio = farthest == 0.0 ? 0.0 : largest > 0.0 ? farthest / largest : INFINITY;
+        const double beyond = farthest - floor;
+        const double ratio = beyond <= 0.0 ? 0.0 : largest > 0.0 ? beyond / largest : INFINITY;
         sum.worst = ratio > sum.worst ? ratio : sum.worst;
     }
     return sum;

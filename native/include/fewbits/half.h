@@ -43,5 +43,12 @@ inline uint16_t float_to_half(float x) {
     return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
 }
 
+// The upper half of a binary32, rounded to nearest even; NaN stays NaN.
+inline uint16_t float_to_bfloat(float x) {
+    const uint32_t bits = float_to_bits(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 64u);
+    return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 }  // namespace
 }  // namespace fewbits

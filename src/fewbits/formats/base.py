@@ -11,14 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fewbits.errors import FormatError
+from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
+else:
+    torch = LazyModule("torch")
 
-    Bytes = npt.NDArray[np.uint8]
+
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,6 @@ class Params:
     @staticmethod
     def join(parts: list[Params]) -> Params:
         """Row slabs put together again, in order."""
-        import torch
-
         return Params({name: torch.cat([p[name] for p in parts]) for name in parts[0].arrays})
 
 
@@ -57,20 +62,49 @@ class Grid(Protocol):
 class Format(Protocol):
     """One way to store a matrix `w` (rows, cols) float32; see the concrete classes for equations and layouts."""
 
-    name: str
-    span: int
-    """Columns whose parameters are fitted together; 1 where there are none, 0 = all."""
-    rows: int
-    """Rows that share parameters: 1, 0 = all."""
-    vector: int
-    """Columns rounded together."""
-    equation: str
-    layout: str
-    source: str
-    span_bytes: int
-    """Stored bytes per span, parameters included."""
-    error_bound: float
-    """Largest |w - decode(encode(w))| within a span, as a share of the largest |w| in that span."""
+    @property
+    def name(self) -> str:
+        """The registry's name, which is also the name on disk."""
+
+    @property
+    def span(self) -> int:
+        """Columns whose parameters are fitted together; 1 where there are none, 0 = all."""
+
+    @property
+    def span_bytes(self) -> int:
+        """Stored bytes per span, parameters included."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that share parameters: 1, 0 = all."""
+
+    @property
+    def vector(self) -> int:
+        """Columns rounded together."""
+
+    @property
+    def equation(self) -> str:
+        """What a code means."""
+
+    @property
+    def layout(self) -> str:
+        """The bytes of one span, in order."""
+
+    @property
+    def source(self) -> str:
+        """Where the format is defined."""
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude that comes back within the error bound."""
+
+    @property
+    def error_bound(self) -> float:
+        """Largest |w - stored| within a span over the span's largest |w|, beyond `error_floor`."""
+
+    @property
+    def error_floor(self) -> float:
+        """Absolute error that the resolution of 16-bit scales allows, however small the numbers are."""
 
     def prepare(self, slabs: Iterable[torch.Tensor]) -> Params | None:
         """Parameters of the whole tensor, from one pass over its row slabs; None where there are none."""
@@ -83,13 +117,16 @@ class Format(Protocol):
         codes: torch.Tensor | None = None,
         like: Params | None = None,
     ) -> Params:
-        """The best parameters found for `w`; at given `codes`, by weighted least squares."""
+        """The best parameters found for `w`; at given `codes`, by least squares.
+
+        `importance`, broadcast to (rows, cols), weights squared errors in place of the format's own weighting.
+        """
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> Grid:
         """What columns `cols` can become under `params`."""
 
     def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
-        """The nearest codes (rows, cols) uint8."""
+        """The nearest codes (rows, cols)."""
 
     def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
         """The numbers (rows, cols) float32 that come back."""
@@ -100,8 +137,22 @@ class Format(Protocol):
     def unpack(self, packed: Bytes, cols: int) -> tuple[torch.Tensor, Params]:
         """Codes and parameters of stored bytes (rows, bytes per row)."""
 
-    def bits(self, rows: int, cols: int) -> int:
-        """Exact storage of a (rows, cols) matrix in bits, scales included."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The format as data; `formats.from_json` brings it back."""
+def row_bytes(format: Format, cols: int) -> int:
+    """Stored bytes of one row of `cols` columns; raises FormatError when the span does not divide the width."""
+    if cols % format.span:
+        raise FormatError(
+            f"{format.name} stores spans of {format.span} columns and a width of {cols} is not a multiple of that; "
+            "choose a format with a smaller span"
+        )
+    return cols // format.span * format.span_bytes
+
+
+def bits(format: Format, rows: int, cols: int) -> int:
+    """Exact storage of a (rows, cols) matrix in bits, scales included."""
+    return 8 * rows * row_bytes(format, cols)
+
+
+def bits_per_weight(format: Format) -> float:
+    """Stored bits per number, scales included."""
+    return 8 * format.span_bytes / format.span

@@ -1,0 +1,25 @@
+"""The number formats, by name; adding one is a file and a line here."""
+
+from __future__ import annotations
+
+from fewbits.errors import FormatError
+from fewbits.formats.base import Format, Grid, Params, bits, bits_per_weight, row_bytes
+from fewbits.formats.floats import BF16, F16, F32
+from fewbits.formats.kquant import Q4_K, Q5_K, Q6_K
+from fewbits.formats.legacy import Q4_0, Q5_0, Q8_0
+from fewbits.registry import Registry
+
+__all__ = ["FORMATS", "Format", "Grid", "Params", "bits", "bits_per_weight", "get", "row_bytes"]
+
+FORMATS: Registry[Format] = Registry("format", FormatError)
+for _format in (F32, F16, BF16, Q4_0, Q5_0, Q8_0, Q4_K, Q5_K, Q6_K):
+    FORMATS.add(_format.name, _format)
+
+
+def get(name: str) -> Format:
+    """The format called `name`; raises FormatError, naming the nearest known names.
+
+    >>> get("Q4_K").span_bytes
+    144
+    """
+    return FORMATS.get(name)

@@ -1,0 +1,79 @@
+"""Arithmetic that gives the same bits in torch (any device) and in the native kernels.
+
+Every step is one IEEE single-precision operation per element; sums run over the last axis one element after another, as
+a vector lane does. `torch.sum` would choose an order of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewbits.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+HALF_MAX = 65504.0
+SINGULAR = 1e-6
+"""A determinant below this share of its larger product counts as zero."""
+
+
+def ordered_sum(x: torch.Tensor) -> torch.Tensor:
+    """The sum over the last axis, (..., n) to (...), in the order of the elements."""
+    total = torch.zeros_like(x[..., 0])
+    for e in range(x.shape[-1]):
+        total = total + x[..., e]
+    return total
+
+
+def inverse(x: torch.Tensor) -> torch.Tensor:
+    """1 / x, and 0 where x is 0."""
+    return torch.where(x != 0, torch.ones_like(x) / x, torch.zeros_like(x))
+
+
+def divided(x: torch.Tensor, by: float) -> torch.Tensor:
+    """x / by, truly divided: torch multiplies by the reciprocal when a divisor is a plain number."""
+    return x / torch.full_like(x, by)
+
+
+def square_root(x: torch.Tensor) -> torch.Tensor:
+    """The correctly rounded square root; torch's own in float32 is off by one unit in the last place at times."""
+    return x.double().sqrt().float()
+
+
+def stored_half(x: torch.Tensor) -> torch.Tensor:
+    """`x` rounded to binary16 (nearest even, saturating) and back to float32."""
+    return x.clamp(-HALF_MAX, HALF_MAX).half().float()
+
+
+def extreme(x: torch.Tensor) -> torch.Tensor:
+    """The first element of largest magnitude along the last axis, sign kept: (..., n) to (...)."""
+    magnitude = torch.zeros_like(x[..., 0])
+    value = torch.zeros_like(magnitude)
+    for e in range(x.shape[-1]):
+        larger = x[..., e].abs() > magnitude
+        magnitude = torch.where(larger, x[..., e].abs(), magnitude)
+        value = torch.where(larger, x[..., e], value)
+    return value
+
+
+def best_scale(x: torch.Tensor, weight: torch.Tensor, top: int, levels: tuple[float, ...]) -> torch.Tensor:
+    """The best step of a symmetric grid -top .. top - 1 for `x` (..., n), of one candidate per level.
+
+    A candidate divides the extreme element into `level` steps; the step is then refitted by least squares in the given
+    weights (..., n), and the one that removes most of the weighted energy wins.
+    """
+    inverse_extreme = inverse(extreme(x))
+    best = torch.zeros_like(inverse_extreme)
+    scale = torch.zeros_like(inverse_extreme)
+    for level in levels:
+        codes = (x * (-level * inverse_extreme)[..., None]).round().clamp(-top, top - 1)
+        weighted = weight * codes
+        slx, sll = ordered_sum(weighted * x), ordered_sum(weighted * codes)
+        candidate = slx * inverse(sll)
+        gain = candidate * slx
+        scale = torch.where(gain > best, candidate, scale)
+        best = torch.where(gain > best, gain, best)
+    return scale

@@ -1,0 +1,56 @@
+"""What columns can become once their parameters are fixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewbits.formats.exact import inverse
+from fewbits.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+
+@dataclass(frozen=True)
+class UniformGrid:
+    """Evenly spaced numbers scale * (code - zero) - offset, code = 0 .. top; `scale` and `offset` are (rows, cols).
+
+    >>> import torch
+    >>> grid = UniformGrid(scale=torch.tensor([[0.5, 0.5]]), offset=torch.tensor([[1.0, 1.0]]), top=15)
+    >>> grid.value(grid.nearest(torch.tensor([[0.3, -0.9]])))
+    tensor([[ 0.5000, -1.0000]])
+    """
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+    top: int
+    zero: int = 0
+    vector: int = 1
+
+    def nearest(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes (rows, cols) uint8; where the scale is 0 every code means the same and the one of step 0 is taken."""
+        steps = ((x + self.offset) * inverse(self.scale)).round().clamp(-self.zero, self.top - self.zero)
+        return (steps + self.zero).to(torch.uint8)
+
+    def value(self, codes: torch.Tensor) -> torch.Tensor:
+        """Numbers (rows, cols) float32."""
+        return self.scale * (codes.float() - self.zero) - self.offset
+
+
+@dataclass(frozen=True)
+class FloatGrid:
+    """The numbers of a floating-point type; codes are the numbers themselves in that type."""
+
+    dtype: torch.dtype
+    vector: int = 1
+
+    def nearest(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` rounded to the type, nearest even."""
+        return x.to(self.dtype)
+
+    def value(self, codes: torch.Tensor) -> torch.Tensor:
+        """Numbers (rows, cols) float32."""
+        return codes.float()

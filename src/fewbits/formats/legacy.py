@@ -1,0 +1,152 @@
+"""GGUF's formats with one 16-bit scale per 32 columns: Q4_0, Q5_0 and Q8_0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fewbits.formats.base import Bytes, Params
+from fewbits.formats.exact import best_scale, divided, inverse, ordered_sum, stored_half
+from fewbits.formats.grids import UniformGrid
+from fewbits.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+SPAN = 32
+_SOURCE = "GGUF specification, quantization type {}"
+
+
+@dataclass(frozen=True)
+class Symmetric:
+    """w = d * (code - top): codes of `code_bits` bits, one binary16 scale d per span of 32 columns.
+
+    The scale is searched for among `levels` (see `exact.best_scale`), evenly weighted unless importance is given;
+    without levels it is the largest magnitude over the largest code. d may be negative: the longer side of the codes
+    takes the largest element.
+    """
+
+    name: str
+    code_bits: int
+    levels: tuple[float, ...]
+    error_bound: float
+    layout: str
+    source: str
+    span: int = SPAN
+    rows: int = 1
+    vector: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.span_bytes == 2 + SPAN * self.code_bits // 8, "a scale of two bytes and the codes, nothing else"
+
+    @property
+    def top(self) -> int:
+        """The code that means 0."""
+        return int(2 ** (self.code_bits - 1))
+
+    @property
+    def equation(self) -> str:
+        """What a code means."""
+        return f"w = d * (code - {self.top})" if self.levels else "w = d * code"
+
+    @property
+    def span_bytes(self) -> int:
+        """Bytes of the scale and of 32 codes."""
+        return 2 + SPAN * self.code_bits // 8
+
+    @property
+    def largest(self) -> float:
+        """The largest scale times the largest code on both sides."""
+        return 65504.0 * (self.top - 1)
+
+    @property
+    def error_floor(self) -> float:
+        """Half a step of the smallest scales times the largest code."""
+        return 2.0**-25 * self.top
+
+    def prepare(self, slabs: Iterable[torch.Tensor]) -> None:
+        """Nothing is shared between rows."""
+
+    def fit(
+        self,
+        w: torch.Tensor,
+        *,
+        importance: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+        like: Params | None = None,
+    ) -> Params:
+        """d (rows, spans): searched for, or fitted to given codes (rows, cols) by least squares."""
+        x = w.reshape(len(w), -1, SPAN)
+        weight = torch.ones_like(x) if importance is None else importance.expand_as(w).reshape(x.shape)
+        if codes is not None:
+            steps = codes.float().reshape(x.shape) - self.top
+            d = ordered_sum((weight * steps) * x) * inverse(ordered_sum((weight * steps) * steps))
+        elif self.levels:
+            d = best_scale(x, weight, self.top, self.levels)
+        else:
+            d = divided(x.abs().amax(-1), self.top - 1)
+        return Params({"d": stored_half(d)})
+
+    def grid(self, params: Params, cols: slice | torch.Tensor) -> UniformGrid:
+        """What columns `cols` can become."""
+        scale = params["d"].repeat_interleave(SPAN, 1)[:, cols]
+        # Q8_0 keeps to the symmetric codes -127 .. 127: code 0 is never chosen.
+        return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top)
+
+    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
+        """The nearest codes (rows, cols) uint8."""
+        return self.grid(params, slice(None)).nearest(w)
+
+    def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
+        """The numbers (rows, cols) float32."""
+        return self.grid(params, slice(None)).value(codes)
+
+    def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
+        """Stored bytes (rows, bytes per row)."""
+        d = params["d"].half().cpu().numpy()
+        span = codes.reshape(len(codes), -1, SPAN).cpu().numpy()
+        scale = d[..., None].view(np.uint8)
+        if self.code_bits == 8:
+            parts = [scale, (span.astype(np.int16) - self.top).astype(np.int8).view(np.uint8)]
+        else:
+            nibbles = (span[..., :16] & 15) | (span[..., 16:] & 15) << 4
+            fifth = [np.packbits(span >> 4, axis=-1, bitorder="little")] if self.code_bits == 5 else []
+            parts = [scale, *fifth, nibbles]
+        return np.concatenate(parts, axis=-1).reshape(len(codes), -1)
+
+    def unpack(self, packed: Bytes, cols: int) -> tuple[torch.Tensor, Params]:
+        """Codes (rows, cols) uint8 and d (rows, spans)."""
+        span = np.ascontiguousarray(packed).reshape(len(packed), -1, self.span_bytes)
+        d = np.ascontiguousarray(span[..., :2]).view(np.float16)[..., 0].astype(np.float32)
+        if self.code_bits == 8:
+            codes = (span[..., 2:].view(np.int8).astype(np.int16) + self.top).astype(np.uint8)
+        else:
+            nibbles = span[..., -16:]
+            codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)
+        if self.code_bits == 5:
+            codes |= np.unpackbits(span[..., 2:6], axis=-1, bitorder="little") << 4
+        return torch.from_numpy(codes.reshape(len(packed), cols)), Params({"d": torch.from_numpy(d)})
+
+
+Q4_0 = Symmetric(
+    "Q4_0",
+    4,
+    (6.0, 6.625, 7.25, 7.875, 8.5),
+    0.3,
+    "d: binary16; 16 bytes: code e in the low half of byte e, code e + 16 in the high half",
+    _SOURCE.format("Q4_0"),
+)
+Q5_0 = Symmetric(
+    "Q5_0",
+    5,
+    (14.0, 14.625, 15.25, 15.875, 16.5),
+    0.15,
+    "d: binary16; 4 bytes: bit e is the fifth bit of code e; 16 bytes: low halves as in Q4_0",
+    _SOURCE.format("Q5_0"),
+)
+Q8_0 = Symmetric("Q8_0", 8, (), 0.0045, "d: binary16; 32 signed bytes", _SOURCE.format("Q8_0"))

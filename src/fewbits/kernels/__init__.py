@@ -1,0 +1,116 @@
+"""Native codecs over stored bytes: what a format does in torch, done by the best instruction set of this machine.
+
+Nothing here knows a method, a file or a layer. Every function names the format by its registry name and works on numpy
+views of stored bytes, so that a slab of a mapped checkpoint is read where it lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from fewbits.errors import KernelError
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+NUMBERS = {"F32": 4, "F16": 2, "BF16": 2}
+"""Plain numbers that slabs of sources hold, with their bytes."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One encoded slab: `stored` (rows, bytes per row) and, per row, sums over w: (w - stored)^2 and w^2."""
+
+    stored: Bytes
+    squared_error: Doubles
+    squared: Doubles
+    largest: float
+    not_finite: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The verifier's reading of a slab; `worst` is the largest error within a span over the span's largest |w|."""
+
+    squared_error: Doubles
+    squared: Doubles
+    worst: float
+
+
+@cache
+def _module() -> ModuleType:
+    try:
+        native = import_module("fewbits.kernels._native")
+    except ImportError as e:
+        raise KernelError(
+            f"the native module of fewbits cannot be loaded ({e}); install the package again with a C++17 compiler at hand"
+        ) from e
+    try:
+        native.isa()
+    except RuntimeError as e:
+        raise KernelError(str(e)) from e
+    return native
+
+
+def isa() -> str:
+    """The instruction set in use: scalar, avx2, avx512 or neon; `FEWBITS_ISA` forces one."""
+    name: str = _module().isa()
+    return name
+
+
+def available() -> list[str]:
+    """The instruction sets that this build and this processor both have."""
+    names: list[str] = _module().available()
+    return names
+
+
+@cache
+def formats() -> frozenset[str]:
+    """Names of the formats that have a native codec."""
+    return frozenset(_module().formats())
+
+
+def encode_rows(format_name: str, source: Bytes, numbers: str, row_bytes: int, *, isa: str = "") -> Encoded:
+    """Fit, choose and pack codes for `source`, (rows, bytes of `numbers`), into (rows, row_bytes).
+
+    The same numbers give the same bytes on every instruction set and in every slab. Raises ValueError when a width does
+    not fit the format.
+    """
+    rows = len(source)
+    stored = np.empty((rows, row_bytes), np.uint8)
+    squared_error, squared = np.empty(rows), np.empty(rows)
+    source = np.ascontiguousarray(source)
+    largest, not_finite = _module().encode(format_name, source, numbers, stored, squared_error, squared, isa)
+    return Encoded(stored, squared_error, squared, largest, not_finite)
+
+
+def decode_rows(format_name: str, stored: Bytes, cols: int, *, isa: str = "") -> Floats:
+    """The numbers (rows, cols) float32 of stored bytes (rows, bytes per row)."""
+    w = np.empty((len(stored), cols), np.float32)
+    _module().decode(format_name, np.ascontiguousarray(stored), w, isa)
+    return w
+
+
+def extent(source: Bytes, numbers: str, *, isa: str = "") -> tuple[float, int]:
+    """The largest magnitude in `source`, (rows, bytes of `numbers`), and its count of NaN and infinite numbers."""
+    largest, not_finite = _module().extent(np.ascontiguousarray(source), numbers, isa)
+    return largest, not_finite
+
+
+def compare_rows(format_name: str, stored: Bytes, source: Bytes, numbers: str, floor: float = 0.0) -> Compared:
+    """Decode `stored` with the verifier's own reader and compare it with `source`; both (rows, bytes per row).
+
+    Errors of up to `floor` do not count towards `worst`: 16-bit scales cannot tell smaller numbers apart.
+    """
+    rows = len(source)
+    squared_error, squared, worst = np.empty(rows), np.empty(rows), np.empty(rows)
+    stored, source = np.ascontiguousarray(stored), np.ascontiguousarray(source)
+    _module().compare(format_name, stored, source, numbers, squared_error, squared, worst, floor)
+    return Compared(squared_error, squared, float(worst.max(initial=0.0)))
