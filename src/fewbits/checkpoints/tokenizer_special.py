@@ -57,19 +57,30 @@ def special_tokens(source: TokenizerSource, config: Mapping[str, Any], numbers: 
 def _around(
     source: TokenizerSource, numbers: Mapping[str, int], found: Mapping[str, int]
 ) -> tuple[int | None, int | None]:
-    """The tokens before and after every text: explicit settings count before the post-processor, as in transformers."""
-    add_bos, add_eos = source.settings.get("add_bos_token"), source.settings.get("add_eos_token")
-    if add_bos is not None or add_eos is not None:
-        return (found.get("bos") if add_bos else None), (found.get("eos") if add_eos else None)
+    """The tokens before and after every text, as the post-processor of tokenizer.json states them."""
     if not source.data:
         # A bare SentencePiece model says nothing; Llama's tokenizer class adds the token before the text.
-        return found.get("bos"), None
+        add_bos, add_eos = source.settings.get("add_bos_token", True), source.settings.get("add_eos_token", False)
+        return (found.get("bos") if add_bos else None), (found.get("eos") if add_eos else None)
     before, after = _template(source, source.data.get("post_processor"))
     if len(before) > 1 or len(after) > 1 or any(text not in numbers for text in before + after):
         raise CheckpointError(
             f"{source.path} puts {before} before and {after} after a text; a GGUF file can state one known token each."
         )
     return (numbers[before[0]] if before else None), (numbers[after[0]] if after else None)
+
+
+def contradictions(source: TokenizerSource, metadata: Mapping[str, Value]) -> tuple[str, ...]:
+    """A sentence for each setting of tokenizer_config.json that tokenizer.json contradicts."""
+    notes = []
+    for name in ("add_bos_token", "add_eos_token"):
+        stated, done = source.settings.get(name), metadata[f"{PREFIX}.{name}"].value
+        if isinstance(stated, bool) and stated is not done:
+            notes.append(
+                f"tokenizer_config.json states {name} = {str(stated).lower()} and tokenizer.json does otherwise; "
+                "tokenizer.json counts, as in transformers."
+            )
+    return tuple(notes)
 
 
 def _template(source: TokenizerSource, stated: Any) -> tuple[list[str], list[str]]:
