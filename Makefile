@@ -1,7 +1,7 @@
 # make demo    quantize the embedded model, compare, print the tables
 # make test    everything that has to be right (what CI runs first)
 # make peers   install llama.cpp's Python package (builds for ten minutes, once) and run the tests against it
-# make bench   speed and memory, next to llama.cpp in the same run
+# make bench   speed, memory and quality next to llama.cpp in the same run; the figures go into README.md
 # make neon    compile the kernels for 64-bit ARM, and run their self-test where an emulator is installed
 #
 # A machine needs git, make, g++ and Python >= 3.10 with venv and headers; all else comes from PyPI into .venv.
@@ -49,8 +49,7 @@ peers: $(VENV)/.peers
 	$(BIN)/python scripts/count_peers.py build/peers.xml tests/peers/skips.toml
 
 bench: $(VENV)/.peers
-	$(BIN)/python bench/quantize.py
-	$(BIN)/python bench/quality.py
+	$(BIN)/python scripts/readme_figures.py
 
 neon:
 	bash scripts/neon.sh
