@@ -13,8 +13,9 @@ import pytest
 import torch
 import transformers
 
-from fewbits.checkpoints.base import Conversion
+from fewbits.checkpoints.base import Conversion, Value
 from fewbits.checkpoints.huggingface import convert_directory
+from fewbits.checkpoints.pretokenizers import PreTokenizer, pretokenizers
 from references.conversion_file import write_f16
 from references.random_models import (
     HARD_TEXT,
@@ -240,3 +241,19 @@ def test_special_tokens_are_those_of_transformers(directory: Path, tmp_path: Pat
     if tokenizer.bos_token_id is not None:
         assert peer.token_bos() == tokenizer.bos_token_id
     peer.close()
+
+
+@pytest.mark.parametrize("known", pretokenizers(), ids=lambda known: f"{known.name}-{len(known.steps)}")
+def test_every_known_pre_tokenizer_cuts_as_llama_cpp_does(known: PreTokenizer, tmp_path: Path) -> None:
+    tokenizer = byte_level_tokenizer(steps=known.steps, ignore_merges=known.ignore_merges)
+    save_byte_level(tmp_path, tokenizer)
+    save_model(tmp_path, small_config(transformers.LlamaConfig, rows=tokenizer.get_vocab_size()))
+    conversion = convert_directory(tmp_path)
+    assert conversion.metadata["tokenizer.ggml.pre"].value == known.name
+    for name in (known.name, *known.also):
+        metadata = {**conversion.metadata, "tokenizer.ggml.pre": Value(name, "string")}
+        file = write_f16(dataclasses.replace(conversion, metadata=metadata), tmp_path / f"{name}.gguf")
+        peer = load(file, vocab_only=True)
+        for text in (HARD_TEXT, manual()[:30_000]):
+            assert peer.tokenize(text.encode(), add_bos=False, special=True) == tokenizer.encode(text).ids, name
+        peer.close()

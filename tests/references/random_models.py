@@ -35,12 +35,16 @@ def manual() -> str:
 def byte_level_tokenizer(
     *,
     pattern: str | None = None,
+    steps: tuple[str, ...] = (),
     ignore_merges: bool = False,
     nfc: bool = False,
     bos: str | None = None,
     size: int = 900,
 ) -> Tokenizer:
-    """A byte-level BPE tokenizer trained on the manual; `pattern` None = GPT-2's; `bos` is put before every text."""
+    """A byte-level BPE tokenizer trained on the manual; `bos` is put before every text.
+
+    It cuts by `pattern`, or by `steps` as pretokenizers.toml names them; with neither as GPT-2 does.
+    """
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if pattern is not None:
@@ -50,6 +54,8 @@ def byte_level_tokenizer(
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
+    if steps:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([_cut(step) for step in steps])
     if nfc:
         tokenizer.normalizer = normalizers.NFC()
     trainer = trainers.BpeTrainer(
@@ -66,6 +72,17 @@ def byte_level_tokenizer(
             single=[bos, "$A"], special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
     return tokenizer
+
+
+def _cut(step: str) -> pre_tokenizers.PreTokenizer:
+    name, _, pattern = step.partition(": ")
+    known = {
+        "Split isolated": lambda: pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+        "Digits": lambda: pre_tokenizers.Digits(individual_digits=True),
+        "ByteLevel": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        "ByteLevel regex": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
+    }
+    return known[name]()
 
 
 def save_byte_level(directory: Path, tokenizer: Tokenizer) -> None:

@@ -27,13 +27,18 @@ class PreTokenizer:
     name: str
     ignore_merges: bool
     steps: tuple[str, ...]
+    also: tuple[str, ...] = ()
+    """Other names of the same way in GGUF files."""
 
 
 @cache
 def pretokenizers() -> tuple[PreTokenizer, ...]:
     """Every known pre-tokenizer, from the data file."""
     text = (resources.files("fewbits.checkpoints") / "pretokenizers.toml").read_text(encoding="utf-8")
-    return tuple(PreTokenizer(k["name"], k["ignore_merges"], tuple(k["steps"])) for k in tomllib.loads(text)["kind"])
+    return tuple(
+        PreTokenizer(kind["name"], kind["ignore_merges"], tuple(kind["steps"]), tuple(kind.get("also", ())))
+        for kind in tomllib.loads(text)["kind"]
+    )
 
 
 def _byte_level(step: Mapping[str, Any]) -> str:
@@ -85,7 +90,7 @@ def recognise(path: Path, stated: Any, ignore_merges: bool) -> PreTokenizer:
 def by_name(name: str) -> PreTokenizer:
     """The first known pre-tokenizer that GGUF files call `name`; raises CheckpointError when there is none."""
     for known in pretokenizers():
-        if known.name == name:
+        if name == known.name or name in known.also:
             return known
     names = ", ".join(dict.fromkeys(known.name for known in pretokenizers()))
     raise CheckpointError(f"the pre-tokenizer {name!r} of the GGUF file is not known. Known: {names}.")

@@ -134,11 +134,11 @@ def _add_special(tokenizer: Tokenizer, metadata: Mapping[str, Value]) -> None:
     from tokenizers import AddedToken
 
     tokens = _need(metadata, "tokens", list)
-    for text, kind in zip(tokens, _kinds(metadata, tokens), strict=True):
-        if kind in (TokenKind.CONTROL, TokenKind.UNKNOWN):
-            tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
-        elif kind == TokenKind.USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(text, special=False, normalized=False)])
+    kinds = list(zip(tokens, _kinds(metadata, tokens), strict=True))
+    special = [text for text, kind in kinds if kind in (TokenKind.CONTROL, TokenKind.UNKNOWN)]
+    defined = [text for text, kind in kinds if kind == TokenKind.USER_DEFINED]
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in defined])
 
 
 def _surround(tokenizer: Tokenizer, metadata: Mapping[str, Value]) -> None:
