@@ -104,30 +104,27 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
         ("parameters", figures.count(i.parameters)),
         ("bits per weight", f"{i.bits_per_weight:.3f}"),
     ]
-    tensors = _table(
-        "Tensors",
-        ("name", "left"),
-        ("shape", "right"),
-        ("format", "left"),
-        ("bytes", "right"),
-        ("bits/weight", "right"),
-    )
-    for t in i.tensors:
-        shape = " x ".join(map(str, t.shape)) or "1"
-        tensors.add_row(Text(_clean(t.name)), shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
-    formats = _table(
-        "Formats",
-        ("format", "left"),
-        ("tensors", "right"),
-        ("parameters", "right"),
-        ("share", "right"),
-        ("bytes", "right"),
-    )
-    for f in i.formats:
-        share = figures.percent(f.share)
-        formats.add_row(f.format, str(f.tensors), figures.count(f.parameters), share, figures.size(f.bytes))
     metadata = [(key, value if isinstance(value, str) else repr(value)) for key, value in i.metadata.items()]
-    return [tensors, *([_facts("Metadata", metadata)] if metadata else []), formats, _facts("File", facts)]
+    described = [_facts("Metadata", metadata)] if metadata else []
+    return [_tensor_table(i), *described, _share_table(i), _facts("File", facts)]
+
+
+def _tensor_table(inspection: Inspection) -> Table:
+    columns = (("shape", "right"), ("format", "left"), ("bytes", "right"), ("bits/weight", "right"))
+    table = _table("Tensors", ("name", "left"), *columns)
+    for t in inspection.tensors:
+        shape = " x ".join(map(str, t.shape)) or "1"
+        table.add_row(Text(_clean(t.name)), shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
+    return table
+
+
+def _share_table(inspection: Inspection) -> Table:
+    columns = (("tensors", "right"), ("parameters", "right"), ("share", "right"), ("bytes", "right"))
+    table = _table("Formats", ("format", "left"), *columns)
+    for f in inspection.formats:
+        share = figures.percent(f.share)
+        table.add_row(f.format, str(f.tensors), figures.count(f.parameters), share, figures.size(f.bytes))
+    return table
 
 
 def _format_table(formats: Iterable[FormatSummary], *, errors: bool = False) -> Table:

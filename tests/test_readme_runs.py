@@ -1,0 +1,30 @@
+"""The README's Python runs as it is printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_runs(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert code is not None
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "out").mkdir()
+    text = tmp_path / "out" / "text.txt"
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "demo_text.py"), str(text)], check=True)
+    text.write_text(text.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-c", code[1]], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr
+    sha256, divergence, bits = done.stdout.split()
+    assert len(sha256) == 64
+    assert 0 < float(divergence) < 1
+    assert 4.5 < float(bits) < 6.5
