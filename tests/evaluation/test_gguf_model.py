@@ -225,3 +225,11 @@ def test_a_format_that_nothing_decodes_is_refused(pocket_f16: Path, monkeypatch:
     monkeypatch.setattr("fewbits.evaluation.decoding._known_to_gguf", lambda: {"Q4_0"})
     with pytest.raises(EvaluationError, match="stored as F16 cannot be decoded"):
         open_model(pocket_f16).load()
+
+
+def test_logits_from_a_position_on_are_the_last_rows_of_all(pocket_f16: Path) -> None:
+    model, ids = open_model(pocket_f16).load(), torch.arange(40)
+    with torch.inference_mode():
+        everything = model.logits(ids)
+        for first in (0, 1, 20, 39):
+            assert torch.allclose(model.logits(ids, first), everything[first:], atol=1e-4)

@@ -175,7 +175,7 @@ def _score(original: LoadedModel, quantized: LoadedModel, windows: Ids, progress
 
 def _logits(model: LoadedModel, role: str, ids: torch.Tensor, scored: range, number: int, total: int) -> torch.Tensor:
     """The scored rows of one window's logits; raises EvaluationError when they are not numbers."""
-    rows = model.logits(ids)[scored.start : scored.stop]
+    rows = model.logits(ids, scored.start)[: len(scored)]
     if not bool(rows.isfinite().all()):
         raise EvaluationError(
             f"{model.path}: the {role} model answers NaN or infinity in window {number} of {total}; its weights are "

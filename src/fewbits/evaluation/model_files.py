@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,10 +47,14 @@ class LoadedModel:
     path: Path
     network: torch.nn.Module
 
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        """Float32 logits (tokens, vocabulary) after each of `ids` (tokens,)."""
-        out: torch.Tensor = self.network(input_ids=ids[None], use_cache=False).logits[0]
-        return out.float()
+    def logits(self, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Float32 logits (tokens - first, vocabulary) after each of `ids` (tokens,) from position `first` on."""
+        options: dict[str, Any] = {"use_cache": False}
+        # The head of a large vocabulary is half of a small model's work: it is spared where nothing is scored.
+        if "logits_to_keep" in signature(self.network.forward).parameters:
+            options["logits_to_keep"] = len(ids) - first
+        out: torch.Tensor = self.network(input_ids=ids[None], **options).logits[0]
+        return out[first - len(ids) :].float()
 
 
 class ModelFile(Protocol):
