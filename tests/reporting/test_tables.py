@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fewbits.evaluation.compare import Comparison
+from fewbits.evaluation.metrics import Estimate
+from fewbits.inspection import inspect
 from fewbits.reporting import tables
 from references import records
 
@@ -92,3 +95,55 @@ def test_a_hostile_name_drives_neither_terminal_nor_markup(tmp_path: Path) -> No
 
     assert "\x1b" not in text
     assert "[red]x[/red]" in text
+
+
+def test_an_inspection_lists_tensors_formats_and_metadata(pocket: Path) -> None:
+    text = drawn(tables.inspection_tables(inspect(pocket)))
+
+    for expected in (
+        "model.embed_tokens.weight",
+        "4096 x 256",
+        "BF16",
+        "LlamaForCausalLM",
+        "16.000",
+        "8.40 MB",
+        "100%",
+    ):
+        assert expected in text
+
+
+def test_a_comparison_shows_figures_with_their_intervals() -> None:
+    comparison = Comparison(
+        original="a",
+        quantized="b.gguf",
+        text="t.txt",
+        text_sha256="0" * 64,
+        context=512,
+        windows=9,
+        tokens=2295,
+        perplexity_original=28.5734,
+        perplexity_quantized=29.25,
+        perplexity_ratio=Estimate(1.0237, 0.001, 1.021, 1.026),
+        kl_divergence_mean=0.0212,
+        kl_divergence=Estimate(0.0212, 0.0005, 0.02, 0.0224),
+        kl_divergence_median=0.01,
+        kl_divergence_p99=0.2,
+        kl_divergence_p999=0.4,
+        kl_divergence_max=1.25,
+        top1_agreement=0.93,
+        top1=Estimate(0.93, 0.01, 0.91, 0.95),
+        bytes_original=8_397_312,
+        bytes_quantized=3_000_000,
+        bits_per_weight=5.1,
+        dtype="float32",
+        protocol="windows",
+        notes=("The context was shrunk.",),
+        versions={},
+    )
+
+    text = drawn(tables.comparison_tables(comparison))
+
+    for expected in ("28.5734", "x 1.0237 (95%: 1.0210 to 1.0260)", "0.02120", "93.00% (95%: 91.00% to 95.00%)"):
+        assert expected in text
+    for expected in ("8.40 MB", "3.00 MB", "35.7%", "Note: The context was shrunk.", "2295 tokens", "5.100"):
+        assert expected in text
