@@ -39,6 +39,8 @@ def special_tokens(source: TokenizerSource, config: Mapping[str, Any], numbers: 
     found: dict[str, int] = {}
     for role in _KEYS:
         text = _stated_text(source.settings, role)
+        if text is None and role == "unk" and source.data:
+            text = source.data["model"].get("unk_token")
         number = numbers.get(text) if text is not None else _stated_number(config, role, source.rows)
         if number is not None:
             found[role] = number

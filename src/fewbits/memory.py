@@ -1,0 +1,44 @@
+"""Peak memory of a piece of work: resident pages that are not backed by files."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_PAGES = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
+_INTERVAL = 0.02
+"""Seconds between two looks."""
+
+
+def resident_memory() -> int:
+    """Bytes of resident memory less file-backed pages; the process's largest resident size where /proc is missing."""
+    try:
+        return 1024 * sum(map(int, _PAGES.findall(_STATUS.read_text(encoding="ascii"))))
+    except OSError:  # pragma: no cover - not Linux
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class PeakMemory:
+    """A context manager that looks at resident memory many times a second; `peak` is the largest seen, in bytes."""
+
+    def __init__(self) -> None:
+        self.peak = resident_memory()
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="fewbits-memory", daemon=True)
+
+    def _watch(self) -> None:
+        while not self._done.wait(_INTERVAL):
+            self.peak = max(self.peak, resident_memory())
+
+    def __enter__(self) -> PeakMemory:
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watcher.join()
+        self.peak = max(self.peak, resident_memory())

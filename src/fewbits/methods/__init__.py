@@ -1,0 +1,19 @@
+"""The methods, by name; adding one is a file and a line here."""
+
+from __future__ import annotations
+
+from fewbits.errors import RecipeError
+from fewbits.methods.base import Method
+from fewbits.methods.nearest import Nearest
+from fewbits.registry import Registry
+
+__all__ = ["METHODS", "Method", "get"]
+
+METHODS: Registry[Method] = Registry("method", RecipeError)
+for _method in (Nearest(),):
+    METHODS.add(_method.name, _method)
+
+
+def get(name: str) -> Method:
+    """The method called `name`; raises RecipeError, naming the nearest known names."""
+    return METHODS.get(name)

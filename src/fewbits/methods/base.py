@@ -1,0 +1,31 @@
+"""The method protocol: given a matrix and a format, which codes. A method knows no particular format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fewbits.formats.base import Format
+from fewbits.qtensor import QTensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Method(Protocol):
+    """One way to choose codes."""
+
+    @property
+    def name(self) -> str:
+        """The registry's name."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the statistics that `solve` reads; empty when no calibration data are wanted."""
+
+    @property
+    def codec_is_enough(self) -> bool:
+        """Whether `solve` is just the format's own fit and encode, which a native codec does in one pass."""
+
+    def solve(self, w: torch.Tensor, format: Format, stats: Mapping[str, Any]) -> QTensor:
+        """Codes and parameters for `w` (rows, cols) float32; rows do not influence each other."""

@@ -1,0 +1,34 @@
+"""Round to nearest: the format's best parameters for the weights alone, then the nearest codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fewbits.formats.base import Format
+from fewbits.qtensor import QTensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """min over parameters, then over codes, of the weighted squared error of each weight on its own.
+
+    >>> import torch
+    >>> from fewbits import formats
+    >>> q = Nearest().solve(torch.tensor([[0.5] * 16 + [-1.0] * 16]), formats.get("Q8_0"), {})
+    >>> q.dequantize()[0, [0, 31]]
+    tensor([ 0.5040, -1.0001])
+    """
+
+    name: str = "nearest"
+    needs: frozenset[str] = frozenset()
+    codec_is_enough: bool = True
+
+    def solve(self, w: torch.Tensor, format: Format, stats: Mapping[str, Any]) -> QTensor:
+        """Fit, then encode `w` (rows, cols) float32."""
+        params = format.fit(w)
+        return QTensor(format, format.encode(w, params), params)

@@ -1,0 +1,157 @@
+"""Open a written file as a stranger would, and compare every tensor with the source, read again.
+
+Nothing of the way in is used on the way out: the header is read by our reader (the gguf package wrote it), the bytes are
+decoded by a reader of their own (native/verify), names go from the file to the source through the architecture facts
+(the gguf package's map brought them here), and where llama.cpp wants the rows of a head interleaved, the row is computed
+from its number. Success is refused unless each tensor is there once, agrees with the source within its format's bound,
+and has exactly the error that was recorded while it was written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fewbits import formats, kernels
+from fewbits.checkpoints.base import Bytes, Order, Reader, StoredTensor, Value
+from fewbits.checkpoints.configuration import read_configuration
+from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.safetensors import open_directory
+from fewbits.digest import sha256_of
+from fewbits.errors import VerificationError
+from fewbits.workers import Workers, row_slabs
+
+TOLERANCE = 1e-9
+"""Relative difference allowed between the recorded and the measured error: both sum the same numbers in float64."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What one tensor of the file must hold: rows of `source` in `order`, off by exactly `relative_rms`."""
+
+    source: StoredTensor
+    order: Order | None
+    format: str
+    relative_rms: float
+
+
+def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTensor, Order | None]]:
+    """Target name -> (source tensor, row order) for the model directory `path`, from its configuration alone."""
+    config = read_configuration(path)
+    reader, _ = open_directory(path)
+    facts = config.architecture.facts(config.values, config.layers)
+    width = _head_width(file)
+    return {
+        name: (reader.read(source), _pairs(reader.read(source).rows, width) if fact.order == "rope" else None)
+        for name, (source, fact) in facts.items()
+    }
+
+
+def expect_gguf(reader: Reader) -> dict[str, tuple[StoredTensor, Order | None]]:
+    """Target name -> source tensor for a GGUF source: the same name, rows as they are."""
+    return {name: (reader.read(name), None) for name in reader.names()}
+
+
+def _head_width(file: GGUFReader) -> int:
+    name = file.metadata["general.architecture"].value
+    stated = file.metadata.get(f"{name}.attention.key_length") or file.metadata.get(f"{name}.rope.dimension_count")
+    if stated is None:
+        raise VerificationError(f"{file.path} does not state the width of its heads; it is not kept.")
+    return int(stated.value)
+
+
+def _pairs(rows: int, width: int) -> Order:
+    """Source row of each row in the file: number i within a head of `width` comes from i // 2, odd ones from the upper half."""
+    row = np.arange(rows, dtype=np.int64)
+    within = row % width
+    return row - within + within // 2 + (within % 2) * (width // 2)
+
+
+def verify(
+    path: Path,
+    metadata: Mapping[str, Value],
+    expected: Mapping[str, Expectation],
+    workers: Workers,
+    progress: Callable[[int, int], None],
+) -> str:
+    """Check the file `path` against what it must hold and return its SHA-256; raises VerificationError."""
+    digest = workers.submit(lambda: sha256_of(path))
+    file = GGUFReader(path)
+    _check_metadata(file, metadata)
+    if set(file.names()) != set(expected):
+        odd = sorted(set(file.names()) ^ set(expected))
+        raise VerificationError(f"{path} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept.")
+    total = sum(e.source.buffer.size for e in expected.values())
+    done = 0
+    for name in file.names():
+        done = _check_tensor(file.read(name), expected[name], workers, lambda n: progress(n, total), done)
+    return digest.result()
+
+
+def _check_metadata(file: GGUFReader, metadata: Mapping[str, Value]) -> None:
+    for key, value in metadata.items():
+        found = file.metadata.get(key)
+        if found is None and value.type.startswith("array") and not len(value.value):
+            continue  # an empty array is not written
+        if found is None or found.type != value.type or found.value != value.value:
+            raise VerificationError(f"{file.path} does not hold the metadata key {key} as it should; it is not kept.")
+
+
+def _check_tensor(
+    stored: StoredTensor, want: Expectation, workers: Workers, progress: Callable[[int], None], done: int
+) -> int:
+    """Compare one tensor slab by slab; returns the source bytes compared so far."""
+    source, name = want.source, stored.name
+    if stored.format != want.format or stored.shape != source.shape:
+        raise VerificationError(
+            f"tensor {name} is {stored.format} {stored.shape} in the file and should be {want.format} {source.shape}; "
+            "the file is not kept."
+        )
+    format = formats.get(stored.format)
+
+    def compare(slab: tuple[int, int]) -> kernels.Compared:
+        rows = stored.slab(*slab)
+        return kernels.compare_rows(format.name, rows, _source_rows(want, *slab), source.format, format.error_floor)
+
+    errors: list[float] = []
+    squares: list[float] = []
+    worst = 0.0
+    for (start, stop), result in workers.in_order(compare, row_slabs(source.rows, source.buffer.size // source.rows)):
+        errors += result.squared_error.tolist()
+        squares += result.squared.tolist()
+        worst = max(worst, result.worst)
+        done += source.buffer.size // source.rows * (stop - start)
+        progress(done)
+    measured = relative_rms(errors, squares)
+    if not math.isclose(measured, want.relative_rms, rel_tol=TOLERANCE, abs_tol=1e-15):
+        raise VerificationError(
+            f"tensor {name} is off by {measured:.6g} (relative RMS) when read back and {want.relative_rms:.6g} was "
+            "recorded; the file does not hold what was meant and is not kept."
+        )
+    if not worst <= format.error_bound:
+        raise VerificationError(
+            f"tensor {name} has an element off by {worst:.3g} of its span's largest, beyond the {format.error_bound:.3g} "
+            f"of {format.name}; its numbers do not suit this format: choose a wider one."
+        )
+    return done
+
+
+def _source_rows(want: Expectation, start: int, stop: int) -> Bytes:
+    if want.order is None:
+        return want.source.slab(start, stop)
+    rows: Bytes = want.source.slab(0, want.source.rows)[want.order[start:stop]]
+    return rows
+
+
+def relative_rms(errors: list[float], squares: list[float]) -> float:
+    """sqrt(sum of squared errors / sum of squares), exactly summed so that no order of rows matters; 0 for 0 / 0.
+
+    >>> relative_rms([0.01, 0.03], [1.0, 3.0])
+    0.1
+    """
+    error, square = math.fsum(errors), math.fsum(squares)
+    return math.sqrt(error / square) if square > 0 else (0.0 if error == 0 else math.inf)
