@@ -30,14 +30,16 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
     placements, notes = _place(config, reader)
     tokenizer = read_tokenizer(path, config)
     factors = frequency_factors(config)
+    metadata = {
+        **_general(path, name),
+        **_model_metadata(config),
+        **scaling_metadata(config),
+        **tokenizer.metadata,
+    }
+    _check_text(path, metadata)
     return Conversion(
         architecture=config.architecture.gguf,
-        metadata={
-            **_general(path, name),
-            **_model_metadata(config),
-            **scaling_metadata(config),
-            **tokenizer.metadata,
-        },
+        metadata=metadata,
         placements=(*placements, *([factors] if factors else ())),
         files=(config.path, *tokenizer.files, *shards),
         notes=(*notes, *_window_notes(config), *tokenizer.notes),
@@ -46,6 +48,18 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
 
 def _general(path: Path, name: str | None) -> dict[str, Value]:
     return {"general.type": Value("model", "string"), "general.name": Value(name or path.resolve().name, "string")}
+
+
+def _check_text(path: Path, metadata: dict[str, Value]) -> None:
+    """JSON can spell half a character, which no UTF-8 file can hold; it is found here and not while writing."""
+    for key, value in metadata.items():
+        if value.type in ("string", "array:string"):
+            try:
+                "".join(value.value).encode("utf-8")
+            except UnicodeEncodeError:
+                raise CheckpointError(
+                    f"{path} spells {key} with half a character (a lone surrogate), which no file can hold; correct it."
+                ) from None
 
 
 def _model_metadata(config: Configuration) -> dict[str, Value]:

@@ -106,7 +106,7 @@ def _prepend_scheme(source: TokenizerSource) -> str:
         elif kind == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE:
             replaced = True
         elif kind == "Metaspace" and step.get("replacement", SPACE) == SPACE and not _cuts(source, step):
-            scheme, replaced = _metaspace_scheme(step), True
+            scheme, replaced = _metaspace_scheme(source, step), True
         else:
             raise CheckpointError(f"{source.path} prepares text by {quoted(step)}, which a GGUF file cannot state.")
     if not replaced:
@@ -124,10 +124,12 @@ def _flat(stated: Any, members: str) -> list[dict[str, Any]]:
     return [stated]
 
 
-def _metaspace_scheme(step: Mapping[str, Any]) -> str:
-    if "prepend_scheme" in step:
-        return str(step["prepend_scheme"])
-    return "always" if step.get("add_prefix_space", True) else "never"
+def _metaspace_scheme(source: TokenizerSource, step: Mapping[str, Any]) -> str:
+    usual = "always" if step.get("add_prefix_space", True) else "never"
+    stated = step.get("prepend_scheme", usual)
+    if stated not in ("always", "first", "never"):
+        raise CheckpointError(f"{source.path} has the prepend_scheme {quoted(stated)}, which is not known.")
+    return str(stated)
 
 
 def _cuts(source: TokenizerSource, step: Mapping[str, Any]) -> bool:

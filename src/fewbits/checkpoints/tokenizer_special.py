@@ -40,7 +40,7 @@ def special_tokens(source: TokenizerSource, config: Mapping[str, Any], numbers: 
     for role in _KEYS:
         text = _stated_text(source.settings, role)
         if text is None and role == "unk" and source.data:
-            text = source.data["model"].get("unk_token")
+            text = _stated_text(source.data["model"], role)
         number = numbers.get(text) if text is not None else _stated_number(config, role, source.rows)
         if number is not None:
             found[role] = number
@@ -98,11 +98,17 @@ def _template(source: TokenizerSource, stated: Any) -> tuple[list[str], list[str
     pieces = stated.get("single") if kind == "TemplateProcessing" else None
     if not isinstance(pieces, list):
         raise CheckpointError(f"{source.path} has the post-processor {kind}, which a GGUF file cannot state.")
-    texts = [piece.get("SpecialToken", {}).get("id") if isinstance(piece, dict) else None for piece in pieces]
+    texts = [_special_text(piece) for piece in pieces]
     if texts.count(None) != 1:
         raise CheckpointError(f"{source.path} puts a single text together from {len(texts)} odd pieces; it is damaged.")
     middle = texts.index(None)
-    return [str(t) for t in texts[:middle]], [str(t) for t in texts[middle + 1 :]]
+    return [t for t in texts[:middle] if t], [t for t in texts[middle + 1 :] if t]
+
+
+def _special_text(piece: Any) -> str | None:
+    """The special token that a piece of a template stands for; None where it stands for the text."""
+    special = piece.get("SpecialToken") if isinstance(piece, dict) else None
+    return str(special.get("id")) if isinstance(special, dict) else None
 
 
 def chat_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, Value]:

@@ -112,7 +112,7 @@ def added_tokens(source: TokenizerSource) -> list[AddedToken]:
     decoder = source.settings.get("added_tokens_decoder") or {}
     if not isinstance(listed, list) or not isinstance(decoder, dict):
         raise CheckpointError(f"{source.path} has added tokens that are no list; the file is damaged.")
-    known = {raw.get("id") for raw in listed if isinstance(raw, dict)}
+    known = {raw.get("id") for raw in listed if isinstance(raw, dict) and type(raw.get("id")) is int}
     more = [{**raw, "id": int(key)} for key, raw in decoder.items() if key.isdecimal() and isinstance(raw, dict)]
     result = []
     for raw in [*listed, *(raw for raw in more if raw["id"] not in known)]:
