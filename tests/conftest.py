@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parent.parent
+# For the programs that tests start: this package, whatever is installed, and no network.
+os.environ["PYTHONPATH"] = str(ROOT / "src")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")
 def pocket() -> Path:
     """The directory of the embedded model; tests that change it work on a copy."""
-    return Path(__file__).parent.parent / "examples" / "models" / "pocket-llama"
+    return ROOT / "examples" / "models" / "pocket-llama"

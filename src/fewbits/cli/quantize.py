@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +61,7 @@ def command(
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
+        stack.enter_context(_naming(output))
         report = stack.enter_context(progress_report(*stages, quiet=quiet or dry_run))
         result = quantize(
             source,
@@ -73,6 +76,17 @@ def command(
             progress=report,
         )
     _print_result(result, as_json=as_json, quiet=quiet, preview_shown=bool(shown))
+
+
+@contextlib.contextmanager
+def _naming(output: Path) -> Iterator[None]:
+    """Say which file found no room: the system's error of a failed write does not name it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            error.filename = str(output)
+        raise
 
 
 def _choices(ctx: click.Context) -> list[str]:
