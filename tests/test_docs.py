@@ -9,7 +9,7 @@ import click
 import pytest
 
 import fewbits
-from fewbits.cli.main import COMMANDS, cli
+from fewbits.cli.commands import COMMANDS, cli
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]

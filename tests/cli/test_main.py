@@ -14,8 +14,9 @@ from typing import Any
 import click
 import pytest
 
+from fewbits.cli.commands import COMMANDS
 from fewbits.cli.failure import describe
-from fewbits.cli.main import COMMANDS, main
+from fewbits.cli.main import main
 from fewbits.errors import CheckpointError
 from references import records
 
@@ -202,3 +203,23 @@ def test_a_full_stdout_is_said_in_one_sentence() -> None:
 
     assert done.returncode == 2
     assert done.stderr == "fewbits: no space is left on the device; free some, or write to another disk.\n"
+
+
+@pytest.mark.parametrize("module", ["click", "fewbits.cli.quantize", "numpy", "fewbits.checkpoints.opening"])
+def test_an_interrupt_while_modules_load_is_one_sentence_too(module: str, pocket: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+class Interrupt:
+    def find_spec(name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(Interrupt)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt)
+from fewbits.cli.main import main
+sys.exit(main(["quantize", {str(pocket)!r}, "-o", {str(tmp_path / "o.gguf")!r}]))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fewbits: interrupted; nothing half-done was left behind.\n"

@@ -12,7 +12,6 @@ import click
 
 from fewbits.errors import FewbitsError
 
-FAILURE = 2
 DEBUG = "FEWBITS_DEBUG"
 ISSUES = "the project's issue tracker"
 

@@ -1,0 +1,67 @@
+"""The commands, found by name and imported when they are used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from fewbits.cli.surroundings import calm
+
+COMMANDS = {
+    "quantize": "Make a model smaller, verify the result and say what it cost.",
+    "compare": "Measure perplexity, KL divergence and agreement of two models on a text.",
+    "inspect": "List a file's tensors, formats, sizes and metadata.",
+}
+
+
+class LazyCommands(click.Group):
+    """A group whose commands are imported when they are used, so that `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The command names, in the order in which a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module named after the command; None when there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"fewbits.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        import fewbits
+
+        click.echo(f"fewbits {fewbits.__version__}")
+        ctx.exit()
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def cli() -> None:
+    """Make AI models small by quantization, and prove what it cost."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns its exit code, and raises whatever goes wrong."""
+    # Not cli.main(): it turns an interrupt and a closed pipe into words and codes of its own.
+    try:
+        with calm(), cli.make_context("fewbits", arguments) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as finished:  # --help and --version end this way
+        return finished.exit_code
+    return 0
