@@ -64,6 +64,8 @@ class Comparison:
     notes: tuple[str, ...]
     """What was done otherwise than asked, one sentence each."""
     versions: dict[str, str]
+    kl_per_window: tuple[float, ...] = ()
+    """Mean per window, so that two files measured on one text can be compared window by window; not in the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain data, one key per figure."""
@@ -78,6 +80,7 @@ class Comparison:
             data[f"{key}_standard_error"] = figures["standard_error"]
             data[f"{key}_interval_95"] = [figures["low"], figures["high"]]
         data["notes"] = list(self.notes)
+        del data["kl_per_window"]
         return data
 
 
@@ -195,6 +198,7 @@ def _figures(tally: Tally) -> dict[str, Any]:
         "perplexity_ratio": tally.perplexity_ratio(),
         "kl_divergence_mean": kl.value,
         "kl_divergence": kl,
+        "kl_per_window": tuple(tally.kl_means),
         "kl_divergence_median": median,
         "kl_divergence_p99": p99,
         "kl_divergence_p999": p999,
