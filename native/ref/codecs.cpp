@@ -52,6 +52,18 @@ void encode_q5_0(const float* w, int64_t spans, uint8_t* stored) {
     }
 }
 
+void encode_q5_1(const float* w, int64_t spans, uint8_t* stored) {
+    for (int64_t s = 0; s < spans; ++s) {
+        SpanQ5_1& out = spans_at<SpanQ5_1>(stored)[s];
+        const ShiftedSpan span(w + 32 * s);
+        out.d = span.d;
+        out.m = span.m;
+        std::memset(out.high, 0, sizeof out.high);
+        for (int e = 0; e < 32; ++e) out.high[e / 8] |= byte((span.code(e) >> 4) << (e % 8));
+        for (int e = 0; e < 16; ++e) out.q[e] = byte((span.code(e) & 15) | (span.code(e + 16) & 15) << 4);
+    }
+}
+
 void encode_q4_k(const float* w, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ4_K& out = spans_at<SpanQ4_K>(stored)[s];
@@ -115,6 +127,15 @@ void decode_q5_0(const uint8_t* stored, int64_t spans, float* w) {
         const int e = static_cast<int>(i % 32);
         const int code = (in.q[e % 16] >> (e < 16 ? 0 : 4) & 15) + 16 * (in.high[e / 8] >> (e % 8) & 1);
         w[i] = half_to_float(in.d) * static_cast<float>(code - 16);
+    }
+}
+
+void decode_q5_1(const uint8_t* stored, int64_t spans, float* w) {
+    for (int64_t i = 0; i < 32 * spans; ++i) {
+        const SpanQ5_1& in = spans_at<SpanQ5_1>(stored)[i / 32];
+        const int e = static_cast<int>(i % 32);
+        const int code = (in.q[e % 16] >> (e < 16 ? 0 : 4) & 15) + 16 * (in.high[e / 8] >> (e % 8) & 1);
+        w[i] = half_to_float(in.d) * static_cast<float>(code) + half_to_float(in.m);
     }
 }
 
@@ -215,6 +236,7 @@ constexpr Codec codecs[] = {
     {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0}, {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0},
     {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0}, {"Q4_K", 256, sizeof(SpanQ4_K), encode_q4_k, decode_q4_k},
     {"Q5_K", 256, sizeof(SpanQ5_K), encode_q5_k, decode_q5_k}, {"Q6_K", 256, sizeof(SpanQ6_K), encode_q6_k, decode_q6_k},
+    {"Q5_1", 32, sizeof(SpanQ5_1), encode_q5_1, decode_q5_1},
 };
 
 }  // namespace

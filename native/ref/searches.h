@@ -217,6 +217,75 @@ inline float best_scale(const float* x, int n, bool weighted, int top, const flo
     return scale;
 }
 
+// One span w = d * code + m of 32 numbers, evenly weighted: the best line, or the plain one where that is nearer.
+struct ShiftedSpan {
+    static constexpr int n = 32, top = 31;
+    const float* x;
+    half_bits d, m;
+
+    explicit ShiftedSpan(const float* w) : x(w) {
+        float low = x[0], high = x[0];
+        for (int e = 1; e < n; ++e) {
+            low = std::fmin(low, x[e]);
+            high = std::fmax(high, x[e]);
+        }
+        low += 0.0f;  // which zero is the smallest depends on the machine; this makes it +0
+        const float range = (high - low) + 0.0f;
+        fit_line(low, range);
+        const half_bits plain_d = stored_half(range / 31.0f), plain_m = stored_half(low);
+        if (!(error(d, m) < error(plain_d, plain_m))) {
+            d = plain_d;
+            m = plain_m;
+        }
+    }
+
+    void fit_line(float low, float range) {
+        float y[n], sy = 0, syy = 0, best = INFINITY, scale = 0, start = 0;
+        for (int e = 0; e < n; ++e) {
+            y[e] = x[e] - low;
+            sy += y[e];
+            syy += y[e] * y[e];
+        }
+        for (float level : search::q5_1_levels) {
+            const float inv = level / std::fmax(range - start, search::narrowest);
+            float sl = 0, sll = 0, sly = 0;
+            for (int e = 0; e < n; ++e) {
+                const float l = clamp(std::nearbyint((y[e] - start) * inv), 0.0f, static_cast<float>(top));
+                sl += l;
+                sll += l * l;
+                sly += l * y[e];
+            }
+            const float product = n * sll, det = product - sl * sl;
+            if (!(det > search::singular * product)) continue;
+            const float a = (n * sly - sy * sl) / det, b = (sll * sy - sl * sly) / det;
+            const float off = (syy + a * ((a * sll - 2.0f * sly) + (2.0f * b) * sl)) + b * (b * n - 2.0f * sy);
+            if (off < best) {
+                best = off;
+                scale = a;
+                start = b;
+            }
+        }
+        d = stored_half(scale);
+        m = stored_half(low + start);
+    }
+
+    static float code_of(float number, float d32, float m32) {
+        return clamp(std::nearbyint((number - m32) * inverse(d32)), 0.0f, static_cast<float>(top));
+    }
+
+    float error(half_bits d16, half_bits m16) const {
+        const float d32 = half_to_float(d16), m32 = half_to_float(m16);
+        float sum = 0;
+        for (int e = 0; e < n; ++e) {
+            const float r = (d32 * code_of(x[e], d32, m32) + m32) - x[e];
+            sum += r * r;
+        }
+        return sum;
+    }
+
+    int code(int e) const { return static_cast<int>(code_of(x[e], half_to_float(d), half_to_float(m))); }
+};
+
 struct SymmetricSpan6 {
     const float* x;
     half_bits d;

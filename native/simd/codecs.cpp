@@ -1,6 +1,7 @@
 // The codecs of one instruction set; this file is compiled once per set (native/sources.cmake).
 #include "affine_k.h"
 #include "fewbits/kernels.h"
+#include "shifted.h"
 #include "symmetric.h"
 
 #define FEWBITS_JOIN_(a, b) a##b
@@ -119,6 +120,25 @@ void encode_q5_0(const float* w, int64_t spans, uint8_t* stored) {
     });
 }
 
+void encode_q5_1(const float* w, int64_t spans, uint8_t* stored) {
+    ShiftedSpan fit;
+    auto* out = reinterpret_cast<SpanQ5_1*>(stored);
+    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const float* numbers) {
+        fit.fit(numbers);
+        for (int s = 0; s < present; ++s) {
+            SpanQ5_1& span = out[first + s];
+            const uint8_t* c = fit.codes() + s;
+            span.d = fit.d(s);
+            span.m = fit.m(s);
+            uint32_t high = 0;
+            for (int e = 0; e < 32; ++e) high |= static_cast<uint32_t>(c[batch * e] >> 4) << e;
+            for (int b = 0; b < 4; ++b) span.high[b] = static_cast<uint8_t>(high >> (8 * b));
+            for (int e = 0; e < 16; ++e)
+                span.q[e] = static_cast<uint8_t>((c[batch * e] & 15) | (c[batch * (e + 16)] & 15) << 4);
+        }
+    });
+}
+
 void encode_q8_0(const float* w, int64_t spans, uint8_t* stored) {
     auto* out = reinterpret_cast<SpanQ8_0*>(stored);
     for (int64_t s = 0; s < spans; ++s, w += 32) {
@@ -228,6 +248,17 @@ void decode_q5_0(const uint8_t* stored, int64_t spans, float* w) {
     }
 }
 
+void decode_q5_1(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ5_1*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        const float d = half_to_float(in[s].d), m = half_to_float(in[s].m);
+        for (int e = 0; e < 32; ++e) {
+            const int low = (in[s].q[e % 16] >> (4 * (e / 16))) & 15, high = (in[s].high[e / 8] >> (e % 8)) & 1;
+            w[e] = d * static_cast<float>(low | high << 4) + m;
+        }
+    }
+}
+
 void decode_q8_0(const uint8_t* stored, int64_t spans, float* w) {
     const auto* in = reinterpret_cast<const SpanQ8_0*>(stored);
     for (int64_t s = 0; s < spans; ++s, w += 32) {
@@ -253,15 +284,21 @@ void widen(Number kind, const void* numbers, int64_t count, float* w) {
 
 void extent(const float* w, int64_t count, float* absmax, int64_t* not_finite) {
     uint32_t largest = 0;  // magnitudes order like their bits
-    int64_t bad = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const uint32_t magnitude = float_to_bits(w[i]) & 0x7fffffffu;
-        const bool finite = magnitude < 0x7f800000u;
-        bad += !finite;
-        largest = finite && magnitude > largest ? magnitude : largest;
+    *not_finite = 0;
+    for (int64_t first = 0; first < count; first += 4096) {
+        // 32-bit counters over a stretch: wider ones would halve the lanes.
+        const int present = static_cast<int>(count - first < 4096 ? count - first : 4096);
+        uint32_t bad = 0;
+        for (int i = 0; i < present; ++i) {
+            const uint32_t magnitude = float_to_bits(w[first + i]) & 0x7fffffffu;
+            const uint32_t finite = magnitude < 0x7f800000u ? 1u : 0u;
+            bad += 1u - finite;
+            const uint32_t counted = finite ? magnitude : 0u;
+            largest = counted > largest ? counted : largest;
+        }
+        *not_finite += bad;
     }
     *absmax = bits_to_float(largest);
-    *not_finite = bad;
 }
 
 Deviation deviation(const float* w, const float* stored, int64_t count) {
@@ -296,6 +333,7 @@ constexpr Codec codecs[] = {
     {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0}, {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0},
     {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0}, {"Q4_K", 256, sizeof(SpanQ4_K), encode_q4_k, decode_q4_k},
     {"Q5_K", 256, sizeof(SpanQ5_K), encode_q5_k, decode_q5_k}, {"Q6_K", 256, sizeof(SpanQ6_K), encode_q6_k, decode_q6_k},
+    {"Q5_1", 32, sizeof(SpanQ5_1), encode_q5_1, decode_q5_1},
 };
 
 }  // namespace

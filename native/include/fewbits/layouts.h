@@ -20,6 +20,13 @@ struct SpanQ5_0 {    // w = d * (q - 16), 32 columns
 };
 static_assert(sizeof(SpanQ5_0) == 22, "5.5 bits per weight");
 
+struct SpanQ5_1 {    // w = d * q + m, 32 columns
+    half_bits d, m;
+    uint8_t high[4]; // bit e is the fifth bit of element e
+    uint8_t q[16];   // low four bits, as in Q4_0
+};
+static_assert(sizeof(SpanQ5_1) == 24, "6 bits per weight");
+
 struct SpanQ8_0 {    // w = d * q, 32 columns
     half_bits d;
     int8_t q[32];

@@ -5,14 +5,16 @@ from __future__ import annotations
 from fewbits.errors import FormatError
 from fewbits.formats.base import Format, Grid, Params, bits, bits_per_weight, row_bytes
 from fewbits.formats.floats import BF16, F16, F32
-from fewbits.formats.kquant import Q4_K, Q5_K, Q6_K
+from fewbits.formats.kquant import Q4_K, Q5_K
+from fewbits.formats.kquant_symmetric import Q6_K
 from fewbits.formats.legacy import Q4_0, Q5_0, Q8_0
+from fewbits.formats.legacy_affine import Q5_1
 from fewbits.registry import Registry
 
 __all__ = ["FORMATS", "Format", "Grid", "Params", "bits", "bits_per_weight", "get", "row_bytes"]
 
 FORMATS: Registry[Format] = Registry("format", FormatError)
-for _format in (F32, F16, BF16, Q4_0, Q5_0, Q8_0, Q4_K, Q5_K, Q6_K):
+for _format in (F32, F16, BF16, Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K):
     FORMATS.add(_format.name, _format)
 
 

@@ -50,7 +50,9 @@ class Params:
 class Grid(Protocol):
     """What given columns can become once the parameters are fixed: all that an error-feedback sweep needs."""
 
-    vector: int
+    @property
+    def vector(self) -> int:
+        """Columns rounded together."""
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (rows, cols) uint8 nearest to `x` (rows, cols) float32."""

@@ -34,7 +34,7 @@ def inverse(x: torch.Tensor) -> torch.Tensor:
 
 
 def divided(x: torch.Tensor, by: float) -> torch.Tensor:
-    """x / by, truly divided: torch multiplies by the reciprocal when a divisor is a plain number."""
+    """The quotient x / by, truly divided: torch multiplies by the reciprocal when a divisor is a plain number."""
     return x / torch.full_like(x, by)
 
 

@@ -16,7 +16,9 @@ else:
 
 @dataclass(frozen=True)
 class UniformGrid:
-    """Evenly spaced numbers scale * (code - zero) - offset, code = 0 .. top; `scale` and `offset` are (rows, cols).
+    """Evenly spaced numbers scale * (code - zero) - offset; `scale` and `offset` are (rows, cols).
+
+    Codes run from `bottom`, the smallest that is ever chosen, to `top`.
 
     >>> import torch
     >>> grid = UniformGrid(scale=torch.tensor([[0.5, 0.5]]), offset=torch.tensor([[1.0, 1.0]]), top=15)
@@ -28,11 +30,12 @@ class UniformGrid:
     offset: torch.Tensor
     top: int
     zero: int = 0
+    bottom: int = 0
     vector: int = 1
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (rows, cols) uint8; where the scale is 0 every code means the same and the one of step 0 is taken."""
-        steps = ((x + self.offset) * inverse(self.scale)).round().clamp(-self.zero, self.top - self.zero)
+        steps = ((x + self.offset) * inverse(self.scale)).round().clamp(self.bottom - self.zero, self.top - self.zero)
         return (steps + self.zero).to(torch.uint8)
 
     def value(self, codes: torch.Tensor) -> torch.Tensor:

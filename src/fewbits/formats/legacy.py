@@ -80,7 +80,7 @@ class Symmetric:
         codes: torch.Tensor | None = None,
         like: Params | None = None,
     ) -> Params:
-        """d (rows, spans): searched for, or fitted to given codes (rows, cols) by least squares."""
+        """The scale d (rows, spans): searched for, or fitted to given codes (rows, cols) by least squares."""
         x = w.reshape(len(w), -1, SPAN)
         weight = torch.ones_like(x) if importance is None else importance.expand_as(w).reshape(x.shape)
         if codes is not None:
@@ -96,7 +96,7 @@ class Symmetric:
         """What columns `cols` can become."""
         scale = params["d"].repeat_interleave(SPAN, 1)[:, cols]
         # Q8_0 keeps to the symmetric codes -127 .. 127: code 0 is never chosen.
-        return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top)
+        return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top, bottom=0 if self.levels else 1)
 
     def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
         """The nearest codes (rows, cols) uint8."""
@@ -114,7 +114,7 @@ class Symmetric:
         if self.code_bits == 8:
             parts = [scale, (span.astype(np.int16) - self.top).astype(np.int8).view(np.uint8)]
         else:
-            nibbles = (span[..., :16] & 15) | (span[..., 16:] & 15) << 4
+            nibbles: Bytes = (span[..., :16] & 15) | (span[..., 16:] & 15) << 4
             fifth = [np.packbits(span >> 4, axis=-1, bitorder="little")] if self.code_bits == 5 else []
             parts = [scale, *fifth, nibbles]
         return np.concatenate(parts, axis=-1).reshape(len(codes), -1)

@@ -1,0 +1,160 @@
+"""GGUF's two-level format without minimums over spans of 256 columns: Q6_K.
+
+Fitting goes from groups to span as in Q4_K: the best step per group, then neighbours of its rounded scale, then d again
+by least squares. The native kernels do the same steps in the same order, and give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fewbits.formats.base import Bytes, Params
+from fewbits.formats.exact import best_scale, divided, extreme, inverse, ordered_sum, stored_half
+from fewbits.formats.grids import UniformGrid
+from fewbits.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+SPAN = 256
+
+
+@dataclass(frozen=True)
+class SymmetricK:
+    """w = (d * scale[g]) * (code - 32): 16 groups of 16 columns, signed eight-bit scales, six-bit codes.
+
+    Squared errors are weighted by w^2 unless importance is given.
+    """
+
+    name: str = "Q6_K"
+    levels: tuple[float, ...] = (30.5, 30.90625, 31.3125, 31.6875, 32.09375, 32.5, 32.90625)
+    error_bound: float = 0.06
+    layout: str = (
+        "128 bytes: low halves; 64 bytes: upper two bits; 16 signed bytes: scales; d: binary16. In each half of the "
+        "span, columns e, e + 32, e + 64, e + 96 share bits of byte e"
+    )
+    source: str = "GGUF specification, quantization type Q6_K"
+    equation: str = "w = (d * scale[g]) * (code - 32)"
+    span: int = SPAN
+    span_bytes: int = 210
+    rows: int = 1
+    vector: int = 1
+    length: int = 16
+    top: int = 32
+
+    def __post_init__(self) -> None:
+        assert self.span_bytes == SPAN * 6 // 8 + SPAN // self.length + 2, "codes, scales and d, nothing else"
+
+    @property
+    def largest(self) -> float:
+        """The largest d times the largest scale and code on both sides."""
+        return 65504.0 * 127 * 31
+
+    @property
+    def error_floor(self) -> float:
+        """Half a step of the smallest d times the largest scale and code."""
+        return 2.0**-25 * 128 * 32
+
+    def prepare(self, slabs: Iterable[torch.Tensor]) -> None:
+        """Nothing is shared between rows."""
+
+    def fit(
+        self,
+        w: torch.Tensor,
+        *,
+        importance: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+        like: Params | None = None,
+    ) -> Params:
+        """The parameters d (rows, spans) and scale (rows, 16 * spans)."""
+        x = w.reshape(len(w), -1, SPAN // self.length, self.length)
+        weight = x * x if importance is None else importance.expand_as(w).reshape(x.shape)
+        fixed = None if codes is None else codes.float().reshape(x.shape) - self.top
+        if fixed is None:
+            line = best_scale(x, weight, self.top, self.levels)
+        else:
+            line = ordered_sum((weight * fixed) * x) * inverse(ordered_sum((weight * fixed) * fixed))
+        d = stored_half(divided(extreme(line), -128.0))
+        scale = (line * inverse(d)[..., None]).round().clamp(-128, 127)
+        if fixed is None:
+            scale = self._neighbours(x, weight, d, scale)
+        steps = self._steps(x, d, scale) if fixed is None else fixed
+        weighted = weight * steps
+        a = ordered_sum((scale * scale) * ordered_sum(weighted * steps))
+        p = ordered_sum(scale * ordered_sum(weighted * x))
+        new_d = torch.where(a > 0, stored_half(p / a), d)
+        before = ordered_sum(self._error(x, weight, d, scale, fixed))
+        after = ordered_sum(self._error(x, weight, new_d, scale, fixed))
+        return Params({"d": torch.where(after < before, new_d, d), "scale": scale.reshape(len(w), -1)})
+
+    def _steps(self, x: torch.Tensor, d: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return (x * inverse(d[..., None] * scale)[..., None]).round().clamp(-self.top, self.top - 1)
+
+    def _error(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        d: torch.Tensor,
+        scale: torch.Tensor,
+        fixed: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        steps = self._steps(x, d, scale) if fixed is None else fixed
+        r = (d[..., None] * scale)[..., None] * steps - x
+        return ordered_sum((weight * r) * r)
+
+    def _neighbours(
+        self, x: torch.Tensor, weight: torch.Tensor, d: torch.Tensor, rounded: torch.Tensor
+    ) -> torch.Tensor:
+        scale, error = rounded, self._error(x, weight, d, rounded)
+        for step in (-1.0, 1.0):
+            near = (rounded + step).clamp(-128, 127)
+            candidate = self._error(x, weight, d, near)
+            scale = torch.where(candidate < error, near, scale)
+            error = torch.where(candidate < error, candidate, error)
+        return scale
+
+    def grid(self, params: Params, cols: slice | torch.Tensor) -> UniformGrid:
+        """What columns `cols` can become."""
+        scale = params["d"].repeat_interleave(SPAN // self.length, 1) * params["scale"]
+        scale = scale.repeat_interleave(self.length, 1)[:, cols]
+        return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top)
+
+    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
+        """The nearest codes (rows, cols) uint8."""
+        return self.grid(params, slice(None)).nearest(w)
+
+    def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
+        """The numbers (rows, cols) float32."""
+        return self.grid(params, slice(None)).value(codes)
+
+    def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
+        """Stored bytes (rows, bytes per row)."""
+        q = codes.reshape(len(codes), -1, 2, 4, 32).cpu().numpy()
+        spans = q.shape[:2]
+        low = (q[:, :, :, :2] & 15) | (q[:, :, :, 2:] & 15) << 4
+        high = (q >> 4) << np.array([0, 2, 4, 6], np.uint8)[:, None]
+        scale = params["scale"].cpu().numpy().astype(np.int8).view(np.uint8).reshape(*spans, -1)
+        d = params["d"].half().cpu().numpy()[..., None].view(np.uint8)
+        parts = [low.reshape(*spans, -1), np.bitwise_or.reduce(high, axis=3).reshape(*spans, -1), scale, d]
+        return np.concatenate(parts, axis=-1).reshape(len(codes), -1)
+
+    def unpack(self, packed: Bytes, cols: int) -> tuple[torch.Tensor, Params]:
+        """Codes (rows, cols) uint8 and the parameters of `fit`."""
+        rows = len(packed)
+        span = np.ascontiguousarray(packed).reshape(rows, -1, self.span_bytes)
+        low = span[..., :128].reshape(rows, -1, 2, 2, 32)
+        high = span[..., 128:192].reshape(rows, -1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None]
+        q = np.concatenate([low & 15, low >> 4], axis=3) | (high & 3) << 4
+        scale = span[..., 192:208].view(np.int8).astype(np.float32).reshape(rows, -1)
+        d = np.ascontiguousarray(span[..., 208:]).view(np.float16).astype(np.float32)[..., 0]
+        params = Params({"d": torch.from_numpy(d), "scale": torch.from_numpy(scale)})
+        return torch.from_numpy(q.reshape(rows, cols)), params
+
+
+Q6_K = SymmetricK()
