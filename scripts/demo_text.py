@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
-CHARACTERS = 150_000
+CHARACTERS = 80_000
 
 
 def main(target: str) -> None:
