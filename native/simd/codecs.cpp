@@ -283,22 +283,25 @@ void widen(Number kind, const void* numbers, int64_t count, float* w) {
 }
 
 void extent(const float* w, int64_t count, float* absmax, int64_t* not_finite) {
-    uint32_t largest = 0;  // magnitudes order like their bits
+    // Magnitudes order like their bits. Sixteen lanes are spelled out, or compilers fall back to single steps.
+    int32_t largest[16] = {}, bad[16] = {};
+    const auto look = [&](float number, int lane) {
+        const int32_t magnitude = static_cast<int32_t>(float_to_bits(number) & 0x7fffffffu);
+        const int32_t odd = magnitude > 0x7f7fffff ? 1 : 0, counted = magnitude * (1 - odd);
+        bad[lane] += odd;
+        largest[lane] = counted > largest[lane] ? counted : largest[lane];
+    };
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (int lane = 0; lane < 16; ++lane) look(w[i + lane], lane);
+    for (; i < count; ++i) look(w[i], 0);
     *not_finite = 0;
-    for (int64_t first = 0; first < count; first += 4096) {
-        // 32-bit counters over a stretch: wider ones would halve the lanes.
-        const int present = static_cast<int>(count - first < 4096 ? count - first : 4096);
-        uint32_t bad = 0;
-        for (int i = 0; i < present; ++i) {
-            const uint32_t magnitude = float_to_bits(w[first + i]) & 0x7fffffffu;
-            const uint32_t finite = magnitude < 0x7f800000u ? 1u : 0u;
-            bad += 1u - finite;
-            const uint32_t counted = finite ? magnitude : 0u;
-            largest = counted > largest ? counted : largest;
-        }
-        *not_finite += bad;
+    int32_t most = 0;
+    for (int lane = 0; lane < 16; ++lane) {
+        *not_finite += bad[lane];
+        most = largest[lane] > most ? largest[lane] : most;
     }
-    *absmax = bits_to_float(largest);
+    *absmax = bits_to_float(static_cast<uint32_t>(most));
 }
 
 Deviation deviation(const float* w, const float* stored, int64_t count) {

@@ -1,0 +1,135 @@
+"""Time and memory of `fewbits quantize` beside llama.cpp's quantizer, on a Llama of random bf16 weights.
+
+    python bench/quantize.py FOLDER [--llama-quantize PATH] [--repeats 3] [--threads 2] [--recipes Q4_K_M Q8_0 Q4_0]
+
+FOLDER holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs both tools one
+after the other, in changing order, from the same BF16 GGUF file; whole processes are timed, fewbits with hashing,
+verifying and syncing to disk. Without --llama-quantize (or $LLAMA_QUANTIZE) the peer is the library in llama-cpp-python,
+and without that only fewbits runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from models import LARGE_EMBEDDING, ONE_BILLION, make_llama
+
+PEER = """
+import ctypes, sys, llama_cpp
+source, target, recipe, threads = sys.argv[1:]
+p = llama_cpp.llama_model_quantize_default_params()
+p.nthread = int(threads)
+p.ftype = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + recipe)
+sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(p)))
+"""
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--llama-quantize", default=os.environ.get("LLAMA_QUANTIZE"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--recipes", nargs="+", default=["Q4_K_M", "Q8_0", "Q4_0"])
+    args = parser.parse_args()
+    model = make_llama(args.folder / "llama-1.1b", ONE_BILLION)
+    source = args.folder / "llama-1.1b-BF16.gguf"
+    if not source.exists():
+        fewbits(str(model), source, "BF16", args.threads)
+    parameters = 1_100_000_000
+    print(f"{'recipe':8} {'fewbits s':>10} {'llama.cpp s':>12} {'ratio':>6} {'M params/s':>11} {'peak MB':>8} {'disk s':>7}")
+    for recipe in args.recipes:
+        ours, theirs, record, parameters = rounds(args, source, recipe)
+        mine = statistics.median(ours)
+        ratio = statistics.median(t / o for o, t in zip(ours, theirs, strict=True)) if theirs else float("nan")
+        peer = statistics.median(theirs) if theirs else float("nan")
+        disk = seconds_of_disk(args.folder, record["preview"]["bytes_out"])
+        peak = record["peak_memory"] / 1e6
+        print(f"{recipe:8} {mine:10.2f} {peer:12.2f} {ratio:6.2f} {parameters / mine / 1e6:11.0f} {peak:8.0f} {disk:7.2f}")
+    embedding(args)
+
+
+def rounds(
+    args: argparse.Namespace, source: Path, recipe: str
+) -> tuple[list[float], list[float], dict[str, dict[str, float]], int]:
+    """Wall seconds of both tools over the repeats, and the last record."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    record: dict[str, dict[str, float]] = {}
+    target, peer_target = args.folder / f"fewbits-{recipe}.gguf", args.folder / f"peer-{recipe}.gguf"
+    command = peer_command(args, source, peer_target, recipe)
+
+    def mine() -> None:
+        nonlocal record
+        began = time.perf_counter()
+        record = fewbits(str(source), target, recipe, args.threads)
+        ours.append(time.perf_counter() - began)
+
+    def peer() -> None:
+        if command:
+            began = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            theirs.append(time.perf_counter() - began)
+
+    turns: list[Callable[[], None]] = [mine, peer]
+    for number in range(args.repeats):
+        for turn in turns if number % 2 == 0 else turns[::-1]:
+            turn()
+        for path in (target, peer_target):
+            path.unlink(missing_ok=True)
+    return ours, theirs, record, int(record["preview"]["parameters"])
+
+
+def fewbits(source: str, target: Path, recipe: str, threads: int) -> dict[str, dict[str, float]]:
+    """One run of the command line; its record."""
+    command = [sys.executable, "-m", "fewbits", "quantize", source, "-o", str(target), "--to", recipe]
+    command += ["--threads", str(threads), "--force", "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    record: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return record
+
+
+def peer_command(args: argparse.Namespace, source: Path, target: Path, recipe: str) -> list[str] | None:
+    """The peer's command line, or None when there is no peer."""
+    if args.llama_quantize:
+        return [args.llama_quantize, str(source), str(target), recipe, str(args.threads)]
+    if importlib.util.find_spec("llama_cpp"):
+        return [sys.executable, "-c", PEER, str(source), str(target), recipe, str(args.threads)]
+    return None
+
+
+def seconds_of_disk(folder: Path, size: int) -> float:
+    """Seconds to write and sync `size` bytes: the floor of every tool that keeps its file through a power cut."""
+    path, piece = folder / "disk.tmp", os.urandom(1 << 24)
+    began = time.perf_counter()
+    with path.open("wb") as file:
+        for _ in range(max(1, size // len(piece))):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - began
+    path.unlink()
+    return seconds
+
+
+def embedding(args: argparse.Namespace) -> None:
+    """Peak memory on a model whose embedding has 131,072 x 4,096 weights (2.1 GB in float32)."""
+    model = make_llama(args.folder / "llama-large-embedding", LARGE_EMBEDDING)
+    target = args.folder / "fewbits-embedding.gguf"
+    record = fewbits(str(model), target, "Q4_K_M", args.threads)
+    target.unlink()
+    print(f"embedding 131072 x 4096: peak {record['peak_memory'] / 1e6:.0f} MB less file-backed pages")
+
+
+if __name__ == "__main__":
+    main()
