@@ -47,7 +47,9 @@ def main() -> None:
     if not source.exists():
         fewbits(str(model), source, "BF16", args.threads)
     parameters = 1_100_000_000
-    print(f"{'recipe':8} {'fewbits s':>10} {'llama.cpp s':>12} {'ratio':>6} {'M params/s':>11} {'peak MB':>8} {'disk s':>7}")
+    print(
+        f"{'recipe':8} {'fewbits s':>10} {'llama.cpp s':>12} {'ratio':>6} {'M params/s':>11} {'peak MB':>8} {'disk s':>7}"
+    )
     for recipe in args.recipes:
         ours, theirs, record, parameters = rounds(args, source, recipe)
         mine = statistics.median(ours)
@@ -55,7 +57,9 @@ def main() -> None:
         peer = statistics.median(theirs) if theirs else float("nan")
         disk = seconds_of_disk(args.folder, record["preview"]["bytes_out"])
         peak = record["peak_memory"] / 1e6
-        print(f"{recipe:8} {mine:10.2f} {peer:12.2f} {ratio:6.2f} {parameters / mine / 1e6:11.0f} {peak:8.0f} {disk:7.2f}")
+        print(
+            f"{recipe:8} {mine:10.2f} {peer:12.2f} {ratio:6.2f} {parameters / mine / 1e6:11.0f} {peak:8.0f} {disk:7.2f}"
+        )
     embedding(args)
 
 

@@ -205,7 +205,7 @@ def _encode_all(
         _require_representable(placements[name], planned[name], encoded)
         errors[name] += encoded.squared_error.tolist()
         squares[name] += encoded.squared.tolist()
-        done += placements[name].slab(start, stop).size
+        done += planned[name].bytes_in // placements[name].source.rows * (stop - start)
         progress("quantize", done, job.preview.bytes_in)
     return tuple(TensorResult(t, relative_rms(errors[t.name], squares[t.name])) for t in planned.values())
 
@@ -263,5 +263,7 @@ def _verify(job: _Job, tensors: tuple[TensorResult, ...], workers: Workers, prog
     }
     missing = sorted(set(sources) - set(planned))
     if missing:
-        raise CheckpointError(f"tensor {missing[0]} of the source was not planned ({len(missing)} in all); this is a bug.")
+        raise CheckpointError(
+            f"tensor {missing[0]} of the source was not planned ({len(missing)} in all); this is a bug."
+        )
     return verify(partial, job.metadata, expected, workers, lambda done, total: progress("verify", done, total))

@@ -84,7 +84,9 @@ def verify(
     _check_metadata(file, metadata)
     if set(file.names()) != set(expected):
         odd = sorted(set(file.names()) ^ set(expected))
-        raise VerificationError(f"{path} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept.")
+        raise VerificationError(
+            f"{path} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept."
+        )
     total = sum(e.source.buffer.size for e in expected.values())
     done = 0
     for name in file.names():

@@ -27,6 +27,7 @@ def command(original: str, quantized: str, text: str, context: int, as_json: boo
     with contextlib.ExitStack() as stack:
         stack.enter_context(stdout_reserved())
         report = stack.enter_context(progress_report("compare"))
+        report("compare", 0, 0)  # loading the models takes seconds: show that something happens
         result = compare(
             original,
             quantized,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 Report = Callable[[str, int, int], None]
-"""report(stage, done, total)"""
+"""report(stage, done, total); a total of 0 says that the stage is being prepared."""
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -25,8 +25,11 @@ def progress_report(*stages: str, quiet: bool = False) -> Iterator[Report]:
     elif not sys.stderr.isatty():
         yield PlainLines()
     else:
-        with _bars() as bars:
-            yield Bars(bars, stages)
+        bars = Bars(_progress(), stages)
+        try:
+            yield bars
+        finally:
+            bars.stop()
 
 
 def _ignore(stage: str, done: int, total: int) -> None:
@@ -43,9 +46,11 @@ class PlainLines:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Print a line when the last one is long ago."""
+        if total == 0:
+            return
         now = self._clock()
         began = self._began.setdefault(stage, now)
-        if now - self._last < SECONDS_BETWEEN_LINES or not 0 < done <= total:
+        if now - self._last < SECONDS_BETWEEN_LINES or done == 0:
             return
         self._last = now
         left = (now - began) * (total - done) / done
@@ -54,26 +59,35 @@ class PlainLines:
 
 
 class Bars:
-    """One bar per stage in a terminal; a bar's clock starts with its first report, so that loading is not counted."""
+    """One bar per stage in a terminal; a bar's clock starts with its first report, so that loading is not counted.
+
+    Nothing is drawn before the first report, so that what is printed meanwhile (the preview) is not overdrawn.
+    """
 
     def __init__(self, bars: Progress, stages: tuple[str, ...]) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {stage: bars.add_task(stage, total=None, start=False) for stage in stages}
         self._seen: set[str] = set()
-        if stages:
-            bars.start_task(self._tasks[stages[0]])  # it pulses until there is something to report
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Move the stage's bar."""
+        self._bars.start()
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=None, start=False)
+        if total == 0:
+            self._bars.start_task(self._tasks[stage])  # it pulses
+            return
         if stage not in self._seen:
             self._seen.add(stage)
             self._bars.reset(self._tasks[stage], total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
+    def stop(self) -> None:
+        """Take the bars off the screen."""
+        self._bars.stop()
 
-def _bars() -> Progress:
+
+def _progress() -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

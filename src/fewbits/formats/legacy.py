@@ -114,7 +114,7 @@ class Symmetric:
         if self.code_bits == 8:
             parts = [scale, (span.astype(np.int16) - self.top).astype(np.int8).view(np.uint8)]
         else:
-            nibbles: Bytes = (span[..., :16] & 15) | (span[..., 16:] & 15) << 4
+            nibbles = ((span[..., :16] & 15) | (span[..., 16:] & 15) << 4).astype(np.uint8)
             fifth = [np.packbits(span >> 4, axis=-1, bitorder="little")] if self.code_bits == 5 else []
             parts = [scale, *fifth, nibbles]
         return np.concatenate(parts, axis=-1).reshape(len(codes), -1)

@@ -90,7 +90,9 @@ class Recipe:
         for rule in self.rules:
             if rule.matches(site):
                 return fitting(rule.format, site)
-        raise RecipeError(f"recipe {self.name} has no rule for tensor {site.name}; end it with a rule for every matrix.")
+        raise RecipeError(
+            f"recipe {self.name} has no rule for tensor {site.name}; end it with a rule for every matrix."
+        )
 
 
 @cache
@@ -118,7 +120,9 @@ def parse_recipe(text: str, where: str) -> Recipe:
         rules = tuple(_rule(r, where) for r in raw.pop("rule"))
         recipe = Recipe(rules=rules, **raw)
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as e:
-        raise RecipeError(f"{where} is no recipe: {e}; see the recipes in fewbits/planning/recipes for examples.") from e
+        raise RecipeError(
+            f"{where} is no recipe: {e}; see the recipes in fewbits/planning/recipes for examples."
+        ) from e
     formats.get(recipe.nominal)
     return recipe
 

@@ -41,6 +41,7 @@ def preview_tables(preview: Preview, *, choices: Sequence[str] = ()) -> list[Ren
         facts.append(("by default", ", ".join(choices)))
     return [
         _facts(f"Preview: {preview.recipe}", facts),
+        Text(),
         _format_table(preview.formats()),
         *_fallback_lines(preview),
         *_notes(preview.notes),
@@ -66,7 +67,7 @@ def record_tables(record: Record) -> list[RenderableType]:
         ("peak memory", f"{figures.size(record.peak_memory)} (mapped files not counted)"),
         ("worked with", f"{record.threads} threads, {record.isa}"),
     ]
-    return [_format_table(record.formats(), errors=True), *_worst_tensors(record), _facts("Result", facts)]
+    return [Text(), _format_table(record.formats(), errors=True), *_worst_tensors(record), _facts("Result", facts)]
 
 
 def comparison_tables(comparison: Comparison) -> list[RenderableType]:
