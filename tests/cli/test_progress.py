@@ -46,6 +46,7 @@ def test_bars_follow_their_stages_and_take_unknown_ones() -> None:
 
     bars("quantize", 5, 10)
     bars("download", 1, 4)
+    bars.stop()
 
     figures = {task.description: (task.completed, task.total, task.started) for task in progress.tasks}
     assert figures == {"quantize": (5, 10, True), "verify": (0, None, False), "download": (1, 4, True)}
