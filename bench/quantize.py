@@ -2,8 +2,8 @@
 
     python bench/quantize.py FOLDER [--llama-quantize PATH] [--repeats 3] [--threads 2] [--recipes Q4_K_M Q8_0 Q4_0]
 
-FOLDER holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs both tools one
-after the other, in changing order, from the same BF16 GGUF file; whole processes are timed, fewbits with hashing,
+FOLDER holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs both tools
+one after the other, in changing order, from the same BF16 GGUF file; whole processes are timed, fewbits with hashing,
 verifying and syncing to disk. Without --llama-quantize (or $LLAMA_QUANTIZE) the peer is the library in llama-cpp-python,
 and without that only fewbits runs.
 """
@@ -46,10 +46,8 @@ def main() -> None:
     source = args.folder / "llama-1.1b-BF16.gguf"
     if not source.exists():
         fewbits(str(model), source, "BF16", args.threads)
-    parameters = 1_100_000_000
-    print(
-        f"{'recipe':8} {'fewbits s':>10} {'llama.cpp s':>12} {'ratio':>6} {'M params/s':>11} {'peak MB':>8} {'disk s':>7}"
-    )
+    titles = ("fewbits s", "llama.cpp s", "ratio", "M params/s", "peak MB", "disk s")
+    print(f"{'recipe':8}" + "".join(f"{title:>13}" for title in titles))
     for recipe in args.recipes:
         ours, theirs, record, parameters = rounds(args, source, recipe)
         mine = statistics.median(ours)
@@ -57,9 +55,8 @@ def main() -> None:
         peer = statistics.median(theirs) if theirs else float("nan")
         disk = seconds_of_disk(args.folder, record["preview"]["bytes_out"])
         peak = record["peak_memory"] / 1e6
-        print(
-            f"{recipe:8} {mine:10.2f} {peer:12.2f} {ratio:6.2f} {parameters / mine / 1e6:11.0f} {peak:8.0f} {disk:7.2f}"
-        )
+        figures = (mine, peer, ratio, parameters / mine / 1e6, peak, disk)
+        print(f"{recipe:8}" + "".join(f"{figure:13.2f}" for figure in figures), flush=True)
     embedding(args)
 
 

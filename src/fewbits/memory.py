@@ -34,7 +34,7 @@ class PeakMemory:
         while not self._done.wait(_INTERVAL):
             self.peak = max(self.peak, resident_memory())
 
-    def __enter__(self) -> PeakMemory:
+    def __enter__(self) -> PeakMemory:  # noqa: PYI034  (typing.Self needs Python 3.11)
         self._watcher.start()
         return self
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -69,7 +68,7 @@ def quantize(
         return job.preview
     require_room(output, job.layout.size)
     with PeakMemory() as memory:
-        outcome = _run(job, chosen, workers_wanted, progress or (lambda stage, done, total: None))
+        outcome = _run(job, chosen, workers_wanted, progress or _silent)
     record = Record(
         preview=job.preview,
         tensors=outcome.tensors,
@@ -87,6 +86,10 @@ def quantize(
     )
     write_card(record)
     return record
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)

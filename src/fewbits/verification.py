@@ -1,9 +1,9 @@
 """Open a written file as a stranger would, and compare every tensor with the source, read again.
 
-Nothing of the way in is used on the way out: the header is read by our reader (the gguf package wrote it), the bytes are
-decoded by a reader of their own (native/verify), names go from the file to the source through the architecture facts
-(the gguf package's map brought them here), and where llama.cpp wants the rows of a head interleaved, the row is computed
-from its number. Success is refused unless each tensor is there once, agrees with the source within its format's bound,
+Nothing of the way in is used on the way out: the header is read by our reader (the gguf package wrote it), the bytes
+are decoded by a reader of their own (native/verify), names go from the file to the source through the architecture
+facts (the gguf package's map brought them here), and where llama.cpp wants the rows of a head interleaved, the row is
+computed from its number. Success is refused unless each tensor is there once, agrees with the source within its format's bound,
 and has exactly the error that was recorded while it was written.
 """
 
@@ -65,7 +65,7 @@ def _head_width(file: GGUFReader) -> int:
 
 
 def _pairs(rows: int, width: int) -> Order:
-    """Source row of each row in the file: number i within a head of `width` comes from i // 2, odd ones from the upper half."""
+    """Source row of each row in the file: row i of a head of `width` comes from i // 2, odd ones from the upper half."""
     row = np.arange(rows, dtype=np.int64)
     within = row % width
     return row - within + within // 2 + (within % 2) * (width // 2)
@@ -136,8 +136,8 @@ def _check_tensor(
         )
     if not worst <= format.error_bound:
         raise VerificationError(
-            f"tensor {name} has an element off by {worst:.3g} of its span's largest, beyond the {format.error_bound:.3g} "
-            f"of {format.name}; its numbers do not suit this format: choose a wider one."
+            f"tensor {name} has an element off by {worst:.3g} of its span's largest, beyond the "
+            f"{format.error_bound:.3g} of {format.name}; its numbers do not suit this format: choose a wider one."
         )
     return done
 

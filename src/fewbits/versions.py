@@ -10,10 +10,11 @@ _PARTS = ("fewbits", "gguf", "numpy")
 
 def versions() -> dict[str, str]:
     """Package name -> version, and Python's."""
-    found = {"python": platform.python_version()}
-    for name in _PARTS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PARTS}}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -130,7 +130,7 @@ class GGUFWriter:
             self.discard()
             raise
 
-    def __enter__(self) -> GGUFWriter:
+    def __enter__(self) -> GGUFWriter:  # noqa: PYI034  (typing.Self needs Python 3.11)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +158,7 @@ class GGUFWriter:
             os.ftruncate(self._file, self.layout.size)
 
     def _write(self, data: Bytes | bytes, position: int) -> None:
-        view = memoryview(data).cast("B")
+        view = memoryview(data if isinstance(data, bytes) else data.data).cast("B")
         while view:
             done = os.pwrite(self._file, view, position)
             view, position = view[done:], position + done
@@ -184,7 +184,7 @@ class GGUFWriter:
         if self._flushing is not None:
             self._flushing.result()
         self._flusher.submit(os.fsync, self._file).result()
-        os.replace(self.partial, self.output)
+        self.partial.replace(self.output)
         with contextlib.suppress(OSError):  # some file systems cannot sync a folder
             folder = os.open(self.output.parent, os.O_RDONLY)
             try:

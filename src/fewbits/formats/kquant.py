@@ -106,8 +106,7 @@ class Affine:
         d, dmin = (stored_half(divided(largest.amax(-1), SIXTH_BITS)) for largest in (scale, low))
         scale = (scale * inverse(d)[..., None]).round().clamp(0, SIXTH_BITS)
         low = (low * inverse(dmin)[..., None]).round().clamp(0, SIXTH_BITS)
-        if fixed is None:
-            scale, low = self._neighbours(groups, d, dmin, scale, low)
+        scale, low = self._neighbours(groups, fixed, d, dmin, scale, low)
         d, dmin = self._refit(groups, fixed, d, dmin, scale, low)
         rows = len(w)
         return Params({"d": d, "dmin": dmin, "scale": scale.reshape(rows, -1), "min": low.reshape(rows, -1)})
@@ -148,17 +147,23 @@ class Affine:
         return ordered_sum((groups.w * r) * r)
 
     def _neighbours(
-        self, groups: _Groups, d: torch.Tensor, dmin: torch.Tensor, scale: torch.Tensor, low: torch.Tensor
+        self,
+        groups: _Groups,
+        fixed: torch.Tensor | None,
+        d: torch.Tensor,
+        dmin: torch.Tensor,
+        scale: torch.Tensor,
+        low: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The rounded scales' neighbours, each with the minimum that fits it best; the better stays."""
         d, dmin = d[..., None], dmin[..., None]
-        rounded, error = scale, self._error(groups, d * scale, dmin * low)
-        sl = ordered_sum(groups.w * self._codes(groups.x, d * scale, dmin * low))
+        rounded, error = scale, self._error(groups, d * scale, dmin * low, fixed)
+        sl = ordered_sum(groups.w * (self._codes(groups.x, d * scale, dmin * low) if fixed is None else fixed))
         for step in (-1.0, 0.0, 1.0):
             near = (rounded + step).clamp(0, SIXTH_BITS)
             fitting = ((d * near) * sl - groups.sum_wx) * inverse(groups.sum_w)
             near_low = (fitting * inverse(dmin)).round().clamp(0, SIXTH_BITS)
-            candidate = self._error(groups, d * near, dmin * near_low)
+            candidate = self._error(groups, d * near, dmin * near_low, fixed)
             better = candidate < error
             error = torch.where(better, candidate, error)
             scale = torch.where(better, near, scale)

@@ -82,8 +82,7 @@ class SymmetricK:
             line = ordered_sum((weight * fixed) * x) * inverse(ordered_sum((weight * fixed) * fixed))
         d = stored_half(divided(extreme(line), -128.0))
         scale = (line * inverse(d)[..., None]).round().clamp(-128, 127)
-        if fixed is None:
-            scale = self._neighbours(x, weight, d, scale)
+        scale = self._neighbours(x, weight, fixed, d, scale)
         steps = self._steps(x, d, scale) if fixed is None else fixed
         weighted = weight * steps
         a = ordered_sum((scale * scale) * ordered_sum(weighted * steps))
@@ -109,12 +108,17 @@ class SymmetricK:
         return ordered_sum((weight * r) * r)
 
     def _neighbours(
-        self, x: torch.Tensor, weight: torch.Tensor, d: torch.Tensor, rounded: torch.Tensor
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        fixed: torch.Tensor | None,
+        d: torch.Tensor,
+        rounded: torch.Tensor,
     ) -> torch.Tensor:
-        scale, error = rounded, self._error(x, weight, d, rounded)
+        scale, error = rounded, self._error(x, weight, d, rounded, fixed)
         for step in (-1.0, 1.0):
             near = (rounded + step).clamp(-128, 127)
-            candidate = self._error(x, weight, d, near)
+            candidate = self._error(x, weight, d, near, fixed)
             scale = torch.where(candidate < error, near, scale)
             error = torch.where(candidate < error, candidate, error)
         return scale

@@ -50,7 +50,8 @@ def _module() -> ModuleType:
         native = import_module("fewbits.kernels._native")
     except ImportError as e:
         raise KernelError(
-            f"the native module of fewbits cannot be loaded ({e}); install the package again with a C++17 compiler at hand"
+            f"the native module of fewbits cannot be loaded ({e}); "
+            "install the package again with a C++17 compiler at hand"
         ) from e
     try:
         native.isa()

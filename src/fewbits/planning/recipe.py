@@ -29,17 +29,17 @@ def _more_bits(layer: int, layers: int) -> bool:
 
 LAYERS: Mapping[str, Callable[[int, int], bool]] = MappingProxyType(
     {
-        "all": lambda layer, layers: True,
+        "all": lambda *_: True,
         "more_bits": _more_bits,
         "first_eighth": lambda layer, layers: layer < layers // 8,
-        "first_four": lambda layer, layers: layer < 4,
+        "first_four": lambda layer, *_: layer < 4,
     }
 )
 """Which layers a rule is for: layer and number of layers -> yes or no."""
 
 MODELS: Mapping[str, Callable[[Site], bool]] = MappingProxyType(
     {
-        "all": lambda site: True,
+        "all": lambda *_: True,
         # Llama 2/3 70B and their kin: eight heads share one value matrix, so bits there are cheap.
         "80_layers_grouped_query": lambda site: site.layers == 80 and site.grouped_query,
     }

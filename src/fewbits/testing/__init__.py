@@ -1,1 +1,15 @@
-"""testing."""
+"""Conformance suites: what every format, kernel and method must do, as plain functions that raise AssertionError.
+
+Whoever writes a format or a method outside this package runs them too:
+
+>>> from fewbits import formats
+>>> check_format(formats.get("Q8_0"))
+"""
+
+from __future__ import annotations
+
+from fewbits.testing.format_suite import check_format
+from fewbits.testing.kernel_suite import check_kernel
+from fewbits.testing.method_suite import check_method
+
+__all__ = ["check_format", "check_kernel", "check_method"]

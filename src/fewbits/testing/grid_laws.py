@@ -1,0 +1,112 @@
+"""Laws of grids: the nearest code by brute force, codes that come back, columns taken on their own, error bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewbits.formats.base import Format, Params
+from fewbits.formats.grids import FloatGrid, UniformGrid
+from fewbits.lazy import LazyModule
+from fewbits.testing.expect import expect
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+ROUNDING = 2.0**-20
+"""Float32 arithmetic may prefer a code that is farther by this share of the largest magnitude around."""
+
+
+def all_codes(format: Format, params: Params) -> torch.Tensor | None:
+    """Every code that an element can take, (codes,); None where they are too many to try.
+
+    >>> from fewbits import formats
+    >>> import torch
+    >>> q4_0 = formats.get("Q4_0")
+    >>> len(all_codes(q4_0, q4_0.fit(torch.zeros(1, 32))))
+    16
+    """
+    grid = format.grid(params, slice(None))
+    if isinstance(grid, UniformGrid):
+        return torch.arange(grid.bottom, grid.top + 1, dtype=torch.uint8)
+    if isinstance(grid, FloatGrid) and grid.dtype.itemsize == 2:
+        every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(grid.dtype)
+        return every[every.isfinite()]
+    return None
+
+
+def check_nearest(format: Format, w: torch.Tensor, params: Params, codes: torch.Tensor, where: str) -> None:
+    """The code that was chosen is the nearest of all that there are."""
+    every = all_codes(format, params)
+    found = (format.decode(codes, params).double() - w.double()).abs()
+    if every is None:
+        return expect(bool((found == 0).all()), f"{where}: numbers change in a format that holds them all")
+    best, magnitude = torch.full_like(found, torch.inf), w.double().abs()
+    if isinstance(format.grid(params, slice(None)), FloatGrid):
+        # The same numbers everywhere: sorted once, the nearest is one of two neighbours.
+        numbers = every.double().unique()
+        above = torch.searchsorted(numbers, w.double()).clamp(1, len(numbers) - 1)
+        best = torch.minimum((numbers[above] - w).abs(), (numbers[above - 1] - w).abs())
+        return expect(bool((found == best).all()), f"{where}: a nearer code exists")
+    for code in every:
+        value = format.decode(code.expand_as(codes), params).double()
+        best = torch.minimum(best, (value - w.double()).abs())
+        magnitude = torch.maximum(magnitude, value.abs())
+    farther = found - best
+    expect(bool((farther <= ROUNDING * magnitude).all()), f"{where}: a nearer code exists, by {float(farther.max()):.3g}")
+
+
+def check_reachable_codes(format: Format, w: torch.Tensor, params: Params, where: str) -> None:
+    """Every code that is told apart from its neighbours comes back from its own number."""
+    every = all_codes(format, params)
+    if every is None:
+        return
+    rows, cols = w.shape
+    pick = (torch.arange(rows * cols) * 7919 + 13) % len(every)
+    codes = every[pick].reshape(rows, cols)
+    value = format.decode(codes, params)
+    back = format.encode(value, params)
+    again = format.decode(back, params)
+    low, high = (format.decode(end.expand(rows, cols), params).double() for end in (every[0], every[-1]))
+    step = (high - low).abs() / (len(every) - 1)
+    told_apart = step > 16 * ROUNDING * torch.maximum(low.abs(), high.abs())
+    if isinstance(format.grid(params, slice(None)), FloatGrid):
+        told_apart = torch.ones_like(told_apart)
+    expect(bool((again == value)[told_apart].all()), f"{where}: a stored number does not come back")
+    same = (back == codes)[told_apart & (value != 0)]
+    expect(bool(same.all()), f"{where}: a code does not come back from its own number")
+
+
+def check_columns(format: Format, w: torch.Tensor, params: Params, codes: torch.Tensor, where: str) -> None:
+    """A grid of some columns gives what the whole matrix gives there: ranges, steps, any order, one column."""
+    cols, decoded = w.shape[1], format.decode(codes, params)
+    shuffled = (torch.arange(cols) * 5 + 3) % cols
+    some: list[slice | torch.Tensor] = [slice(None), slice(3, cols - 2), slice(1, None, 7), slice(0, 1)]
+    for chosen in [*some, shuffled, torch.tensor([cols - 1, 0, cols - 1])]:
+        grid = format.grid(params, chosen)
+        expect(torch.equal(grid.nearest(w[:, chosen]), codes[:, chosen]), f"{where}: columns {chosen} get other codes")
+        same = torch.equal(grid.value(codes[:, chosen]), decoded[:, chosen])
+        expect(same, f"{where}: columns {chosen} mean other numbers")
+
+
+def check_error_bound(format: Format, w: torch.Tensor, back: torch.Tensor, where: str) -> None:
+    """Within `error_bound` of the span's largest magnitude, beyond the floor."""
+    spans = w.reshape(len(w), -1, format.span).double()
+    far = (back.reshape(spans.shape).double() - spans).abs().amax(-1) - format.error_floor
+    size = spans.abs().amax(-1)
+    worst = float((far / size)[far > 0].max()) if bool((far > 0).any()) else 0.0
+    expect(worst <= format.error_bound, f"{where}: off by {worst:.4g} of the span's largest, beyond {format.error_bound}")
+
+
+def check_half_step(format: Format, w: torch.Tensor, params: Params, where: str) -> None:
+    """On an even grid no number between its ends is off by more than half a step."""
+    grid = format.grid(params, slice(None))
+    if not isinstance(grid, UniformGrid):
+        return
+    ends = [grid.value(torch.full(w.shape, end, dtype=torch.uint8)) for end in (grid.bottom, grid.top)]
+    low, high = torch.minimum(*ends), torch.maximum(*ends)
+    inside = (w >= low) & (w <= high)
+    far = (grid.value(grid.nearest(w)).double() - w.double()).abs()
+    allowed = grid.scale.abs().double() / 2 + ROUNDING * torch.maximum(low.abs(), high.abs())
+    expect(bool((far <= allowed)[inside].all()), f"{where}: off by more than half a step between the ends of the grid")

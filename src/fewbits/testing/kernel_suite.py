@@ -1,0 +1,125 @@
+"""What every native codec must do: the bytes and numbers of the torch format, on every instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fewbits import kernels
+from fewbits.formats import row_bytes
+from fewbits.formats.base import Bytes, Format
+from fewbits.lazy import LazyModule
+from fewbits.testing.expect import expect, expect_equal
+from fewbits.testing.inputs import matrices, normal
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+SPANS = (1, 2, 3, 5, 7, 15, 16, 17, 31, 33)
+"""Numbers of spans that leave every kind of tail."""
+
+ROUNDING = 1e-12
+"""Relative difference that another order of summation in double may make."""
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def check_kernel(format: Format) -> None:
+    """Compare the native codecs of `format` with torch, on every instruction set of this machine.
+
+    Raises AssertionError naming the instruction set and the input that tells them apart.
+    """
+    expect(format.name in kernels.formats(), f"{format.name} has no native codec")
+    for name, numbers, slab in _slabs(format):
+        where = f"{format.name} on {name} numbers as {numbers}"
+        stored = _check_encoding(format, slab, numbers, where)
+        _check_decoding(format, stored, slab.shape[1] // kernels.NUMBERS[numbers], where)
+        _check_reader(format, stored, slab, numbers, where)
+    _check_random_bytes(format)
+    _check_extent(format)
+
+
+def _slabs(format: Format) -> Iterator[tuple[str, str, Bytes]]:
+    """(what it holds, type of its numbers, bytes): hard matrices as F32, every tail as every type."""
+    width = max(format.span, 16)
+    for name, w in matrices(5, 3 * width, format.largest).items():
+        yield name, "F32", _stored(w, "F32")
+    for spans in SPANS:
+        for numbers in _DTYPES:
+            yield f"{spans} spans of", numbers, _stored(normal(1, spans * format.span, spans), numbers)
+        yield f"3 rows of {spans} spans of heavy-tailed", "F32", _stored(normal(3, spans * format.span) ** 3, "F32")
+
+
+def _stored(w: torch.Tensor, numbers: str) -> Bytes:
+    stored: Bytes = w.to(getattr(torch, _DTYPES[numbers])).contiguous().view(torch.uint8).numpy()
+    return stored
+
+
+def _check_encoding(format: Format, slab: Bytes, numbers: str, where: str) -> Bytes:
+    """Bytes equal to torch's, sums of errors equal to each other and close to torch's; returns the bytes."""
+    w = torch.from_numpy(slab.copy()).view(getattr(torch, _DTYPES[numbers])).float()
+    params = format.fit(w)
+    codes = format.encode(w, params)
+    wanted = format.pack(codes, params)
+    errors = (format.decode(codes, params).double() - w.double()).square().sum(1).numpy()
+    squares = w.double().square().sum(1).numpy()
+    first: kernels.Encoded | None = None
+    for isa in kernels.available():
+        found = kernels.encode_rows(format.name, slab, numbers, row_bytes(format, w.shape[1]), isa=isa)
+        different = int((found.stored != wanted).sum())
+        expect(different == 0, f"{where}: {isa} stores {different} bytes that torch does not")
+        first = first or found
+        same = np.array_equal(found.squared_error, first.squared_error) and np.array_equal(found.squared, first.squared)
+        expect(same, f"{where}: {isa} sums errors otherwise than {kernels.available()[0]}")
+        close = np.allclose(found.squared_error, errors, rtol=ROUNDING, atol=0)
+        close &= np.allclose(found.squared, squares, rtol=ROUNDING, atol=0)
+        expect(close, f"{where}: {isa} measures other errors than torch")
+        expect_equal((found.largest, found.not_finite), (float(w.abs().max()), 0), f"{where}: {isa}: extent")
+    return wanted
+
+
+def _check_decoding(format: Format, stored: Bytes, cols: int, where: str) -> None:
+    wanted = format.decode(*format.unpack(stored, cols)).numpy()
+    for isa in kernels.available():
+        found = kernels.decode_rows(format.name, stored, cols, isa=isa)
+        real = ~np.isnan(wanted)
+        expect(np.array_equal(np.isnan(found), ~real), f"{where}: {isa} decodes NaN elsewhere than torch")
+        same = np.array_equal(found.view(np.uint32)[real], wanted.view(np.uint32)[real])
+        expect(same, f"{where}: {isa} decodes other numbers than torch")
+
+
+def _check_reader(format: Format, stored: Bytes, slab: Bytes, numbers: str, where: str) -> None:
+    """The verifier's reader finds the same errors, and within the bound of the format."""
+    encoded = kernels.encode_rows(format.name, slab, numbers, stored.shape[1])
+    found = kernels.compare_rows(format.name, stored, slab, numbers, format.error_floor)
+    same = np.allclose(found.squared_error, encoded.squared_error, rtol=ROUNDING, atol=0)
+    same &= np.allclose(found.squared, encoded.squared, rtol=ROUNDING, atol=0)
+    expect(same, f"{where}: the verifier's reader finds other errors than the codec")
+    expect(found.worst <= format.error_bound, f"{where}: the verifier finds an error of {found.worst:.4g}")
+
+
+def _check_random_bytes(format: Format) -> None:
+    """Whatever bytes a file brings, every reader makes the same numbers of them."""
+    for seed, spans in enumerate(SPANS):
+        generator = torch.Generator().manual_seed(seed)
+        shape = (4, spans * format.span_bytes)
+        stored = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
+        _check_decoding(format, stored, spans * format.span, f"{format.name} on {spans} spans of random bytes")
+
+
+def _check_extent(format: Format) -> None:
+    """NaN and infinity are counted, wherever they stand, and do not hide the largest number."""
+    w = normal(3, 33 * format.span, 9).clamp(-5, 5)
+    w[1, 0], w[2, -1], w[0, format.span // 2] = torch.nan, -torch.inf, -7.0
+    for numbers in _DTYPES:
+        for isa in kernels.available():
+            found = kernels.extent(_stored(w, numbers), numbers, isa=isa)
+            expect_equal(found, (7.0, 2), f"{isa}: extent of {numbers}")
+            if format.span > 1:
+                continue
+            encoded = kernels.encode_rows(format.name, _stored(w, numbers), numbers, row_bytes(format, w.shape[1]), isa=isa)
+            expect_equal((encoded.largest, encoded.not_finite), (7.0, 2), f"{format.name}, {isa}: extent while encoding")
