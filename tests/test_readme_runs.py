@@ -17,7 +17,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     text = tmp_path / "out" / "text.txt"
     subprocess.run([sys.executable, str(ROOT / "scripts" / "demo_text.py"), str(text)], check=True)
-    text.write_text(text.read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    text.write_text(text.read_text(encoding="utf-8")[:8_000], encoding="utf-8")
 
     done = subprocess.run(
         [sys.executable, "-c", code[1]], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
