@@ -1,6 +1,6 @@
 """Time and memory of `fewbits quantize` beside llama.cpp's quantizer, on a Llama of random bf16 weights.
 
-    python bench/quantize.py FOLDER [--llama-quantize PATH] [--repeats 3] [--threads 2] [--recipes Q4_K_M Q8_0 Q4_0]
+    python bench/quantize.py FOLDER [--llama-quantize PATH] [--repeats 3] [--threads 2] [--recipes NAME ...]
 
 FOLDER holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs both tools
 one after the other, in changing order, from the same BF16 GGUF file; whole processes are timed, fewbits with hashing,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from fewbits.digest import sha256_of
 from fewbits.errors import CheckpointError
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
+from fewbits.models import architectures
 from fewbits.planning import Recipe
 from fewbits.preflight import estimate_memory, estimate_seconds, require_room, require_writable, usable_threads
-from fewbits.reporting.card import card_path, write_card
+from fewbits.reporting.card import card_path, discard_card, publish_card, stage_card
 from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
 from fewbits.sites import Site, find_sites
 from fewbits.verification import Expectation, expect_directory, expect_gguf, relative_rms, verify
@@ -56,7 +58,7 @@ def quantize(
     Returns the record that was also written beside `output` as a card, or the preview when `dry_run`. `threads` None
     means all processors. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
     """
-    started = time.perf_counter()
+    started, began = time.perf_counter(), datetime.now(timezone.utc)
     output = Path(output)
     workers_wanted = usable_threads(threads)
     recipe, chosen = planning.get(to), methods.get(method)
@@ -67,25 +69,35 @@ def quantize(
     if dry_run:
         return job.preview
     require_room(output, job.layout.size)
-    with PeakMemory() as memory:
-        outcome = _run(job, chosen, workers_wanted, progress or _silent)
-    record = Record(
-        preview=job.preview,
-        tensors=outcome.tensors,
-        source_sha256=outcome.source_sha256,
-        output_sha256=outcome.output_sha256,
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        seconds_verifying=outcome.seconds_verifying,
-        peak_memory=memory.peak,
-        versions=versions(),
-        isa=kernels.isa(),
-        threads=workers_wanted,
-        card=str(card_path(output)),
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
-    write_card(record)
+    with PeakMemory() as memory, GGUFWriter(output, job.layout) as writer:
+        outcome = _run(job, chosen, writer, workers_wanted, progress or _silent)
+        record = Record(
+            preview=job.preview,
+            tensors=outcome.tensors,
+            source_sha256=outcome.source_sha256,
+            output_sha256=outcome.output_sha256,
+            seed=seed,
+            seconds=time.perf_counter() - started,
+            seconds_verifying=outcome.seconds_verifying,
+            peak_memory=memory.peak,
+            versions=versions(),
+            isa=kernels.isa(),
+            threads=workers_wanted,
+            card=str(card_path(output)),
+            started=began.isoformat(timespec="seconds"),
+        )
+        _publish(writer, record)
     return record
+
+
+def _publish(writer: GGUFWriter, record: Record) -> None:
+    """File and card appear together: the card is complete on the disk before the file gets its name."""
+    try:
+        stage_card(record)
+        writer.publish()
+        publish_card(record)
+    finally:
+        discard_card(record)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -127,13 +139,23 @@ def _plan(source: str, output: Path, recipe: Recipe, method: Method, revision: s
         nominal_format=recipe.nominal,
         architecture=conversion.architecture,
         tensors=tensors,
-        notes=conversion.notes,
+        notes=(*conversion.notes, *_rule_notes(conversion)),
         bytes_in=sum(t.bytes_in for t in tensors),
         bytes_out=layout.size,
         seconds_estimated=estimate_seconds(tensors, conversion.files, threads),
         memory_estimated=resident_memory() + estimate_memory(threads),
     )
     return _Job(output, conversion, metadata, layout, preview)
+
+
+def _rule_notes(conversion: Conversion) -> tuple[str, ...]:
+    """Architectures for which the recipes' rules are not known to be llama.cpp's."""
+    experts = conversion.metadata.get(f"{conversion.architecture}.expert_count")
+    known = conversion.architecture in {a.gguf for a in architectures()}
+    if known and experts is None:
+        return ()
+    kind = "models with experts" if known else f"architecture '{conversion.architecture}'"
+    return (f"For {kind} llama.cpp may choose other types for some tensors than this recipe's rules do.",)
 
 
 def _plan_tensor(placement: Placement, site: Site, recipe: Recipe, method: Method) -> PlannedTensor:
@@ -170,17 +192,18 @@ def _file_metadata(recipe: Recipe) -> dict[str, Value]:
     }
 
 
-def _run(job: _Job, method: Method, threads: int, progress: Progress) -> _Outcome:
-    """Encode, write, verify, publish."""
-    with GGUFWriter(job.output, job.layout) as writer, Workers(threads) as workers:
-        digests = {str(f): workers.submit(lambda f=f: sha256_of(f)) for f in job.conversion.files}  # type: ignore[misc]
+def _run(job: _Job, method: Method, writer: GGUFWriter, threads: int, progress: Progress) -> _Outcome:
+    """Encode, write, verify, and wait for the disk."""
+    with Workers(threads) as workers:
+        digests = {str(f): workers.submit(partial(sha256_of, f)) for f in job.conversion.files}
         tensors = _encode_all(job, method, writer, workers, progress)
         writer.start_flush()
         verifying = time.perf_counter()
         sha256 = _verify(job, tensors, workers, progress)
         seconds = time.perf_counter() - verifying
-        writer.publish()
-    return _Outcome(tensors, {name: d.result() for name, d in digests.items()}, sha256, seconds)
+        source_sha256 = {name: digest.result() for name, digest in digests.items()}
+    writer.sync()
+    return _Outcome(tensors, source_sha256, sha256, seconds)
 
 
 def _encode_all(
@@ -191,7 +214,7 @@ def _encode_all(
     work = [
         (name, start, stop)
         for name, t in planned.items()
-        for start, stop in row_slabs(placements[name].source.rows, t.bytes_in // max(1, placements[name].source.rows))
+        for start, stop in row_slabs(placements[name].source.rows, placements[name].source.row_bytes)
     ]
 
     def encode(item: tuple[str, int, int]) -> kernels.Encoded:
@@ -208,7 +231,7 @@ def _encode_all(
         _require_representable(placements[name], planned[name], encoded)
         errors[name] += encoded.squared_error.tolist()
         squares[name] += encoded.squared.tolist()
-        done += planned[name].bytes_in // placements[name].source.rows * (stop - start)
+        done += placements[name].source.row_bytes * (stop - start)
         progress("quantize", done, job.preview.bytes_in)
     return tuple(TensorResult(t, relative_rms(errors[t.name], squares[t.name])) for t in planned.values())
 
@@ -235,8 +258,7 @@ def _require_representable(placement: Placement, tensor: PlannedTensor, encoded:
     source = placement.source
     if encoded.not_finite:
         count = sum(
-            kernels.extent(source.slab(a, b), source.format)[1]
-            for a, b in row_slabs(source.rows, source.buffer.size // source.rows)
+            kernels.extent(source.slab(a, b), source.format)[1] for a, b in row_slabs(source.rows, source.row_bytes)
         )
         raise CheckpointError(
             f"tensor {source.name} of the source holds {count} NaN or infinite numbers; "
@@ -251,10 +273,10 @@ def _require_representable(placement: Placement, tensor: PlannedTensor, encoded:
 
 
 def _verify(job: _Job, tensors: tuple[TensorResult, ...], workers: Workers, progress: Progress) -> str:
-    partial = partial_path(job.output)
+    written = partial_path(job.output)
     first = job.conversion.files[0]
     if first.name == "config.json":
-        sources = expect_directory(first.parent, GGUFReader(partial))
+        sources = expect_directory(first.parent, GGUFReader(written))
     else:
         sources = expect_gguf(GGUFReader(first))
     computed = {p.name: (p.source, None) for p in job.conversion.placements if p.computed}
@@ -269,4 +291,4 @@ def _verify(job: _Job, tensors: tuple[TensorResult, ...], workers: Workers, prog
         raise CheckpointError(
             f"tensor {missing[0]} of the source was not planned ({len(missing)} in all); this is a bug."
         )
-    return verify(partial, job.metadata, expected, workers, lambda done, total: progress("verify", done, total))
+    return verify(written, job.metadata, expected, workers, lambda done, total: progress("verify", done, total))

@@ -31,6 +31,8 @@ def require_writable(output: Path, card: Path, *, force: bool, dry_run: bool) ->
     """Refuse an output that exists (without `force`), is a directory, or lies where nothing can be written."""
     if output.is_dir():
         raise CheckpointError(f"{output} is a directory; give the name of the file to write.")
+    if output.exists() and not output.is_file():
+        raise CheckpointError(f"{output} is not a regular file; give the name of the file to write.")
     taken = next((p for p in (output, card) if p.exists()), None)
     if taken is not None and not force:
         raise CheckpointError(f"{taken} exists already; choose another output, or replace it with --force.")

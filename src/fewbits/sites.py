@@ -24,8 +24,13 @@ KINDS = (
 )
 """What a rule can name; every other matrix is "other", and what no recipe quantizes is "kept"."""
 
-_KEPT = ("_norm.weight", "ffn_gate_inp.weight")
-"""Endings of tensors that stay in 16 or 32 bits in every recipe: norms, and the routers of experts."""
+_KEPT = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight", "attn_rel_b.weight")
+"""Endings of tensors that stay in 16 or 32 bits in every recipe: norms, routers of experts, tables of positions."""
+
+_KEPT_PARTS = re.compile(
+    r"ssm_conv1d|shortconv\.conv|time_mix_(first|lerp_fused|decay_w[12]|[avw][012]|g[12])|altup|laurel|per_layer_model_proj"
+)
+"""Parts of names of small matrices that llama.cpp reads in 16 or 32 bits only (Mamba, RWKV, Gemma 3n and others)."""
 
 
 @dataclass(frozen=True)
@@ -69,5 +74,6 @@ def _site(placement: Placement, layers: int, tied: bool, grouped: bool) -> Site:
     found = _LAYER.fullmatch(name)
     part = found[2] if found else name.removesuffix(".weight")
     kept = placement.computed or len(shape) < 2 or not name.endswith("weight") or name.endswith(_KEPT)
+    kept = kept or bool(_KEPT_PARTS.search(name))
     kind = "kept" if kept else part if part in KINDS else "other"
     return Site(name, kind, shape, int(found[1]) if found else 0, layers, tied, grouped)

@@ -3,8 +3,8 @@
 Nothing of the way in is used on the way out: the header is read by our reader (the gguf package wrote it), the bytes
 are decoded by a reader of their own (native/verify), names go from the file to the source through the architecture
 facts (the gguf package's map brought them here), and where llama.cpp wants the rows of a head interleaved, the row is
-computed from its number. Success is refused unless each tensor is there once, agrees with the source within its format's bound,
-and has exactly the error that was recorded while it was written.
+computed from its number. Success is refused unless each tensor is there once, agrees with the source within its
+format's bound, and has exactly the error that was recorded while it was written.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _head_width(file: GGUFReader) -> int:
 
 
 def _pairs(rows: int, width: int) -> Order:
-    """Source row of each row in the file: row i of a head of `width` comes from i // 2, odd ones from the upper half."""
+    """Source row of each row in the file: row i of a head comes from i // 2, an odd one from the upper half."""
     row = np.arange(rows, dtype=np.int64)
     within = row % width
     return row - within + within // 2 + (within % 2) * (width // 2)
@@ -122,11 +122,11 @@ def _check_tensor(
     errors: list[float] = []
     squares: list[float] = []
     worst = 0.0
-    for (start, stop), result in workers.in_order(compare, row_slabs(source.rows, source.buffer.size // source.rows)):
+    for (start, stop), result in workers.in_order(compare, row_slabs(source.rows, source.row_bytes)):
         errors += result.squared_error.tolist()
         squares += result.squared.tolist()
         worst = max(worst, result.worst)
-        done += source.buffer.size // source.rows * (stop - start)
+        done += source.row_bytes * (stop - start)
         progress(done)
     measured = relative_rms(errors, squares)
     if not math.isclose(measured, want.relative_rms, rel_tol=TOLERANCE, abs_tol=1e-15):

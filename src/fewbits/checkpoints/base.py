@@ -47,9 +47,14 @@ class StoredTensor:
         """Number of weights."""
         return prod(self.shape)
 
+    @property
+    def row_bytes(self) -> int:
+        """Stored bytes of one row."""
+        return self.buffer.size // self.rows if self.rows else 0
+
     def slab(self, start: int, stop: int) -> Bytes:
         """Rows `start` to `stop` as stored bytes, (stop - start, bytes per row), without a copy."""
-        width = self.buffer.size // self.rows if self.rows else 0
+        width = self.row_bytes
         return self.buffer[start * width : stop * width].reshape(stop - start, width)
 
 

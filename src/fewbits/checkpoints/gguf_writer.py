@@ -130,7 +130,7 @@ class GGUFWriter:
             self.discard()
             raise
 
-    def __enter__(self) -> GGUFWriter:  # noqa: PYI034  (typing.Self needs Python 3.11)
+    def __enter__(self) -> GGUFWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,14 +176,17 @@ class GGUFWriter:
             self._flushing = self._flusher.submit(os.fsync, self._file)
 
     def start_flush(self) -> None:
-        """Send everything to the disk in the background; `publish` waits for it."""
+        """Send everything to the disk in the background; `sync` waits for it."""
         self._flushing = self._flusher.submit(os.fsync, self._file)
 
-    def publish(self) -> None:
-        """Make the complete file appear under its name, durably and at once."""
+    def sync(self) -> None:
+        """Wait until every byte is on the disk."""
         if self._flushing is not None:
             self._flushing.result()
         self._flusher.submit(os.fsync, self._file).result()
+
+    def publish(self) -> None:
+        """Make the complete, synced file appear under its name, durably and at once."""
         self.partial.replace(self.output)
         with contextlib.suppress(OSError):  # some file systems cannot sync a folder
             folder = os.open(self.output.parent, os.O_RDONLY)

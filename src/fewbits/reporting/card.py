@@ -20,24 +20,45 @@ def card_path(output: Path) -> Path:
     return output.with_name(f"{stem or output.name}.card.json")
 
 
-def write_card(record: Record) -> Path:
-    """Write the card of `record` to `record.card` and return its path: the whole file appears at once, or none does."""
-    path = Path(record.card)
+def stage_card(record: Record) -> Path:
+    """Write the card of `record` in full beside `record.card`, synced, and return where; `publish_card` names it."""
     # The name is always the same, so what a killed run leaves behind is overwritten and renamed by the next one.
-    part = path.with_name(f".{path.name}.part")
+    part = _staged(Path(record.card))
     try:
         with part.open("w", encoding="utf-8", newline="\n") as file:
             json.dump(record.to_json(), file, indent=1, ensure_ascii=False, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+    return part
+
+
+def publish_card(record: Record) -> Path:
+    """Make the staged card appear under its name at once, and return it."""
+    path = Path(record.card)
+    _staged(path).replace(path)
     _sync_directory(path.parent)
     return path
+
+
+def discard_card(record: Record) -> None:
+    """Forget a staged card; nothing happens when there is none."""
+    with contextlib.suppress(OSError):
+        _staged(Path(record.card)).unlink()
+
+
+def write_card(record: Record) -> Path:
+    """Write the card of `record` to `record.card` and return its path: the whole file appears at once, or none does."""
+    stage_card(record)
+    return publish_card(record)
+
+
+def _staged(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def _sync_directory(directory: Path) -> None:
