@@ -59,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
         "methods",
         "planning",
         "checkpoints",
+        "models",
         "sites",
         "digest",
         "memory",

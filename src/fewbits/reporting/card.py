@@ -54,7 +54,11 @@ def discard_card(record: Record) -> None:
 def write_card(record: Record) -> Path:
     """Write the card of `record` to `record.card` and return its path: the whole file appears at once, or none does."""
     stage_card(record)
-    return publish_card(record)
+    try:
+        return publish_card(record)
+    except BaseException:
+        discard_card(record)
+        raise
 
 
 def _staged(path: Path) -> Path:
