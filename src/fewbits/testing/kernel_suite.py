@@ -121,5 +121,9 @@ def _check_extent(format: Format) -> None:
             expect_equal(found, (7.0, 2), f"{isa}: extent of {numbers}")
             if format.span > 1:
                 continue
-            encoded = kernels.encode_rows(format.name, _stored(w, numbers), numbers, row_bytes(format, w.shape[1]), isa=isa)
-            expect_equal((encoded.largest, encoded.not_finite), (7.0, 2), f"{format.name}, {isa}: extent while encoding")
+            encoded = kernels.encode_rows(
+                format.name, _stored(w, numbers), numbers, row_bytes(format, w.shape[1]), isa=isa
+            )
+            expect_equal(
+                (encoded.largest, encoded.not_finite), (7.0, 2), f"{format.name}, {isa}: extent while encoding"
+            )
