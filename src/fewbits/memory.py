@@ -34,7 +34,7 @@ class PeakMemory:
         while not self._done.wait(_INTERVAL):
             self.peak = max(self.peak, resident_memory())
 
-    def __enter__(self) -> PeakMemory:  # noqa: PYI034  (typing.Self needs Python 3.11)
+    def __enter__(self) -> PeakMemory:
         self._watcher.start()
         return self
 

@@ -21,7 +21,7 @@ class Workers:
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fewbits-worker")
 
-    def __enter__(self) -> Workers:  # noqa: PYI034  (typing.Self needs Python 3.11)
+    def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:

