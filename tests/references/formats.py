@@ -1,0 +1,141 @@
+"""What stored bytes mean, number by number in float64, written from the layouts' words alone.
+
+Nothing of fewbits is imported. Every function takes the bytes of one span and returns its numbers; a column is looked
+up on its own, its bits cut out of the span as out of one long binary number.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+
+def half(data: bytes, at: int) -> float:
+    """The binary16 number at byte `at`."""
+    number: float = struct.unpack_from("<e", data, at)[0]
+    return number
+
+
+def field(data: bytes, first_bit: int, width: int) -> int:
+    """`width` bits of `data`, which counts its bits from the lowest one of byte 0."""
+    return int.from_bytes(data, "little") >> first_bit & ((1 << width) - 1)
+
+
+def signed(data: bytes, at: int) -> int:
+    return data[at] - 256 * (data[at] >= 128)
+
+
+def f32(data: bytes) -> list[float]:
+    return [struct.unpack("<f", data)[0]]
+
+
+def f16(data: bytes) -> list[float]:
+    return [half(data, 0)]
+
+
+def bf16(data: bytes) -> list[float]:
+    return [struct.unpack("<f", b"\0\0" + data)[0]]
+
+
+def q4_0(data: bytes) -> list[float]:
+    """A half-byte per column: columns 0-15 the low ones of bytes 2-17, columns 16-31 the high ones."""
+    return [half(data, 0) * (field(data, 8 * (2 + c % 16) + 4 * (c // 16), 4) - 8) for c in range(32)]
+
+
+def q5_0(data: bytes) -> list[float]:
+    """32 single bits from byte 2 on, then half-bytes as in Q4_0 from byte 6 on."""
+    codes = [field(data, 8 * (6 + c % 16) + 4 * (c // 16), 4) + 16 * field(data, 16 + c, 1) for c in range(32)]
+    return [half(data, 0) * (code - 16) for code in codes]
+
+
+def q5_1(data: bytes) -> list[float]:
+    """Scale, minimum, 32 single bits, half-bytes."""
+    codes = [field(data, 8 * (8 + c % 16) + 4 * (c // 16), 4) + 16 * field(data, 32 + c, 1) for c in range(32)]
+    return [half(data, 0) * code + half(data, 2) for code in codes]
+
+
+def q8_0(data: bytes) -> list[float]:
+    return [half(data, 0) * signed(data, 2 + c) for c in range(32)]
+
+
+def sixths(data: bytes) -> tuple[list[int], list[int]]:
+    """Scales and minimums of eight groups in the twelve bytes from byte 4 on.
+
+    Groups 0-3 lie in the lower six bits of bytes 4-7 and 8-11. Groups 4-7 have their lower four bits in the halves of
+    bytes 12-15, and their upper two bits on top of the bytes of groups 0-3.
+    """
+    scales = [field(data, 8 * (4 + g), 6) for g in range(4)]
+    lows = [field(data, 8 * (8 + g), 6) for g in range(4)]
+    scales += [field(data, 8 * (12 + g), 4) | field(data, 8 * (4 + g) + 6, 2) << 4 for g in range(4)]
+    lows += [field(data, 8 * (12 + g) + 4, 4) | field(data, 8 * (8 + g) + 6, 2) << 4 for g in range(4)]
+    return scales, lows
+
+
+def line(data: bytes, group: int, code: int) -> float:
+    scales, lows = sixths(data)
+    return half(data, 0) * scales[group] * code - half(data, 2) * lows[group]
+
+
+def q4_k(data: bytes) -> list[float]:
+    """Half-bytes from byte 16 on: each 32 bytes hold two groups, the even one low."""
+    return [line(data, c // 32, field(data, 8 * (16 + c // 64 * 32 + c % 32) + c // 32 % 2 * 4, 4)) for c in range(256)]
+
+
+def q5_k(data: bytes) -> list[float]:
+    """Fifth bits in bytes 16-47, one bit per group, then half-bytes as in Q4_K from byte 48 on."""
+    numbers = []
+    for c in range(256):
+        low = field(data, 8 * (48 + c // 64 * 32 + c % 32) + c // 32 % 2 * 4, 4)
+        numbers.append(line(data, c // 32, low + 16 * field(data, 8 * (16 + c % 32) + c // 32, 1)))
+    return numbers
+
+
+def q6_k(data: bytes) -> list[float]:
+    """Low half-bytes in bytes 0-127, upper pairs of bits in 128-191, scales in 192-207, d in 208-209.
+
+    In each half of the span the columns come in four rows of 32. Rows 0 and 2 share 32 bytes of half-bytes, so do rows
+    1 and 3, and all four rows share 32 bytes of pairs.
+    """
+    numbers = []
+    for c in range(256):
+        part, row, e = c // 128, c % 128 // 32, c % 32
+        low = field(data, 8 * (64 * part + 32 * (row % 2) + e) + 4 * (row // 2), 4)
+        high = field(data, 8 * (128 + 32 * part + e) + 2 * row, 2)
+        numbers.append(half(data, 208) * signed(data, 192 + c // 16) * (low + 16 * high - 32))
+    return numbers
+
+
+SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
+    "F32": (4, f32),
+    "F16": (2, f16),
+    "BF16": (2, bf16),
+    "Q4_0": (18, q4_0),
+    "Q5_0": (22, q5_0),
+    "Q5_1": (24, q5_1),
+    "Q8_0": (34, q8_0),
+    "Q4_K": (144, q4_k),
+    "Q5_K": (176, q5_k),
+    "Q6_K": (210, q6_k),
+}
+"""Bytes of a span, and what they mean."""
+
+
+def decode(name: str, stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Numbers (rows, cols) of stored bytes (rows, bytes per row); NaN where a scale is none."""
+    size, read = SPANS[name]
+    rows = [[x for at in range(0, len(row), size) for x in read(row[at : at + size].tobytes())] for row in stored]
+    return np.array(rows, np.float64)
+
+
+def as_float32(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Rounded once; beyond binary32 infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return numbers.astype(np.float32)
+
+
+def finite(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return np.vectorize(math.isfinite)(numbers)

@@ -1,0 +1,110 @@
+"""What the searches minimise, and plain searches to compare with, in float64 and written from the mathematics.
+
+For numbers x with weights w and a grid of codes 0 .. top, the weighted squared error of scale * code - low, each
+number at its nearest code, is the objective. The searches divide the range of a group into a little less or more than
+`top` steps, in 21 ways, fit a line to the codes of each by least squares, and keep the best.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+def affine_weights(group: Floats) -> Floats:
+    """Q4_K and Q5_K: the group's root mean square + |x|."""
+    return np.sqrt(np.mean(group**2)) + np.abs(group)
+
+
+def weights(name: str, w: Floats) -> Floats:
+    """The weights (rows, cols) in which `name` measures squared errors unless importance is given."""
+    if name in ("Q4_K", "Q5_K"):
+        groups = w.reshape(-1, 32)
+        return np.array([affine_weights(group) for group in groups]).reshape(w.shape)
+    return w**2 if name == "Q6_K" else np.ones_like(w)
+
+
+def nearest(group: Floats, scale: float, low: float, bottom: int, top: int) -> Floats:
+    """Numbers of the grid nearest to `group`, by trying every code."""
+    values = scale * np.arange(bottom, top + 1) - low
+    found: Floats = values[np.abs(values[:, None] - group).argmin(0)]
+    return found
+
+
+def error(group: Floats, w: Floats, scale: float, low: float, bottom: int, top: int) -> float:
+    return float((w * (nearest(group, scale, low, bottom, top) - group) ** 2).sum())
+
+
+def best_line(group: Floats, w: Floats, top: int, *, steps: int = 21) -> tuple[float, float, float]:
+    """(error, scale, low) of the best line scale * code - low with low >= 0, over `steps` candidate ranges."""
+    low, high = min(float(group.min()), 0.0), float(group.max())
+    best = (float((w * np.minimum(group, 0.0) ** 2).sum() + (w * np.maximum(group, 0.0) ** 2).sum()), 0.0, 0.0)
+    if high == low:
+        return min(best, (error(group, w, 0.0, -low, 0, top), 0.0, -low))
+    for candidate in range(steps):
+        width = (high - low) / (top - 1 + 0.1 * candidate)
+        codes = np.clip(np.rint((group - low) / width), 0, top)
+        scale, offset = _least_squares(codes, group, w)
+        if offset > 0:  # the line must start at or below zero
+            scale, offset = float((w * codes * group).sum() / max((w * codes * codes).sum(), 1e-300)), 0.0
+        best = min(best, (error(group, w, scale, -offset, 0, top), scale, -offset))
+    return best
+
+
+def _least_squares(codes: Floats, group: Floats, w: Floats) -> tuple[float, float]:
+    """(slope, offset) of the weighted line through (codes, group)."""
+    mean_code, mean = np.average(codes, weights=w), np.average(group, weights=w)
+    spread = (w * (codes - mean_code) ** 2).sum()
+    slope = float((w * (codes - mean_code) * (group - mean)).sum() / spread) if spread > 0 else 0.0
+    return slope, float(mean - slope * mean_code)
+
+
+def best_step(group: Floats, w: Floats, top: int, *, steps: int = 19) -> tuple[float, float]:
+    """(error, scale) of the best scale * code with codes -top .. top - 1, over `steps` candidate ranges."""
+    extreme = float(group[np.abs(group).argmax()])
+    best = (float((w * group**2).sum()), 0.0)
+    for candidate in range(-(steps // 2), steps // 2 + 1) if extreme else ():
+        codes = np.clip(np.rint(group * -(top + 0.1 * candidate) / extreme), -top, top - 1)
+        squares = (w * codes * codes).sum()
+        if squares > 0:
+            scale = float((w * codes * group).sum() / squares)
+            best = min(best, (error(group, w, scale, 0.0, -top, top - 1), scale))
+    return best
+
+
+def two_level(name: str, span: Floats) -> float:
+    """Weighted error of one span of 256 in Q4_K, Q5_K or Q6_K: best lines, then scales of six (eight) bits."""
+    if name == "Q6_K":
+        return _two_level_symmetric(span)
+    top = {"Q4_K": 15, "Q5_K": 31}[name]
+    groups = span.reshape(8, 32)
+    lines = [best_line(group, affine_weights(group), top)[1:] for group in groups]
+    d, dmin = (float(np.float16(max(values) / 63)) for values in zip(*lines, strict=True))
+    total = 0.0
+    for group, (scale, low) in zip(groups, lines, strict=True):
+        whole = [np.clip(np.rint(value / unit), 0, 63) if unit else 0.0 for value, unit in ((scale, d), (low, dmin))]
+        total += error(group, affine_weights(group), d * whole[0], dmin * whole[1], 0, top)
+    return total
+
+
+def _two_level_symmetric(span: Floats) -> float:
+    groups = span.reshape(16, 16)
+    scales = np.array([best_step(group, group**2, 32)[1] for group in groups])
+    d = float(np.float16(scales[np.abs(scales).argmax()] / -128))
+    whole = np.clip(np.rint(scales / d), -128, 127) if d else 0 * scales
+    return sum(error(g, g**2, d * s, 0.0, -32, 31) for g, s in zip(groups, whole, strict=True))
+
+
+def one_level(name: str, span: Floats) -> float:
+    """Squared error of one span of 32 in Q4_0, Q5_0, Q8_0 or Q5_1, with binary16 parameters."""
+    even = np.ones_like(span)
+    if name == "Q8_0":
+        return error(span, even, float(np.float16(np.abs(span).max() / 127)), 0.0, -127, 127)
+    if name == "Q5_1":
+        low = float(np.float16(span.min()))
+        return error(span, even, float(np.float16((span.max() - span.min()) / 31)), -low, 0, 31)
+    top = {"Q4_0": 8, "Q5_0": 16}[name]
+    extreme = float(span[np.abs(span).argmax()])
+    return error(span, even, float(np.float16(extreme / -top)), 0.0, -top, top - 1)
