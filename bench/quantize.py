@@ -4,8 +4,8 @@
 
 FOLDER holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs both tools
 one after the other, in changing order, from the same BF16 GGUF file; whole processes are timed, fewbits with hashing,
-verifying and syncing to disk. Without --llama-quantize (or $LLAMA_QUANTIZE) the peer is the library in llama-cpp-python,
-and without that only fewbits runs.
+verifying and syncing to disk. Without --llama-quantize (or $LLAMA_QUANTIZE) the peer is the library in
+llama-cpp-python, and without that only fewbits runs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from models import LARGE_EMBEDDING, ONE_BILLION, make_llama
+from random_llama import LARGE_EMBEDDING, ONE_BILLION, make_llama
 
 PEER = """
 import ctypes, sys, llama_cpp
@@ -60,13 +61,11 @@ def main() -> None:
     embedding(args)
 
 
-def rounds(
-    args: argparse.Namespace, source: Path, recipe: str
-) -> tuple[list[float], list[float], dict[str, dict[str, float]], int]:
+def rounds(args: argparse.Namespace, source: Path, recipe: str) -> tuple[list[float], list[float], dict[str, Any], int]:
     """Wall seconds of both tools over the repeats, and the last record."""
     ours: list[float] = []
     theirs: list[float] = []
-    record: dict[str, dict[str, float]] = {}
+    record: dict[str, Any] = {}
     target, peer_target = args.folder / f"fewbits-{recipe}.gguf", args.folder / f"peer-{recipe}.gguf"
     command = peer_command(args, source, peer_target, recipe)
 
@@ -91,12 +90,12 @@ def rounds(
     return ours, theirs, record, int(record["preview"]["parameters"])
 
 
-def fewbits(source: str, target: Path, recipe: str, threads: int) -> dict[str, dict[str, float]]:
+def fewbits(source: str, target: Path, recipe: str, threads: int) -> dict[str, Any]:
     """One run of the command line; its record."""
     command = [sys.executable, "-m", "fewbits", "quantize", source, "-o", str(target), "--to", recipe]
     command += ["--threads", str(threads), "--force", "--json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    record: dict[str, dict[str, float]] = json.loads(done.stdout)
+    record: dict[str, Any] = json.loads(done.stdout)
     return record
 
 
