@@ -1,8 +1,8 @@
 """Time and memory of `fewbits quantize` beside llama.cpp's quantizer, on a Llama of random bf16 weights.
 
-    python bench/quantize.py FOLDER [--llama-quantize PATH] [--repeats 3] [--threads 2] [--recipes NAME ...]
+    python bench/quantize.py [FOLDER] [--llama-quantize PATH] [--repeats 3] [--threads 2] [--recipes NAME ...]
 
-FOLDER holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs both tools
+FOLDER (out/bench) holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs both tools
 one after the other, in changing order, from the same BF16 GGUF file; whole processes are timed, fewbits with hashing,
 verifying and syncing to disk. Without --llama-quantize (or $LLAMA_QUANTIZE) the peer is the library in
 llama-cpp-python, and without that only fewbits runs.
@@ -37,7 +37,7 @@ sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("out/bench"))
     parser.add_argument("--llama-quantize", default=os.environ.get("LLAMA_QUANTIZE"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

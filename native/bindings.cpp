@@ -145,7 +145,7 @@ void compare(const std::string& format, const Bytes& stored, const Bytes& source
     nb::gil_scoped_release unlocked;
     for (int64_t row = 0; row < rows; ++row) {
         const Agreement a = function(index, stored.data() + row * static_cast<int64_t>(stored.shape(1)), kind,
-                                     source.data() + row * static_cast<int64_t>(source.shape(1)), 1, cols, floor);
+                                     source.data() + row * static_cast<int64_t>(source.shape(1)), cols, floor);
         squared_error.data()[row] = a.squared_error;
         squared.data()[row] = a.squared;
         worst.data()[row] = a.worst;

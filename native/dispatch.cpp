@@ -9,18 +9,18 @@
 namespace fewbits {
 
 extern const KernelTable table_scalar;
-Agreement compare_scalar(int, const uint8_t*, Number, const void*, int64_t, int64_t, double);
+Agreement compare_scalar(int, const uint8_t*, Number, const void*, int64_t, double);
 #ifdef FEWBITS_HAVE_AVX2
 extern const KernelTable table_avx2;
-Agreement compare_avx2(int, const uint8_t*, Number, const void*, int64_t, int64_t, double);
+Agreement compare_avx2(int, const uint8_t*, Number, const void*, int64_t, double);
 #endif
 #ifdef FEWBITS_HAVE_AVX512
 extern const KernelTable table_avx512;
-Agreement compare_avx512(int, const uint8_t*, Number, const void*, int64_t, int64_t, double);
+Agreement compare_avx512(int, const uint8_t*, Number, const void*, int64_t, double);
 #endif
 #ifdef FEWBITS_HAVE_NEON
 extern const KernelTable table_neon;
-Agreement compare_neon(int, const uint8_t*, Number, const void*, int64_t, int64_t, double);
+Agreement compare_neon(int, const uint8_t*, Number, const void*, int64_t, double);
 #endif
 
 namespace {

@@ -12,7 +12,7 @@
 namespace fewbits {
 namespace {
 
-constexpr int longest_span = 256;
+constexpr int tile = 256;  // columns compared together; every span divides it
 
 // Exponent and fraction moved into place, then the difference of the two exponent biases multiplied away.
 float binary16(const uint8_t* p) {
@@ -32,18 +32,7 @@ int six_bits(const uint8_t* p, int index) {
     return low + 16 * (p[j - 4 + 4 * is_min] >> 6);
 }
 
-void read_f32(const uint8_t* p, float* w) {
-    float x;
-    std::memcpy(&x, p, 4);
-    w[0] = x;
-}
 void read_f16(const uint8_t* p, float* w) { w[0] = binary16(p); }
-void read_bf16(const uint8_t* p, float* w) {
-    const uint32_t bits = static_cast<uint32_t>(p[0]) << 16 | static_cast<uint32_t>(p[1]) << 24;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    w[0] = x;
-}
 void read_q4_0(const uint8_t* p, float* w) {
     const float d = binary16(p);
     for (int j = 0; j < 16; ++j) {
@@ -105,79 +94,115 @@ void read_q6_k(const uint8_t* p, float* w) {
     }
 }
 
+template <int columns, int bytes, void (*read)(const uint8_t*, float*)>
+void read_tile(const uint8_t* p, float* w) {
+    for (int s = 0; s < tile / columns; ++s) read(p + bytes * s, w + columns * s);
+}
+
+void read_bf16_tile(const uint8_t* p, float* w) {
+    uint16_t upper[tile];
+    uint32_t whole[tile];
+    std::memcpy(upper, p, sizeof upper);
+    for (int j = 0; j < tile; ++j) whole[j] = static_cast<uint32_t>(upper[j]) << 16;
+    std::memcpy(w, whole, sizeof whole);
+}
+
+void read_f32_tile(const uint8_t* p, float* w) { std::memcpy(w, p, tile * sizeof(float)); }
+
+int32_t magnitude_bits(float x) {
+    int32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return bits & 0x7fffffff;
+}
+
+// The largest (|want - got| - floor) / max |want| over the tile's spans. Magnitudes are compared as whole numbers, which
+// order alike and, unlike floats, may be compared in any order.
+template <int columns>
+double worst_of(const float* want, const float* got, double floor) {
+    double worst = 0.0;
+    for (int s = 0; s < tile; s += columns) {
+        int32_t far = 0, size = 0;
+        for (int j = s; j < s + columns; ++j) {
+            const int32_t distance = magnitude_bits(want[j] - got[j]), own = magnitude_bits(want[j]);
+            far = distance > far ? distance : far;
+            size = own > size ? own : size;
+        }
+        float farthest, largest;
+        std::memcpy(&farthest, &far, 4);
+        std::memcpy(&largest, &size, 4);
+        const double beyond = farthest - floor;
+        if (beyond > worst * largest) worst = largest > 0.0f ? beyond / largest : INFINITY;
+    }
+    return worst;
+}
+
 struct Reading {
     const char* name;
-    int columns, bytes;
+    int tile_bytes;
     void (*read)(const uint8_t*, float*);
-};
-constexpr Reading readings[] = {
-    {"F32", 1, 4, read_f32},       {"F16", 1, 2, read_f16},       {"BF16", 1, 2, read_bf16},
-    {"Q4_0", 32, 18, read_q4_0},   {"Q5_0", 32, 22, read_q5_0},   {"Q8_0", 32, 34, read_q8_0},
-    {"Q4_K", 256, 144, read_q4_k}, {"Q5_K", 256, 176, read_q5_k}, {"Q6_K", 256, 210, read_q6_k},
-    {"Q5_1", 32, 24, read_q5_1},
+    double (*worst)(const float*, const float*, double);
 };
 
-void read_numbers(Number kind, const uint8_t* p, int64_t first, int count, float* w) {
-    if (kind == Number::f32) {
-        std::memcpy(w, p + 4 * first, static_cast<size_t>(count) * 4);
-        return;
+template <int columns, int bytes, void (*read)(const uint8_t*, float*)>
+constexpr Reading reading(const char* name) {
+    return {name, tile / columns * bytes, read_tile<columns, bytes, read>, worst_of<columns>};
+}
+
+constexpr Reading readings[] = {
+    {"F32", 4 * tile, read_f32_tile, worst_of<tile>},
+    {"BF16", 2 * tile, read_bf16_tile, worst_of<tile>},
+    {"F16", 2 * tile, read_tile<1, 2, read_f16>, worst_of<tile>},
+    reading<32, 18, read_q4_0>("Q4_0"),
+    reading<32, 22, read_q5_0>("Q5_0"),
+    reading<32, 24, read_q5_1>("Q5_1"),
+    reading<32, 34, read_q8_0>("Q8_0"),
+    reading<256, 144, read_q4_k>("Q4_K"),
+    reading<256, 176, read_q5_k>("Q5_K"),
+    reading<256, 210, read_q6_k>("Q6_K"),
+};
+
+const Reading& reading_of(Number kind) { return readings[kind == Number::f32 ? 0 : kind == Number::bf16 ? 1 : 2]; }
+
+// Eight lanes, because a compiler may not reorder one long sum of floats.
+void add_squares(const float* want, const float* got, Agreement* sum) {
+    double errors[8] = {}, squares[8] = {};
+    for (int j = 0; j < tile; j += 8)
+        for (int lane = 0; lane < 8; ++lane) {
+            const double x = want[j + lane], r = x - static_cast<double>(got[j + lane]);
+            errors[lane] += r * r;
+            squares[lane] += x * x;
+        }
+    for (int lane = 0; lane < 8; ++lane) {
+        sum->squared_error += errors[lane];
+        sum->squared += squares[lane];
     }
-    if (kind == Number::f16) {
-        for (int j = 0; j < count; ++j) read_f16(p + 2 * (first + j), w + j);
-        return;
-    }
-    uint16_t bits[longest_span];
-    std::memcpy(bits, p + 2 * first, static_cast<size_t>(count) * 2);
-    uint32_t whole[longest_span];
-    for (int j = 0; j < count; ++j) whole[j] = static_cast<uint32_t>(bits[j]) << 16;
-    std::memcpy(w, whole, static_cast<size_t>(count) * 4);
+}
+
+void compare_tile(const Reading& stored, const uint8_t* p, const Reading& source, const uint8_t* numbers, double floor,
+                  Agreement* sum) {
+    float want[tile], got[tile];
+    source.read(numbers, want);
+    stored.read(p, got);
+    add_squares(want, got, sum);
+    const double worst = stored.worst(want, got, floor);
+    sum->worst = worst > sum->worst ? worst : sum->worst;
 }
 
 }  // namespace
 
 Agreement FEWBITS_JOIN(compare_, FEWBITS_ISA_NAME)(int format, const uint8_t* stored, Number kind, const void* numbers,
-                                                   int64_t rows, int64_t cols, double floor) {
-    const Reading& reading = readings[format];
+                                                   int64_t count, double floor) {
+    const Reading &in_file = readings[format], &in_source = reading_of(kind);
     const auto* source = static_cast<const uint8_t*>(numbers);
-    float want[longest_span], got[longest_span];
     Agreement sum{0.0, 0.0, 0.0};
-    const int64_t count = rows * cols;
-    // Formats of single numbers are taken up to 256 at a time, so that one loop serves all.
-    const int span = reading.columns > 1 ? reading.columns : longest_span;
-    for (int64_t first = 0; first < count; first += span) {
-        const int present = count - first < span ? static_cast<int>(count - first) : span;
-        read_numbers(kind, source, first, present, want);
-        if (reading.columns > 1)
-            reading.read(stored + first / span * reading.bytes, got);
-        else
-            for (int j = 0; j < present; ++j) reading.read(stored + (first + j) * reading.bytes, got + j);
-        const int padded = (present + 7) / 8 * 8;
-        for (int j = present; j < padded; ++j) want[j] = got[j] = 0.0f;
-        // Eight lanes, because a compiler may not reorder one long sum or maximum of floats.
-        double errors[8] = {}, squares[8] = {};
-        float sizes[8] = {}, distances[8] = {};
-        for (int j = 0; j < padded; j += 8)
-            for (int lane = 0; lane < 8; ++lane) {
-                const double x = want[j + lane], r = x - static_cast<double>(got[j + lane]);
-                errors[lane] += r * r;
-                squares[lane] += x * x;
-            }
-        for (int j = 0; j < padded; j += 8)
-            for (int lane = 0; lane < 8; ++lane) {
-                const float far = std::fabs(want[j + lane] - got[j + lane]), size = std::fabs(want[j + lane]);
-                distances[lane] = far > distances[lane] ? far : distances[lane];
-                sizes[lane] = size > sizes[lane] ? size : sizes[lane];
-            }
-        double largest = 0.0, farthest = 0.0;
-        for (int lane = 0; lane < 8; ++lane) {
-            sum.squared_error += errors[lane];
-            sum.squared += squares[lane];
-            largest = std::fmax(largest, sizes[lane]);
-            farthest = std::fmax(farthest, distances[lane]);
-        }
-        const double beyond = farthest - floor;
-        const double ratio = beyond <= 0.0 ? 0.0 : largest > 0.0 ? beyond / largest : INFINITY;
-        sum.worst = ratio > sum.worst ? ratio : sum.worst;
+    const int64_t whole = count / tile, rest = count % tile;
+    for (int64_t t = 0; t < whole; ++t)
+        compare_tile(in_file, stored + t * in_file.tile_bytes, in_source, source + t * in_source.tile_bytes, floor, &sum);
+    if (rest) {  // zero bytes mean zero in every format
+        uint8_t p[4 * tile] = {}, n[4 * tile] = {};
+        std::memcpy(p, stored + whole * in_file.tile_bytes, static_cast<size_t>(in_file.tile_bytes * rest / tile));
+        std::memcpy(n, source + whole * in_source.tile_bytes, static_cast<size_t>(in_source.tile_bytes * rest / tile));
+        compare_tile(in_file, p, in_source, n, floor, &sum);
     }
     return sum;
 }

@@ -39,8 +39,8 @@ struct Agreement {
 };
 
 // The stranger's reading of `stored` against the source's numbers; shares no code with the codecs (verify/compare.cpp).
-using CompareFunction = Agreement (*)(int format, const uint8_t* stored, Number kind, const void* numbers, int64_t rows,
-                                      int64_t cols, double floor);
+using CompareFunction = Agreement (*)(int format, const uint8_t* stored, Number kind, const void* numbers, int64_t count,
+                                      double floor);
 
 const KernelTable& kernels();                  // the best table of this machine, or the one FEWBITS_ISA names
 const KernelTable* kernels_of(const char* isa);  // nullptr when this machine or this build lacks it
