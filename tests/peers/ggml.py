@@ -1,0 +1,80 @@
+"""ggml's own C code through the library inside llama-cpp-python: its quantizers, decoders and choice of types."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+_DECODERS = {
+    "F16": "ggml_fp16_to_fp32_row",
+    "BF16": "ggml_bf16_to_fp32_row",
+    **{name: f"dequantize_row_{name[0].lower()}{name[1:]}" for name in ("Q4_0", "Q5_0", "Q5_1")},
+    **{name: f"dequantize_row_{name[0].lower()}{name[1:]}" for name in ("Q8_0", "Q4_K", "Q5_K", "Q6_K")},
+}
+FORMATS = tuple(_DECODERS)
+"""The formats that ggml and fewbits both have, but for F32."""
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    import llama_cpp
+
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    found = sorted(folder.glob("libggml-base.*"))
+    library = ctypes.CDLL(str(found[0]))
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+    ]
+    for name in _DECODERS.values():
+        getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        getattr(library, name).restype = None
+    return library
+
+
+def encode(name: str, w: Floats) -> Bytes:
+    """The bytes (rows, bytes per row) that llama-quantize stores for `w` (rows, cols) without an importance matrix."""
+    kind = gguf.GGMLQuantizationType[name]
+    span, size = gguf.GGML_QUANT_SIZES[kind]
+    w = np.ascontiguousarray(w, np.float32)
+    rows, cols = w.shape
+    stored = np.zeros((rows, cols // span * size), np.uint8)
+    written = _library().ggml_quantize_chunk(int(kind), w.ctypes.data, stored.ctypes.data, 0, rows, cols, None)
+    assert written == stored.size
+    return stored
+
+
+def decode(name: str, stored: Bytes) -> Floats:
+    """ggml's numbers (rows, cols) of stored bytes (rows, bytes per row)."""
+    span, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+    stored = np.ascontiguousarray(stored)
+    w = np.empty((len(stored), stored.shape[1] // size * span), np.float32)
+    getattr(_library(), _DECODERS[name])(stored.ctypes.data, w.ctypes.data, w.size)
+    return w
+
+
+def chosen_types(source: Path, recipe: str, target: Path) -> dict[str, str]:
+    """Tensor -> type in the file that llama-quantize makes of the GGUF file `source`; `target` is overwritten."""
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = int(gguf.LlamaFileType[f"MOSTLY_{recipe}"])
+    parameters.nthread = 1
+    done = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters))
+    assert done == 0, f"llama.cpp could not make {recipe} of {source}"
+    return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors}
