@@ -1,0 +1,94 @@
+"""Decoding equals the gguf package's and ggml's C to the last bit; encoding is at least as close as ggml's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fewbits import formats, kernels
+from fewbits.testing.inputs import normal
+from references.searches import weights
+
+pytest.importorskip("llama_cpp")
+
+from peers import ggml
+
+POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama" / "model.safetensors"
+COLS = 512
+
+
+def encode(name: str, w: np.ndarray) -> np.ndarray:
+    size = formats.row_bytes(formats.get(name), w.shape[1])
+    return kernels.encode_rows(name, np.ascontiguousarray(w).view(np.uint8), "F32", size).stored
+
+
+def test_ggml_has_every_format() -> None:
+    assert set(ggml.FORMATS) == set(formats.FORMATS) - {"F32"}
+
+
+def random_bytes(name: str) -> np.ndarray:
+    shape = (16, formats.row_bytes(formats.get(name), 16 * COLS))
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8).numpy()
+
+
+@pytest.mark.parametrize("name", ggml.FORMATS)
+def test_random_bytes_decode_to_the_same_bits(name: str) -> None:
+    """NaN stays NaN, but its payload is nobody's business."""
+    stored = random_bytes(name)
+    ours, theirs = kernels.decode_rows(name, stored, 16 * COLS), ggml.decode(name, stored)
+    real = ~np.isnan(theirs)
+    assert real.mean() > 0.5
+    assert np.array_equal(real, ~np.isnan(ours))
+    assert np.array_equal(ours.view(np.uint32)[real], theirs.view(np.uint32)[real])
+    with np.errstate(all="ignore"):
+        package = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[name])
+    assert np.array_equal(ours.view(np.uint32)[real], package.view(np.uint32)[real])
+
+
+@pytest.mark.parametrize("name", ggml.FORMATS)
+def test_our_bytes_decode_to_the_same_bits(name: str) -> None:
+    stored = encode(name, normal(16, COLS, 21).numpy() ** 3)
+    ours = kernels.decode_rows(name, stored, COLS).view(np.uint32)
+    assert np.array_equal(ours, ggml.decode(name, stored).view(np.uint32))
+    assert np.array_equal(ours, gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[name]).view(np.uint32))
+
+
+def student_t(rows: int, cols: int, freedom: int) -> torch.Tensor:
+    chi = sum(normal(rows, cols, 31 + i).square() for i in range(freedom))
+    return normal(rows, cols, 30) * (freedom / chi).sqrt()
+
+
+RANDOM = {"gaussian": normal(256, COLS, 22), "student t of 3": student_t(256, COLS, 3)}
+
+
+def ratio(name: str, w: np.ndarray) -> float:
+    """Our squared error over ggml's, in the weights that ggml minimises for this format."""
+    exact = w.astype(np.float64)
+    w = np.ascontiguousarray(w)
+    ours, theirs = (ggml.decode(name, stored) for stored in (encode(name, w), ggml.encode(name, w)))
+    importance = weights(name, exact)
+    return float((importance * (ours - exact) ** 2).sum() / (importance * (theirs - exact) ** 2).sum())
+
+
+QUANTIZED = [name for name in ggml.FORMATS if name.startswith("Q")]
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_random_matrices_are_at_least_as_close(name: str, kind: str) -> None:
+    assert ratio(name, RANDOM[kind].numpy()) <= 1.0
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_the_pocket_model_is_at_least_as_close(name: str) -> None:
+    """Every matrix of it whose width the format can hold."""
+    span = formats.get(name).span
+    matrices = {k: w.float().numpy() for k, w in load_file(POCKET).items() if w.ndim == 2 and w.shape[1] % span == 0}
+    assert len(matrices) > 10
+    ratios = {key: ratio(name, w) for key, w in matrices.items()}
+    assert {key: found for key, found in ratios.items() if found > 1.0} == {}
