@@ -30,6 +30,56 @@ inline void to_columns(const float* rows, int length, float* columns) {
 #endif
 }
 
+#if defined(__SSE2__)
+// Four rounds of interleaving bytes i and i + 8 turn 16 rows of 16 bytes into their columns.
+inline void transpose_16(const uint8_t* in, uint8_t* out, int stride) {
+    __m128i a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + 16 * i));
+    for (int round = 0; round < 4; ++round) {
+        for (int i = 0; i < 8; ++i) {
+            b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]);
+            b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
+        }
+        for (int i = 0; i < 16; ++i) a[i] = b[i];
+    }
+    for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + stride * i), a[i]);
+}
+#else
+inline void transpose_16(const uint8_t* in, uint8_t* out, int stride) {
+    for (int i = 0; i < 16; ++i)
+        for (int j = 0; j < 16; ++j) out[stride * i + j] = in[16 * j + i];
+}
+#endif
+
+// rows[length * g + e] = columns[16 * e + g]: the codes of 16 groups back in the order of the numbers.
+inline void to_rows(const uint8_t* columns, int length, uint8_t* rows) {
+    for (int e = 0; e < length; e += 16) transpose_16(columns + batch * e, rows + e, length);
+}
+
+// Two codes per byte: the low half of byte e from first[e], the high half from second[e].
+template <int count>
+void pack_halves(const uint8_t* first, const uint8_t* second, uint8_t* q) {
+    for (int e = 0; e < count; ++e) q[e] = static_cast<uint8_t>((first[e] & 15) | (second[e] & 15) << 4);
+}
+
+// The fifth bits of 32 codes, bit e of the four bytes from code e.
+inline void pack_fifth_bits(const uint8_t* codes, uint8_t* high) {
+#if defined(__SSE2__)
+    for (int e = 0; e < 32; e += 16) {
+        const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + e));
+        const int bits = _mm_movemask_epi8(_mm_slli_epi16(sixteen, 3));  // bit 4 of a byte becomes its sign
+        high[e / 8] = static_cast<uint8_t>(bits);
+        high[e / 8 + 1] = static_cast<uint8_t>(bits >> 8);
+    }
+#else
+    for (int b = 0; b < 4; ++b) {
+        int bits = 0;
+        for (int e = 0; e < 8; ++e) bits |= (codes[8 * b + e] >> 4) << e;
+        high[b] = static_cast<uint8_t>(bits);
+    }
+#endif
+}
+
 inline half_bits stored_half(float x) {
     const float limit = search::half_max;
     return float_to_half(x > limit ? limit : x < -limit ? -limit : x);

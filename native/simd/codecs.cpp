@@ -26,117 +26,98 @@ void for_batches(const float* w, int64_t spans, Body body) {
     body(s, static_cast<int>(spans - s), filled);
 }
 
-// Two neighbouring groups' codes of element e in one byte, for the four pairs of span s.
-inline void pack_pairs(const uint8_t* codes, int s, int mask_to, uint8_t* q) {
-    for (int pair = 0; pair < 4; ++pair)
-        for (int e = 0; e < 32; ++e) {
-            const uint8_t* two = codes + batch * e + 8 * s + 2 * pair;
-            q[32 * pair + e] = static_cast<uint8_t>((two[0] & mask_to) | (two[1] & mask_to) << 4);
-        }
-}
-
 void encode_q4_k(const float* w, int64_t spans, uint8_t* stored) {
     AffineK<15> fit;
+    uint8_t codes[32 * batch];
     auto* out = reinterpret_cast<SpanQ4_K*>(stored);
     for_batches<256, 2>(w, spans, [&](int64_t first, int present, const float* numbers) {
         fit.fit(numbers, search::q4_k_levels, length_of(search::q4_k_levels));
+        to_rows(fit.codes(), 32, codes);
         for (int s = 0; s < present; ++s) {
             SpanQ4_K& span = out[first + s];
+            const uint8_t* c = codes + 256 * s;
             fit.pack_scales(s, &span.d, &span.dmin, span.scales);
-            pack_pairs(fit.codes(), s, 15, span.q);
+            for (int p = 0; p < 4; ++p) pack_halves<32>(c + 64 * p, c + 64 * p + 32, span.q + 32 * p);
         }
     });
 }
 
 void encode_q5_k(const float* w, int64_t spans, uint8_t* stored) {
     AffineK<31> fit;
+    uint8_t codes[32 * batch];
     auto* out = reinterpret_cast<SpanQ5_K*>(stored);
     for_batches<256, 2>(w, spans, [&](int64_t first, int present, const float* numbers) {
         fit.fit(numbers, search::q5_k_levels, length_of(search::q5_k_levels));
+        to_rows(fit.codes(), 32, codes);
         for (int s = 0; s < present; ++s) {
             SpanQ5_K& span = out[first + s];
+            const uint8_t* c = codes + 256 * s;
             fit.pack_scales(s, &span.d, &span.dmin, span.scales);
-            pack_pairs(fit.codes(), s, 15, span.q);
-            for (int e = 0; e < 32; ++e) {
-                const uint8_t* eight = fit.codes() + batch * e + 8 * s;
-                int bits = 0;
-                for (int g = 0; g < 8; ++g) bits |= (eight[g] >> 4) << g;
-                span.high[e] = static_cast<uint8_t>(bits);
-            }
+            for (int p = 0; p < 4; ++p) pack_halves<32>(c + 64 * p, c + 64 * p + 32, span.q + 32 * p);
+            for (int e = 0; e < 32; ++e) span.high[e] = 0;
+            for (int g = 0; g < 8; ++g)
+                for (int e = 0; e < 32; ++e) span.high[e] |= static_cast<uint8_t>((c[32 * g + e] >> 4) << g);
         }
     });
 }
 
 void encode_q6_k(const float* w, int64_t spans, uint8_t* stored) {
     SymmetricK fit;
+    uint8_t codes[16 * batch];
     auto* out = reinterpret_cast<SpanQ6_K*>(stored);
     for (int64_t s = 0; s < spans; ++s) {
         fit.fit(w + s * SymmetricK::columns);
+        to_rows(fit.codes(), 16, codes);
         SpanQ6_K& span = out[s];
         span.d = fit.d();
         for (int g = 0; g < 16; ++g) span.scales[g] = static_cast<int8_t>(fit.scale(g));
-        const uint8_t* codes = fit.codes();
-        for (int half = 0; half < 2; ++half)
-            for (int e = 0; e < 32; ++e) {
-                // Columns e, e + 32, e + 64 and e + 96 of this half lie two groups apart.
-                const uint8_t* c = codes + batch * (e % 16) + 8 * half + e / 16;
-                span.low[64 * half + e] = static_cast<uint8_t>((c[0] & 15) | (c[4] & 15) << 4);
-                span.low[64 * half + 32 + e] = static_cast<uint8_t>((c[2] & 15) | (c[6] & 15) << 4);
-                span.high[32 * half + e] =
-                    static_cast<uint8_t>(c[0] >> 4 | (c[2] >> 4) << 2 | (c[4] >> 4) << 4 | (c[6] >> 4) << 6);
-            }
+        for (int half = 0; half < 2; ++half) {
+            const uint8_t* c = codes + 128 * half;
+            pack_halves<64>(c, c + 64, span.low + 64 * half);
+            for (int e = 0; e < 32; ++e)
+                span.high[32 * half + e] = static_cast<uint8_t>(c[e] >> 4 | (c[e + 32] >> 4) << 2 |
+                                                                (c[e + 64] >> 4) << 4 | (c[e + 96] >> 4) << 6);
+        }
     }
+}
+
+// Sixteen spans of 32 at once; store(span, number in the batch, codes of the span) fills in the rest of the span.
+template <typename Span, typename Fit, typename Search, typename Store>
+void encode_spans(const float* w, int64_t spans, uint8_t* stored, Fit& fit, Search search, Store store) {
+    uint8_t codes[32 * batch];
+    auto* out = reinterpret_cast<Span*>(stored);
+    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const float* numbers) {
+        search(numbers);
+        to_rows(fit.codes(), 32, codes);
+        for (int s = 0; s < present; ++s) {
+            const uint8_t* c = codes + 32 * s;
+            out[first + s].d = fit.d(s);
+            pack_halves<16>(c, c + 16, out[first + s].q);
+            store(out[first + s], s, c);
+        }
+    });
 }
 
 void encode_q4_0(const float* w, int64_t spans, uint8_t* stored) {
     SymmetricSpan<8> fit;
-    auto* out = reinterpret_cast<SpanQ4_0*>(stored);
-    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const float* numbers) {
-        fit.fit(numbers, search::q4_0_levels, length_of(search::q4_0_levels));
-        for (int s = 0; s < present; ++s) {
-            SpanQ4_0& span = out[first + s];
-            const uint8_t* c = fit.codes() + s;
-            span.d = fit.d(s);
-            for (int e = 0; e < 16; ++e) span.q[e] = static_cast<uint8_t>(c[batch * e] | c[batch * (e + 16)] << 4);
-        }
-    });
+    const auto search = [&](const float* x) { fit.fit(x, search::q4_0_levels, length_of(search::q4_0_levels)); };
+    encode_spans<SpanQ4_0>(w, spans, stored, fit, search, [](SpanQ4_0&, int, const uint8_t*) {});
 }
 
 void encode_q5_0(const float* w, int64_t spans, uint8_t* stored) {
     SymmetricSpan<16> fit;
-    auto* out = reinterpret_cast<SpanQ5_0*>(stored);
-    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const float* numbers) {
-        fit.fit(numbers, search::q5_0_levels, length_of(search::q5_0_levels));
-        for (int s = 0; s < present; ++s) {
-            SpanQ5_0& span = out[first + s];
-            const uint8_t* c = fit.codes() + s;
-            span.d = fit.d(s);
-            uint32_t high = 0;
-            for (int e = 0; e < 32; ++e) high |= static_cast<uint32_t>(c[batch * e] >> 4) << e;
-            for (int b = 0; b < 4; ++b) span.high[b] = static_cast<uint8_t>(high >> (8 * b));
-            for (int e = 0; e < 16; ++e)
-                span.q[e] = static_cast<uint8_t>((c[batch * e] & 15) | (c[batch * (e + 16)] & 15) << 4);
-        }
-    });
+    const auto search = [&](const float* x) { fit.fit(x, search::q5_0_levels, length_of(search::q5_0_levels)); };
+    encode_spans<SpanQ5_0>(w, spans, stored, fit, search,
+                           [](SpanQ5_0& span, int, const uint8_t* c) { pack_fifth_bits(c, span.high); });
 }
 
 void encode_q5_1(const float* w, int64_t spans, uint8_t* stored) {
     ShiftedSpan fit;
-    auto* out = reinterpret_cast<SpanQ5_1*>(stored);
-    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const float* numbers) {
-        fit.fit(numbers);
-        for (int s = 0; s < present; ++s) {
-            SpanQ5_1& span = out[first + s];
-            const uint8_t* c = fit.codes() + s;
-            span.d = fit.d(s);
-            span.m = fit.m(s);
-            uint32_t high = 0;
-            for (int e = 0; e < 32; ++e) high |= static_cast<uint32_t>(c[batch * e] >> 4) << e;
-            for (int b = 0; b < 4; ++b) span.high[b] = static_cast<uint8_t>(high >> (8 * b));
-            for (int e = 0; e < 16; ++e)
-                span.q[e] = static_cast<uint8_t>((c[batch * e] & 15) | (c[batch * (e + 16)] & 15) << 4);
-        }
-    });
+    encode_spans<SpanQ5_1>(w, spans, stored, fit, [&](const float* x) { fit.fit(x); },
+                           [&](SpanQ5_1& span, int s, const uint8_t* c) {
+                               span.m = fit.m(s);
+                               pack_fifth_bits(c, span.high);
+                           });
 }
 
 void encode_q8_0(const float* w, int64_t spans, uint8_t* stored) {
