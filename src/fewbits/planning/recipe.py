@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -13,7 +14,7 @@ from typing import Any
 from fewbits import formats
 from fewbits.errors import RecipeError
 from fewbits.registry import Registry
-from fewbits.sites import Site
+from fewbits.sites import KINDS, Site
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -113,35 +114,57 @@ def fitting(name: str, site: Site) -> Decision:
     return Decision(current.name, why)
 
 
+_TEXTS = ("name", "nominal", "file_type", "description")
+
+
 def parse_recipe(text: str, where: str) -> Recipe:
-    """The recipe that TOML `text` states; raises RecipeError naming `where` and what is wrong."""
+    """The recipe that TOML `text` states; raises RecipeError naming `where`, what is wrong and what is known."""
     try:
         raw = tomllib.loads(text)
-        rules = tuple(_rule(r, where) for r in raw.pop("rule"))
-        recipe = Recipe(rules=rules, **raw)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as e:
-        raise RecipeError(
-            f"{where} is no recipe: {e}; see the recipes in fewbits/planning/recipes for examples."
-        ) from e
-    formats.get(recipe.nominal)
-    return recipe
+    except tomllib.TOMLDecodeError as e:
+        raise RecipeError(f"{where} is no recipe: {e}; see the recipes in fewbits/planning/recipes.") from e
+    _require_known(where, "key", raw, (*_TEXTS, "rule"))
+    texts = {key: _text(raw, key, where) for key in _TEXTS}
+    stated = raw.get("rule")
+    if not isinstance(stated, list) or not stated or not all(isinstance(rule, dict) for rule in stated):
+        raise RecipeError(f"{where} states no [[rule]]; end it with a rule for every matrix.")
+    _require_known(where, "format", [texts["nominal"]], formats.FORMATS)
+    return Recipe(rules=tuple(_rule(rule, where) for rule in stated), **texts)
 
 
 def _rule(raw: Mapping[str, Any], where: str) -> Rule:
+    _require_known(where, "key of a rule", raw, ("kinds", "layers", "models", "format"))
+    kinds = raw.get("kinds", [])
+    if not isinstance(kinds, list):
+        raise RecipeError(f"{where} has kinds = {kinds!r} in a rule, which should be a list.")
     rule = Rule(
-        kinds=frozenset(raw.get("kinds", ())),
-        layers=raw.get("layers", "all"),
-        models=raw.get("models", "all"),
-        format=raw["format"],
+        kinds=frozenset(map(str, kinds)),
+        layers=_text(raw, "layers", where, "all"),
+        models=_text(raw, "models", where, "all"),
+        format=_text(raw, "format", where),
     )
-    unknown = set(raw) - {"kinds", "layers", "models", "format"}
-    for key, known in (("layers", LAYERS), ("models", MODELS)):
-        if getattr(rule, key) not in known:
-            raise RecipeError(f"{where} names {key} = {getattr(rule, key)!r}; known are {', '.join(known)}.")
-    if unknown:
-        raise RecipeError(f"{where} has a rule with the unknown key {sorted(unknown)[0]!r}.")
-    formats.get(rule.format)
+    _require_known(where, "kind of tensor", sorted(rule.kinds), (*KINDS, "other"))
+    _require_known(where, "choice of layers", [rule.layers], LAYERS)
+    _require_known(where, "choice of models", [rule.models], MODELS)
+    _require_known(where, "format", [rule.format], formats.FORMATS)
     return rule
+
+
+def _text(raw: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = raw.get(key, default)
+    if not isinstance(value, str):
+        raise RecipeError(f"{where} has no {key}." if value is None else f"{where} has {key} = {value!r}, no text.")
+    return value
+
+
+def _require_known(where: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first of `names` that is not known, with the nearest of those that are."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+            raise RecipeError(f"{where} has the unknown {what} {name!r}{hint} Known: {', '.join(known)}.")
 
 
 @cache
