@@ -80,7 +80,7 @@ nb::tuple encode(const std::string& format, const Bytes& source, const std::stri
             int64_t bad;
             uint8_t* out = stored.data() + row * spans * codec.bytes;
             table.widen(kind, source.data() + row * row_bytes, count, w.data());
-            table.extent(w.data(), count, &absmax, &bad);
+            table.extent(kind, source.data() + row * row_bytes, count, &absmax, &bad);
             largest = std::max(largest, absmax);
             not_finite += bad;
             codec.encode(w.data(), present * spans, out);
@@ -116,16 +116,7 @@ nb::tuple extent(const Bytes& source, const std::string& numbers, const std::str
     int64_t not_finite = 0;
     {
         nb::gil_scoped_release unlocked;
-        float w[4096];
-        for (int64_t first = 0; first < count; first += 4096) {
-            const int64_t present = std::min<int64_t>(4096, count - first);
-            float absmax;
-            int64_t bad;
-            table.widen(kind, source.data() + first * width_of(kind), present, w);
-            table.extent(w, present, &absmax, &bad);
-            largest = std::max(largest, absmax);
-            not_finite += bad;
-        }
+        table.extent(kind, source.data(), count, &largest, &not_finite);
     }
     return nb::make_tuple(largest, not_finite);
 }

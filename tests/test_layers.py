@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"", "errors", "registry", "formats", "kernels", "checkpoints", "models", "inspection"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
-    "digest": set(),
+    "digest": {"checkpoints.mapping"},
     "memory": set(),
     "versions": set(),
     "workers": set(),

@@ -25,8 +25,9 @@ void encode_q8_0(const float* w, int64_t spans, uint8_t* stored) {
 }
 
 // Codes 0 .. 2 top - 1 of one symmetric span of 32.
-void fit_symmetric(const float* x, int top, const float* levels, half_bits* d, int* codes) {
-    *d = stored_half(best_scale(x, 32, false, top, levels, 5));
+template <int level_count>
+void fit_symmetric(const float* x, int top, const float (&levels)[level_count], half_bits* d, int* codes) {
+    *d = stored_half(best_scale(x, 32, false, top, levels, level_count));
     const float inv = inverse(half_to_float(*d));
     for (int e = 0; e < 32; ++e)
         codes[e] = top + static_cast<int>(clamp(std::nearbyint(x[e] * inv), static_cast<float>(-top), static_cast<float>(top - 1)));
@@ -195,12 +196,15 @@ void widen(Number kind, const void* numbers, int64_t count, float* w) {
     }
 }
 
-void extent(const float* w, int64_t count, float* absmax, int64_t* not_finite) {
+void extent(Number kind, const void* numbers, int64_t count, float* absmax, int64_t* not_finite) {
+    const int64_t width = kind == Number::f32 ? 4 : 2;
     *absmax = 0;
     *not_finite = 0;
     for (int64_t i = 0; i < count; ++i) {
-        if (!std::isfinite(w[i])) ++*not_finite;
-        else *absmax = std::fmax(*absmax, std::fabs(w[i]));
+        float w;
+        widen(kind, static_cast<const uint8_t*>(numbers) + i * width, 1, &w);
+        if (!std::isfinite(w)) ++*not_finite;
+        else *absmax = std::fmax(*absmax, std::fabs(w));
     }
 }
 

@@ -89,8 +89,8 @@ void check_extent(const KernelTable& reference, const KernelTable& table, std::m
         w[static_cast<size_t>(count / 2)] = count % 3 ? NAN : INFINITY;
         float a = 0, b = 0;
         int64_t m = 0, n = 0;
-        reference.extent(w.data(), count, &a, &m);
-        table.extent(w.data(), count, &b, &n);
+        reference.extent(Number::f32, w.data(), count, &a, &m);
+        table.extent(Number::f32, w.data(), count, &b, &n);
         expect(a == b && m == n && n == 1, table.isa, "extent", std::to_string(count) + " numbers");
     }
 }

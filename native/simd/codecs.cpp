@@ -263,26 +263,44 @@ void widen(Number kind, const void* numbers, int64_t count, float* w) {
     for (; i < count; ++i) w[i] = half_to_float(bits[i]);
 }
 
-void extent(const float* w, int64_t count, float* absmax, int64_t* not_finite) {
-    // Magnitudes order like their bits. Sixteen lanes are spelled out, or compilers fall back to single steps.
-    int32_t largest[16] = {}, bad[16] = {};
-    const auto look = [&](float number, int lane) {
-        const int32_t magnitude = static_cast<int32_t>(float_to_bits(number) & 0x7fffffffu);
-        const int32_t odd = magnitude > 0x7f7fffff ? 1 : 0, counted = magnitude * (1 - odd);
-        bad[lane] += odd;
-        largest[lane] = counted > largest[lane] ? counted : largest[lane];
-    };
-    int64_t i = 0;
-    for (; i + 16 <= count; i += 16)
-        for (int lane = 0; lane < 16; ++lane) look(w[i + lane], lane);
-    for (; i < count; ++i) look(w[i], 0);
+// Magnitudes order like their bits, so the largest is found on the stored numbers, as many to a vector as fit. Lanes are
+// spelled out, or compilers fall back to single steps.
+template <typename Bits, int lanes>
+void extent_of(const Bits* numbers, int64_t count, Bits infinity, Bits* largest, int64_t* not_finite) {
+    constexpr Bits every = static_cast<Bits>(~Bits{0}), unsign = static_cast<Bits>(every >> 1);
+    Bits most[lanes] = {};
     *not_finite = 0;
-    int32_t most = 0;
-    for (int lane = 0; lane < 16; ++lane) {
-        *not_finite += bad[lane];
-        most = largest[lane] > most ? largest[lane] : most;
+    for (int64_t first = 0; first < count; first += 4096) {
+        const int present = static_cast<int>(count - first < 4096 ? count - first : 4096);
+        Bits bad[lanes] = {};
+        const auto look = [&](Bits bits, int lane) {
+            const Bits magnitude = static_cast<Bits>(bits & unsign);
+            const Bits finite = magnitude < infinity ? every : Bits{0};
+            const Bits counted = static_cast<Bits>(magnitude & finite);
+            bad[lane] = static_cast<Bits>(bad[lane] + static_cast<Bits>(~finite & 1));
+            most[lane] = counted > most[lane] ? counted : most[lane];
+        };
+        int i = 0;
+        for (; i + lanes <= present; i += lanes)
+            for (int lane = 0; lane < lanes; ++lane) look(numbers[first + i + lane], lane);
+        for (; i < present; ++i) look(numbers[first + i], 0);
+        for (int lane = 0; lane < lanes; ++lane) *not_finite += bad[lane];
     }
-    *absmax = bits_to_float(static_cast<uint32_t>(most));
+    *largest = 0;
+    for (Bits lane : most) *largest = lane > *largest ? lane : *largest;
+}
+
+void extent(Number kind, const void* numbers, int64_t count, float* absmax, int64_t* not_finite) {
+    if (kind == Number::f32) {
+        uint32_t largest;
+        extent_of<uint32_t, 16>(static_cast<const uint32_t*>(numbers), count, 0x7f800000u, &largest, not_finite);
+        *absmax = bits_to_float(largest);
+        return;
+    }
+    const uint16_t infinity = kind == Number::bf16 ? 0x7f80u : 0x7c00u;
+    uint16_t largest;
+    extent_of<uint16_t, 32>(static_cast<const uint16_t*>(numbers), count, infinity, &largest, not_finite);
+    *absmax = kind == Number::bf16 ? bits_to_float(static_cast<uint32_t>(largest) << 16) : half_to_float(largest);
 }
 
 Deviation deviation(const float* w, const float* stored, int64_t count) {

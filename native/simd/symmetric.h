@@ -20,11 +20,13 @@ Vec best_scale(const float* x, float top, const float* levels, int level_count) 
     }
     const Vec inv_extreme = inverse(extreme);
     Vec best = zero, scale = zero;
+    // Evenly weighted searches never try so many steps that a lower clamp would act (search.h).
+    const auto code = [&](Vec l) { return weighted ? clamp(l, lowest, highest) : min(l, highest); };
     for (int i = 0; i < level_count; ++i) {
         const Vec inv = Vec::all(-levels[i]) * inv_extreme;
         Vec slx = zero, sll = zero;
         for (int e = 0; e < length; ++e) {
-            const Vec v = Vec::load(x + batch * e), l = clamp(round_even(v * inv), lowest, highest);
+            const Vec v = Vec::load(x + batch * e), l = code(round_even(v * inv));
             const Vec wl = weighted ? (v * v) * l : l;
             slx = slx + wl * v;
             sll = sll + wl * l;

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from pathlib import Path
+
+from fewbits.checkpoints.mapping import map_file
 
 _PIECE = 8 << 20
 
@@ -12,10 +13,8 @@ _PIECE = 8 << 20
 def sha256_of(path: Path) -> str:
     """The file's SHA-256 in hexadecimal; the interpreter is free for other threads while it runs."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        if path.stat().st_size:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                for start in range(0, len(view), _PIECE):
-                    with view[start : start + _PIECE] as piece:
-                        digest.update(piece)
+    if path.stat().st_size:
+        data = map_file(path)
+        for start in range(0, data.size, _PIECE):
+            digest.update(data[start : start + _PIECE].data)
     return digest.hexdigest()

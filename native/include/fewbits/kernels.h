@@ -28,7 +28,7 @@ struct KernelTable {
     size_t codec_count;
     void (*widen)(Number kind, const void* numbers, int64_t count, float* w);
     // Largest magnitude, and how many numbers are NaN or infinite (those do not count towards the magnitude).
-    void (*extent)(const float* w, int64_t count, float* absmax, int64_t* not_finite);
+    void (*extent)(Number kind, const void* numbers, int64_t count, float* absmax, int64_t* not_finite);
     Deviation (*deviation)(const float* w, const float* stored, int64_t count);
 };
 

@@ -7,9 +7,12 @@ namespace fewbits::search {
 constexpr float q4_k_levels[] = {14.0f, 14.34375f, 14.6875f, 15.0f, 15.3125f, 15.65625f, 16.0f};
 constexpr float q5_k_levels[] = {30.3125f, 30.59375f, 30.875f, 31.15625f, 31.4375f, 31.71875f, 32.0f};
 constexpr float q6_k_levels[] = {30.5f, 30.90625f, 31.3125f, 31.6875f, 32.09375f, 32.5f, 32.90625f};
-constexpr float q4_0_levels[] = {6.0f, 6.625f, 7.25f, 7.875f, 8.5f};
-constexpr float q5_0_levels[] = {14.0f, 14.625f, 15.25f, 15.875f, 16.5f};
+constexpr float q4_0_levels[] = {6.5f, 7.125f, 7.8125f, 8.4375f};
+constexpr float q5_0_levels[] = {14.0f, 14.625f, 15.25f, 15.875f, 16.4375f};
 constexpr float q5_1_levels[] = {30.0f, 30.375f, 30.75f, 31.125f, 31.5f};
+
+// The largest element, divided into fewer than top + 1/2 steps, never rounds beyond code -top: no lower clamp is needed.
+static_assert(q4_0_levels[3] < 8.5f && q5_0_levels[4] < 16.5f, "the evenly weighted searches clamp on one side only");
 
 constexpr float singular = 1e-6f;    // a determinant below this share of its larger product counts as zero
 constexpr float narrowest = 1e-30f;  // a range below this counts as this, so that its inverse stays finite

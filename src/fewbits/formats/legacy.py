@@ -136,7 +136,7 @@ class Symmetric:
 Q4_0 = Symmetric(
     "Q4_0",
     4,
-    (6.0, 6.625, 7.25, 7.875, 8.5),
+    (6.5, 7.125, 7.8125, 8.4375),
     0.3,
     "d: binary16; 16 bytes: code e in the low half of byte e, code e + 16 in the high half",
     _SOURCE.format("Q4_0"),
@@ -144,7 +144,7 @@ Q4_0 = Symmetric(
 Q5_0 = Symmetric(
     "Q5_0",
     5,
-    (14.0, 14.625, 15.25, 15.875, 16.5),
+    (14.0, 14.625, 15.25, 15.875, 16.4375),
     0.15,
     "d: binary16; 4 bytes: bit e is the fifth bit of code e; 16 bytes: low halves as in Q4_0",
     _SOURCE.format("Q5_0"),
