@@ -32,33 +32,33 @@ int six_bits(const uint8_t* p, int index) {
     return low + 16 * (p[j - 4 + 4 * is_min] >> 6);
 }
 
-void read_f16(const uint8_t* p, float* w) { w[0] = binary16(p); }
-void read_q4_0(const uint8_t* p, float* w) {
+void read_f16(const uint8_t* __restrict p, float* __restrict w) { w[0] = binary16(p); }
+void read_q4_0(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p);
     for (int j = 0; j < 16; ++j) {
         w[j] = d * (p[2 + j] % 16 - 8);
         w[16 + j] = d * (p[2 + j] / 16 - 8);
     }
 }
-void read_q5_0(const uint8_t* p, float* w) {
+void read_q5_0(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p);
     for (int j = 0; j < 16; ++j) {
         w[j] = d * (p[6 + j] % 16 + 16 * (p[2 + j / 8] >> j % 8 & 1) - 16);
         w[16 + j] = d * (p[6 + j] / 16 + 16 * (p[4 + j / 8] >> j % 8 & 1) - 16);
     }
 }
-void read_q5_1(const uint8_t* p, float* w) {
+void read_q5_1(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p), m = binary16(p + 2);
     for (int j = 0; j < 32; ++j) {
         const int nibble = j < 16 ? p[8 + j] % 16 : p[8 + j - 16] / 16;
         w[j] = m + d * (nibble + (p[4 + j / 8] & 1 << j % 8 ? 16 : 0));
     }
 }
-void read_q8_0(const uint8_t* p, float* w) {
+void read_q8_0(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p);
     for (int j = 0; j < 32; ++j) w[j] = d * static_cast<int8_t>(p[2 + j]);
 }
-void read_q4_k(const uint8_t* p, float* w) {
+void read_q4_k(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p), dmin = binary16(p + 2);
     for (int pair = 0; pair < 4; ++pair) {
         const float s0 = d * six_bits(p + 4, 2 * pair), s1 = d * six_bits(p + 4, 2 * pair + 1);
@@ -70,7 +70,7 @@ void read_q4_k(const uint8_t* p, float* w) {
         }
     }
 }
-void read_q5_k(const uint8_t* p, float* w) {
+void read_q5_k(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p), dmin = binary16(p + 2);
     for (int pair = 0; pair < 4; ++pair) {
         const float s0 = d * six_bits(p + 4, 2 * pair), s1 = d * six_bits(p + 4, 2 * pair + 1);
@@ -82,24 +82,31 @@ void read_q5_k(const uint8_t* p, float* w) {
         }
     }
 }
-void read_q6_k(const uint8_t* p, float* w) {
+void read_q6_k(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p + 208);
-    for (int row = 0; row < 8; ++row) {  // rows of 32 columns: low nibbles of rows 0 1, then high nibbles of rows 2 3
-        const int half = row / 4, r = row % 4;
-        for (int j = 0; j < 32; ++j) {
-            const int nibbles = p[64 * half + 32 * (r % 2) + j], pairs = p[128 + 32 * half + j];
-            const int code = (r < 2 ? nibbles % 16 : nibbles / 16) + 16 * (pairs >> 2 * r & 3);
-            w[32 * row + j] = d * static_cast<int8_t>(p[192 + 2 * row + j / 16]) * (code - 32);
+    // Each half has four rows of 32 columns: rows 0 and 1 in low nibbles, 2 and 3 in high ones; a scale serves 16.
+    for (int half = 0; half < 2; ++half)
+        for (int part = 0; part < 2; ++part) {
+            float step[4];
+            for (int r = 0; r < 4; ++r) step[r] = d * static_cast<int8_t>(p[192 + 8 * half + 2 * r + part]);
+            const uint8_t *first = p + 64 * half + 16 * part, *second = first + 32;
+            const uint8_t* upper = p + 128 + 32 * half + 16 * part;
+            float* out = w + 128 * half + 16 * part;
+            for (int j = 0; j < 16; ++j) {
+                out[j] = step[0] * (first[j] % 16 + 16 * (upper[j] % 4) - 32);
+                out[32 + j] = step[1] * (second[j] % 16 + 16 * (upper[j] / 4 % 4) - 32);
+                out[64 + j] = step[2] * (first[j] / 16 + 16 * (upper[j] / 16 % 4) - 32);
+                out[96 + j] = step[3] * (second[j] / 16 + 16 * (upper[j] / 64) - 32);
+            }
         }
-    }
 }
 
 template <int columns, int bytes, void (*read)(const uint8_t*, float*)>
-void read_tile(const uint8_t* p, float* w) {
+void read_tile(const uint8_t* __restrict p, float* __restrict w) {
     for (int s = 0; s < tile / columns; ++s) read(p + bytes * s, w + columns * s);
 }
 
-void read_bf16_tile(const uint8_t* p, float* w) {
+void read_bf16_tile(const uint8_t* __restrict p, float* __restrict w) {
     uint16_t upper[tile];
     uint32_t whole[tile];
     std::memcpy(upper, p, sizeof upper);
@@ -107,7 +114,7 @@ void read_bf16_tile(const uint8_t* p, float* w) {
     std::memcpy(w, whole, sizeof whole);
 }
 
-void read_f32_tile(const uint8_t* p, float* w) { std::memcpy(w, p, tile * sizeof(float)); }
+void read_f32_tile(const uint8_t* __restrict p, float* __restrict w) { std::memcpy(w, p, tile * sizeof(float)); }
 
 int32_t magnitude_bits(float x) {
     int32_t bits;
