@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 after one sentence on stderr."""
+    # numpy's linear algebra starts threads that wait in busy loops; nothing here multiplies matrices with it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         _tolerate_any_encoding()
         from fewbits.cli.commands import run  # here, so that even an interrupted import ends in a sentence
