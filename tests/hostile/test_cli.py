@@ -174,6 +174,17 @@ def test_a_dry_run_tells_the_exact_size_and_writes_nothing(pocket: Path, folder:
     assert plan["bytes_out"] == (folder / "o.gguf").stat().st_size
 
 
+def test_a_reader_that_leaves_is_not_an_error(pocket: Path) -> None:
+    with subprocess.Popen(
+        [*PROGRAM, "inspect", str(pocket)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        complaint = process.stderr.read()
+    assert complaint == b""
+
+
 def test_inspect_reads_what_quantize_wrote(pocket: Path, folder: Path) -> None:
     fewbits("quantize", pocket, "-o", folder / "o.gguf", "--quiet")
     card = json.loads((folder / "o.card.json").read_text(encoding="utf-8"))
