@@ -12,7 +12,6 @@ import numpy as np
 from fewbits.checkpoints.base import Bytes
 from fewbits.errors import CheckpointError
 
-
 _MAPPED: WeakValueDictionary[tuple[int, ...], Bytes] = WeakValueDictionary()
 """Mappings in use, by device, inode, size and time of the last change: hashing, encoding and verifying share one."""
 
