@@ -72,7 +72,7 @@ nb::tuple encode(const std::string& format, const Bytes& source, const std::stri
     {
         nb::gil_scoped_release unlocked;
         // Several short rows are encoded together, so that batches are full; rows never share parameters.
-        const int64_t together = std::max<int64_t>(1, 4096 / std::max<int64_t>(cols, 1));
+        const int64_t together = std::max<int64_t>(1, 2048 / std::max<int64_t>(cols, 1));
         std::vector<float> w(static_cast<size_t>(cols * together)), back(w.size());
         for (int64_t row = 0; row < rows; row += together) {
             const int64_t present = std::min(together, rows - row), count = present * cols;

@@ -196,9 +196,12 @@ struct AffineSpan {
 
 // The best step of a symmetric grid for `n` numbers, weighted by w^2 or evenly.
 inline float best_scale(const float* x, int n, bool weighted, int top, const float* levels, int level_count) {
-    float extreme = 0, best = 0, scale = 0;
-    for (int e = 0; e < n; ++e)
-        if (std::fabs(x[e]) > std::fabs(extreme)) extreme = x[e];
+    float least = 0, most = 0, best = 0, scale = 0;
+    for (int e = 0; e < n; ++e) {
+        least = std::fmin(least, x[e]);
+        most = std::fmax(most, x[e]);
+    }
+    const float extreme = -least > most ? least : most;
     for (int i = 0; i < level_count; ++i) {
         const float inv = -levels[i] * inverse(extreme);
         float slx = 0, sll = 0;

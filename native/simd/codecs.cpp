@@ -129,9 +129,11 @@ void encode_q8_0(const float* w, int64_t spans, uint8_t* stored) {
         magnitude.store(lanes);
         for (float lane : lanes) largest = lane > largest ? lane : largest;
         out[s].d = stored_half(largest / 127.0f);
-        const float inv = inverse(half_to_float(out[s].d));
-        for (int e = 0; e < 32; ++e)
-            out[s].q[e] = static_cast<int8_t>(static_cast<int>(clamp_to(round_scalar(w[e] * inv), -127.0f, 127.0f)));
+        const Vec inv = Vec::all(inverse(half_to_float(out[s].d))), most = Vec::all(127.0f);
+        uint8_t codes[32];  // shifted by 128, because bytes are stored without a sign
+        for (int e = 0; e < 32; e += Vec::lanes)
+            (clamp(round_even(Vec::load(w + e) * inv), Vec::all(-127.0f), most) + Vec::all(128.0f)).store_codes(codes + e);
+        for (int e = 0; e < 32; ++e) out[s].q[e] = static_cast<int8_t>(codes[e] ^ 128);
     }
 }
 
@@ -212,9 +214,10 @@ void decode_q6_k(const uint8_t* stored, int64_t spans, float* w) {
 void decode_q4_0(const uint8_t* stored, int64_t spans, float* w) {
     const auto* in = reinterpret_cast<const SpanQ4_0*>(stored);
     for (int64_t s = 0; s < spans; ++s, w += 32) {
-        const float d = half_to_float(in[s].d);
-        for (int e = 0; e < 16; ++e) w[e] = d * static_cast<float>((in[s].q[e] & 15) - 8);
-        for (int e = 0; e < 16; ++e) w[e + 16] = d * static_cast<float>((in[s].q[e] >> 4) - 8);
+        const Vec d = Vec::all(half_to_float(in[s].d)), zero = Vec::all(8.0f);
+        Vec codes[32 / Vec::lanes];
+        unpack_halves(in[s].q, codes);
+        for (int e = 0; e < 32; e += Vec::lanes) (d * (codes[e / Vec::lanes] - zero)).store(w + e);
     }
 }
 
@@ -303,24 +306,40 @@ void extent(Number kind, const void* numbers, int64_t count, float* absmax, int6
     *absmax = kind == Number::bf16 ? bits_to_float(static_cast<uint32_t>(largest) << 16) : half_to_float(largest);
 }
 
+// The compiler's own vectors of doubles, a register wide, because it splits loops over arrays of them into odd pieces.
+constexpr int wide = Vec::lanes / 2;
+typedef float NarrowVec __attribute__((vector_size(4 * wide)));
+typedef double WideVec __attribute__((vector_size(8 * wide)));
+
+inline WideVec widened(const float* p) {
+    NarrowVec x;
+    std::memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, WideVec);
+}
+
+// Sums over sixteen lanes, added up in the order of the lanes.
 Deviation deviation(const float* w, const float* stored, int64_t count) {
-    double error[16] = {}, square[16] = {};
-    int64_t i = 0;
-    for (; i + 16 <= count; i += 16)
-        for (int lane = 0; lane < 16; ++lane) {
-            const double x = w[i + lane], r = x - static_cast<double>(stored[i + lane]);
-            error[lane] += r * r;
-            square[lane] += x * x;
+    constexpr int parts = 16 / wide;
+    WideVec errors[parts] = {}, squares[parts] = {};
+    const auto add = [&](const float* x, const float* y) {
+        for (int part = 0; part < parts; ++part) {
+            const WideVec own = widened(x + wide * part), r = own - widened(y + wide * part);
+            errors[part] += r * r;
+            squares[part] += own * own;
         }
-    for (int lane = 0; i < count; ++i, ++lane) {
-        const double x = w[i], r = x - static_cast<double>(stored[i]);
-        error[lane] += r * r;
-        square[lane] += x * x;
+    };
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) add(w + i, stored + i);
+    if (i < count) {
+        float x[16] = {}, y[16] = {};
+        std::memcpy(x, w + i, static_cast<size_t>(count - i) * sizeof(float));
+        std::memcpy(y, stored + i, static_cast<size_t>(count - i) * sizeof(float));
+        add(x, y);
     }
     Deviation sum{0.0, 0.0};
     for (int lane = 0; lane < 16; ++lane) {
-        sum.squared_error += error[lane];
-        sum.squared += square[lane];
+        sum.squared_error += errors[lane / wide][lane % wide];
+        sum.squared += squares[lane / wide][lane % wide];
     }
     return sum;
 }

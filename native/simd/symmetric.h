@@ -11,14 +11,13 @@ namespace {
 template <int length, bool weighted>
 Vec best_scale(const float* x, float top, const float* levels, int level_count) {
     const Vec zero = Vec::all(0.0f), lowest = Vec::all(-top), highest = Vec::all(top - 1.0f);
-    Vec magnitude = zero, extreme = zero;
+    Vec least = zero, most = zero;
     for (int e = 0; e < length; ++e) {
         const Vec v = Vec::load(x + batch * e);
-        const Mask larger = abs(v) > magnitude;
-        magnitude = select(larger, abs(v), magnitude);
-        extreme = select(larger, v, extreme);
+        least = min(least, v);
+        most = max(most, v);
     }
-    const Vec inv_extreme = inverse(extreme);
+    const Vec inv_extreme = inverse(select((zero - least) > most, least, most));
     Vec best = zero, scale = zero;
     // Evenly weighted searches never try so many steps that a lower clamp would act (search.h).
     const auto code = [&](Vec l) { return weighted ? clamp(l, lowest, highest) : min(l, highest); };
@@ -155,12 +154,10 @@ class SymmetricSpan {
     void fit(const float* w, const float* levels, int level_count) {
         to_columns(w, length, x_);
         for (int g = 0; g < batch; g += Vec::lanes) {
-            best_scale<length, false>(x_ + g, top, levels, level_count).store(d_ + g);
-            for (int lane = g; lane < g + Vec::lanes; ++lane) {
-                d_bits_[lane] = stored_half(d_[lane]);
-                d_[lane] = half_to_float(d_bits_[lane]);
-            }
-            const Vec inv = inverse(Vec::load(d_ + g)), zero = Vec::all(top);
+            const Vec limit = Vec::all(search::half_max);
+            store_half(clamp(best_scale<length, false>(x_ + g, top, levels, level_count), Vec::all(0.0f) - limit, limit),
+                       d_bits_ + g);
+            const Vec inv = inverse(load_half(d_bits_ + g)), zero = Vec::all(top);
             const Vec lowest = Vec::all(-top), highest = Vec::all(top - 1.0f);
             for (int e = 0; e < length; ++e)
                 (clamp(round_even(Vec::load(x_ + batch * e + g) * inv), lowest, highest) + zero)
@@ -172,7 +169,7 @@ class SymmetricSpan {
     half_bits d(int g) const { return d_bits_[g]; }
 
   private:
-    alignas(64) float x_[length * batch], d_[batch];
+    alignas(64) float x_[length * batch];
     alignas(64) uint8_t codes_[length * batch];
     half_bits d_bits_[batch];
 };

@@ -43,6 +43,7 @@ inline Vec load_half(const uint16_t* p) {
 inline void store_half(Vec a, uint16_t* p) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+inline void widen_bytes(__m128i bytes, Vec* out) { out[0] = {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
 #elif defined(__AVX2__)
 struct Mask { __m256 m; };
 struct Vec {
@@ -75,6 +76,10 @@ inline Vec load_half(const uint16_t* p) {
 inline void store_half(Vec a, uint16_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+inline void widen_bytes(__m128i bytes, Vec* out) {
+    out[0] = {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
+    out[1] = {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+}
 #elif defined(__ARM_NEON)
 struct Mask { uint32x4_t m; };
 struct Vec {
@@ -103,7 +108,27 @@ inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 inline Vec round_even(Vec a) { return {vrndnq_f32(a.v)}; }
 inline Vec load_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
 inline void store_half(Vec a, uint16_t* p) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a.v))); }
+inline void widen_bytes(uint8x16_t bytes, Vec* out) {
+    const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
+    out[0] = {vcvtq_f32_u32(vmovl_u16(vget_low_u16(low)))};
+    out[1] = {vcvtq_f32_u32(vmovl_u16(vget_high_u16(low)))};
+    out[2] = {vcvtq_f32_u32(vmovl_u16(vget_low_u16(high)))};
+    out[3] = {vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))};
+}
 #endif
+
+// Sixteen bytes of two codes each as 32 numbers: the low halves, then the high halves; 32 / lanes vectors.
+inline void unpack_halves(const uint8_t* q, Vec* codes) {
+#if defined(__AVX2__) || defined(__AVX512F__)
+    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q)), mask = _mm_set1_epi8(15);
+    widen_bytes(_mm_and_si128(both, mask), codes);
+    widen_bytes(_mm_and_si128(_mm_srli_epi16(both, 4), mask), codes + 16 / Vec::lanes);
+#elif defined(__ARM_NEON)
+    const uint8x16_t both = vld1q_u8(q);
+    widen_bytes(vandq_u8(both, vdupq_n_u8(15)), codes);
+    widen_bytes(vshrq_n_u8(both, 4), codes + 16 / Vec::lanes);
+#endif
+}
 
 inline Vec clamp(Vec a, Vec low, Vec high) { return min(max(a, low), high); }
 inline Mask operator<(Vec a, Vec b) { return b > a; }

@@ -65,7 +65,8 @@ def best_scale(x: torch.Tensor, weight: torch.Tensor, top: int, levels: tuple[fl
     A candidate divides the extreme element into `level` steps; the step is then refitted by least squares in the given
     weights (..., n), and the one that removes most of the weighted energy wins.
     """
-    inverse_extreme = inverse(extreme(x))
+    least, most = x.amin(-1).clamp(max=0.0), x.amax(-1).clamp(min=0.0)
+    inverse_extreme = inverse(torch.where(-least > most, least, most))
     best = torch.zeros_like(inverse_extreme)
     scale = torch.zeros_like(inverse_extreme)
     for level in levels:
