@@ -86,6 +86,7 @@ WEIGHTINGS: dict[str, Callable[[Floats], Floats]] = {
     "Q8_0": _ones,
     "Q4_0": _ones,
     "Q5_0": _ones,
+    "Q5_1": _ones,
     "Q6_K": _squares,
     "Q4_K": _magnitude_and_neighbours,
     "Q5_K": _magnitude_and_neighbours,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 
@@ -58,23 +59,43 @@ def quantize(
     Returns the record that was also written beside `output` as a card, or the preview when `dry_run`. `threads` None
     means all processors. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
     """
-    started, began = time.perf_counter(), datetime.now(timezone.utc)
+    started = time.perf_counter()
     output = Path(output)
     workers_wanted = usable_threads(threads)
     recipe, chosen = planning.get(to), methods.get(method)
     require_writable(output, card_path(output), force=force, dry_run=dry_run)
-    job = _plan(str(source), output, recipe, chosen, revision, workers_wanted)
-    if on_preview:
-        on_preview(job.preview)
-    if dry_run:
-        return job.preview
-    require_room(output, job.layout.size)
-    with PeakMemory() as memory, GGUFWriter(output, job.layout) as writer:
-        outcome = _run(job, chosen, writer, workers_wanted, progress or _silent)
+    conversion = _open(str(source), output, revision)
+    with Workers(workers_wanted) as workers:
+        # Hashing begins while the rest is planned: it is a quarter of the work, and one thread is free.
+        files = () if dry_run else conversion.files
+        digests = {str(f): workers.submit(partial(sha256_of, f, workers.cancelled)) for f in files}
+        job = _plan(conversion, str(source), output, recipe, chosen, workers_wanted)
+        if on_preview:
+            on_preview(job.preview)
+        if dry_run:
+            return job.preview
+        require_room(output, job.layout.size)
+        return _work(job, chosen, workers, digests, started, seed, progress or _silent)
+
+
+def _work(
+    job: _Job,
+    method: Method,
+    workers: Workers,
+    digests: Mapping[str, Future[str]],
+    started: float,
+    seed: int,
+    progress: Progress,
+) -> Record:
+    """Everything after the preview; `started` is the clock at the very beginning."""
+    began = datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - started)
+    with PeakMemory() as memory, GGUFWriter(job.output, job.layout) as writer:
+        outcome = _run(job, method, writer, workers, progress)
+        card = str(card_path(job.output))
         record = Record(
             preview=job.preview,
             tensors=outcome.tensors,
-            source_sha256=outcome.source_sha256,
+            source_sha256={name: digest.result() for name, digest in digests.items()},
             output_sha256=outcome.output_sha256,
             seed=seed,
             seconds=time.perf_counter() - started,
@@ -82,8 +103,8 @@ def quantize(
             peak_memory=memory.peak,
             versions=versions(),
             isa=kernels.isa(),
-            threads=workers_wanted,
-            card=str(card_path(output)),
+            threads=workers.threads,
+            card=card,
             started=began.isoformat(timespec="seconds"),
         )
         _publish(writer, record)
@@ -118,15 +139,18 @@ class _Job:
 @dataclass(frozen=True)
 class _Outcome:
     tensors: tuple[TensorResult, ...]
-    source_sha256: dict[str, str]
     output_sha256: str
     seconds_verifying: float
 
 
-def _plan(source: str, output: Path, recipe: Recipe, method: Method, revision: str | None, threads: int) -> _Job:
+def _open(source: str, output: Path, revision: str | None) -> Conversion:
     conversion = open_source(source, revision=revision)
     if any(f.resolve() == output.resolve() for f in conversion.files):
         raise CheckpointError(f"{output} is the source itself; choose another output.")
+    return conversion
+
+
+def _plan(conversion: Conversion, source: str, output: Path, recipe: Recipe, method: Method, threads: int) -> _Job:
     sites = find_sites(conversion)
     tensors = tuple(_plan_tensor(p, sites[p.name], recipe, method) for p in conversion.placements)
     metadata = {**conversion.metadata, **_file_metadata(recipe)}
@@ -192,18 +216,15 @@ def _file_metadata(recipe: Recipe) -> dict[str, Value]:
     }
 
 
-def _run(job: _Job, method: Method, writer: GGUFWriter, threads: int, progress: Progress) -> _Outcome:
+def _run(job: _Job, method: Method, writer: GGUFWriter, workers: Workers, progress: Progress) -> _Outcome:
     """Encode, write, verify, and wait for the disk."""
-    with Workers(threads) as workers:
-        digests = {str(f): workers.submit(partial(sha256_of, f)) for f in job.conversion.files}
-        tensors = _encode_all(job, method, writer, workers, progress)
-        writer.start_flush()
-        verifying = time.perf_counter()
-        sha256 = _verify(job, tensors, workers, progress)
-        seconds = time.perf_counter() - verifying
-        source_sha256 = {name: digest.result() for name, digest in digests.items()}
+    tensors = _encode_all(job, method, writer, workers, progress)
+    writer.start_flush()
+    verifying = time.perf_counter()
+    sha256 = _verify(job, tensors, workers, progress)
+    seconds = time.perf_counter() - verifying
     writer.sync()
-    return _Outcome(tensors, source_sha256, sha256, seconds)
+    return _Outcome(tensors, sha256, seconds)
 
 
 def _encode_all(

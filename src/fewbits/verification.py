@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def verify(
     progress: Callable[[int, int], None],
 ) -> str:
     """Check the file `path` against what it must hold and return its SHA-256; raises VerificationError."""
-    digest = workers.submit(lambda: sha256_of(path))
+    digest = workers.submit(partial(sha256_of, path, workers.cancelled))
     file = GGUFReader(path)
     _check_metadata(file, metadata)
     if set(file.names()) != set(expected):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -19,12 +20,15 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self.cancelled = Event()
+        """Set when the results are not wanted any more; long tasks look at it."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fewbits-worker")
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.cancelled.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, function: Callable[[], Result]) -> Future[Result]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +64,25 @@ def plan_layout(
     return Layout(header, tuple(slots), position)
 
 
+def _packed_strings(strings: list[str]) -> bytes:
+    parts = []
+    for text in strings:
+        encoded = text.encode()
+        parts += [struct.pack("<Q", len(encoded)), encoded]
+    return b"".join(parts)
+
+
+_STRING, _INT32, _FLOAT32 = 8, 5, 6
+_PACKED_ELEMENTS: Mapping[int, Callable[[list[Any]], bytes]] = MappingProxyType(
+    {
+        _STRING: _packed_strings,
+        _INT32: lambda values: struct.pack(f"<{len(values)}i", *values),
+        _FLOAT32: lambda values: struct.pack(f"<{len(values)}f", *values),
+    }
+)
+"""GGUF element type -> packer of a whole array; vocabularies have a hundred thousand elements and more."""
+
+
 def _aligned(position: int) -> int:
     return (position + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
@@ -72,7 +93,16 @@ def _header(
     import gguf
 
     class HeaderOnly(gguf.GGUFWriter):
-        """The package's writer, writing into memory."""
+        """The package's writer, writing into memory; long arrays are packed in one go, not value by value."""
+
+        def _pack_val(
+            self, val: Any, vtype: gguf.GGUFValueType, add_vtype: bool, sub_type: gguf.GGUFValueType | None = None
+        ) -> bytes:
+            if vtype is gguf.GGUFValueType.ARRAY and sub_type is not None and sub_type in _PACKED_ELEMENTS:
+                kind = struct.pack("<I", vtype) if add_vtype else b""
+                return kind + struct.pack("<IQ", sub_type, len(val)) + _PACKED_ELEMENTS[sub_type](val)
+            packed: bytes = super()._pack_val(val, vtype, add_vtype, sub_type)
+            return packed
 
         def open_output_file(self, path: Path | None = None) -> None:
             if self.fout is None:
