@@ -2,10 +2,11 @@
 
     python bench/quantize.py [FOLDER] [--llama-quantize PATH] [--repeats 3] [--threads 2] [--recipes NAME ...]
 
-FOLDER (out/bench) holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs both tools
-one after the other, in changing order, from the same BF16 GGUF file; whole processes are timed, fewbits with hashing,
-verifying and syncing to disk. Without --llama-quantize (or $LLAMA_QUANTIZE) the peer is the library in
-llama-cpp-python, and without that only fewbits runs.
+FOLDER (out/bench) holds the models (2.4 GB for 1.1 B parameters, made when missing) and the outputs. Each round runs
+both tools one after the other, in changing order, from the same BF16 GGUF file. Whole processes are timed: fewbits with
+hashing, verifying and syncing to disk, llama.cpp without any of these; "synced" adds the time until its file is on the
+disk too. Without --llama-quantize (or $LLAMA_QUANTIZE) the peer is the library in llama-cpp-python, and without that
+only fewbits runs.
 """
 
 from __future__ import annotations
@@ -47,24 +48,26 @@ def main() -> None:
     source = args.folder / "llama-1.1b-BF16.gguf"
     if not source.exists():
         fewbits(str(model), source, "BF16", args.threads)
-    titles = ("fewbits s", "llama.cpp s", "ratio", "M params/s", "peak MB", "disk s")
+    titles = ("fewbits s", "llama.cpp s", "ratio", "synced s", "ratio", "M params/s", "peak MB", "disk s")
     print(f"{'recipe':8}" + "".join(f"{title:>13}" for title in titles))
     for recipe in args.recipes:
-        ours, theirs, record, parameters = rounds(args, source, recipe)
+        ours, theirs, synced, record, parameters = rounds(args, source, recipe)
         mine = statistics.median(ours)
-        ratio = statistics.median(t / o for o, t in zip(ours, theirs, strict=True)) if theirs else float("nan")
-        peer = statistics.median(theirs) if theirs else float("nan")
         disk = seconds_of_disk(args.folder, record["preview"]["bytes_out"])
         peak = record["peak_memory"] / 1e6
-        figures = (mine, peer, ratio, parameters / mine / 1e6, peak, disk)
+        peers = (*against(ours, theirs), *against(ours, synced))
+        figures = (mine, *peers, parameters / mine / 1e6, peak, disk)
         print(f"{recipe:8}" + "".join(f"{figure:13.2f}" for figure in figures), flush=True)
     embedding(args)
 
 
-def rounds(args: argparse.Namespace, source: Path, recipe: str) -> tuple[list[float], list[float], dict[str, Any], int]:
-    """Wall seconds of both tools over the repeats, and the last record."""
+def rounds(
+    args: argparse.Namespace, source: Path, recipe: str
+) -> tuple[list[float], list[float], list[float], dict[str, Any], int]:
+    """Wall seconds of fewbits, of the peer, and of the peer until its file is on the disk; the last record."""
     ours: list[float] = []
     theirs: list[float] = []
+    synced: list[float] = []
     record: dict[str, Any] = {}
     target, peer_target = args.folder / f"fewbits-{recipe}.gguf", args.folder / f"peer-{recipe}.gguf"
     command = peer_command(args, source, peer_target, recipe)
@@ -80,6 +83,9 @@ def rounds(args: argparse.Namespace, source: Path, recipe: str) -> tuple[list[fl
             began = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             theirs.append(time.perf_counter() - began)
+            with peer_target.open("rb+") as file:
+                os.fsync(file.fileno())
+            synced.append(time.perf_counter() - began)
 
     turns: list[Callable[[], None]] = [mine, peer]
     for number in range(args.repeats):
@@ -87,7 +93,7 @@ def rounds(args: argparse.Namespace, source: Path, recipe: str) -> tuple[list[fl
             turn()
         for path in (target, peer_target):
             path.unlink(missing_ok=True)
-    return ours, theirs, record, int(record["preview"]["parameters"])
+    return ours, theirs, synced, record, int(record["preview"]["parameters"])
 
 
 def fewbits(source: str, target: Path, recipe: str, threads: int) -> dict[str, Any]:
