@@ -61,6 +61,13 @@ def main() -> None:
     embedding(args)
 
 
+def against(ours: list[float], theirs: list[float]) -> tuple[float, float]:
+    """Median seconds of the peer, and the median of its time over ours, round by round; NaN without a peer."""
+    if not theirs:
+        return float("nan"), float("nan")
+    return statistics.median(theirs), statistics.median(t / o for o, t in zip(ours, theirs, strict=True))
+
+
 def rounds(
     args: argparse.Namespace, source: Path, recipe: str
 ) -> tuple[list[float], list[float], list[float], dict[str, Any], int]:
