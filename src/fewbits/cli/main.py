@@ -18,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         code = run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
         sys.stdout.flush()
-    # Whoever read our output has left (`| head`), and there is nobody to tell; rich turns this into SystemExit.
-    except (BrokenPipeError, SystemExit):
-        _abandon_stdout()
-        return 2
     except BaseException as error:  # the last place where a traceback can be kept from the user
+        # Whoever read our output has left (`| head`), and there is nobody to tell; rich makes a SystemExit of it.
+        if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            _abandon_stdout()
+            return 2
         from fewbits.cli.failure import complain, describe
 
         complain(describe(error), error)

@@ -21,7 +21,7 @@ class Nearest:
     >>> from fewbits import formats
     >>> q = Nearest().solve(torch.tensor([[0.5] * 16 + [-1.0] * 16]), formats.get("Q8_0"), {})
     >>> q.dequantize()[0, [0, 31]]
-    tensor([ 0.5040, -1.0001])
+    tensor([ 0.5039, -0.9999])
     """
 
     name: str = "nearest"
