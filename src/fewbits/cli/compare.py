@@ -14,8 +14,18 @@ import click
 @click.option(
     "--context", type=click.IntRange(min=2), default=512, show_default=True, metavar="N", help="Tokens per window."
 )
+@click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Read only the first N tokens of the text.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
-def command(original: str, quantized: str, text: str, context: int, as_json: bool) -> None:
+def command(
+    original: str,
+    quantized: str,
+    text: str,
+    context: int,
+    max_tokens: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Measure what quantization cost: perplexity, KL divergence and top-1 agreement of QUANTIZED against ORIGINAL.
 
     Both are Hugging Face directories or GGUF files, and both are evaluated in float32 on the same tokens of the text.
@@ -33,6 +43,8 @@ def command(original: str, quantized: str, text: str, context: int, as_json: boo
             quantized,
             text=text,
             context=context,
+            max_tokens=max_tokens,
+            threads=threads,
             progress=lambda done, total: report("compare", done, total),
         )
     if as_json:
