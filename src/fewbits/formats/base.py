@@ -9,6 +9,7 @@ The offset is a number of its own, not scale * zero, because K-quants keep a min
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -138,6 +139,25 @@ class Format(Protocol):
 
     def unpack(self, packed: Bytes, cols: int) -> tuple[torch.Tensor, Params]:
         """Codes and parameters of stored bytes (rows, bytes per row)."""
+
+
+class GridCodec(ABC):
+    """What formats share whose rows are fitted alone: coding by way of the grid, nothing common to the tensor."""
+
+    @abstractmethod
+    def grid(self, params: Params, cols: slice | torch.Tensor) -> Grid:
+        """What columns `cols` can become under `params`."""
+
+    def prepare(self, slabs: Iterable[torch.Tensor]) -> None:  # noqa: B027  (nothing to do is an answer here)
+        """Nothing is shared between rows."""
+
+    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
+        """The nearest codes (rows, cols)."""
+        return self.grid(params, slice(None)).nearest(w)
+
+    def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
+        """The numbers (rows, cols) float32 that come back."""
+        return self.grid(params, slice(None)).value(codes)
 
 
 def row_bytes(format: Format, cols: int) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewbits.formats.base import Bytes, Params
+from fewbits.formats.base import Bytes, GridCodec, Params
 from fewbits.formats.grids import FloatGrid
 from fewbits.lazy import LazyModule
 
@@ -19,7 +18,7 @@ else:
 
 
 @dataclass(frozen=True)
-class Float:
+class Float(GridCodec):
     """w = code: one number after another, rounded to nearest even; codes are the numbers in their own type.
 
     A number beyond `largest` would become infinite and is refused before it is written.
@@ -48,9 +47,6 @@ class Float:
         dtype: torch.dtype = getattr(torch, self.dtype_name)
         return dtype
 
-    def prepare(self, slabs: Iterable[torch.Tensor]) -> None:
-        """Nothing is shared."""
-
     def fit(
         self,
         w: torch.Tensor,
@@ -65,14 +61,6 @@ class Float:
     def grid(self, params: Params, cols: slice | torch.Tensor) -> FloatGrid:
         """The numbers of the type, the same in every column."""
         return FloatGrid(self.dtype)
-
-    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
-        """`w` (rows, cols) in the type."""
-        return w.to(self.dtype)
-
-    def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
-        """The same numbers as float32, (rows, cols)."""
-        return codes.float()
 
     def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
         """Stored bytes (rows, bytes per row)."""

@@ -7,13 +7,12 @@ native kernels do the same steps in the same order, and give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fewbits.formats.base import Bytes, Params
+from fewbits.formats.base import Bytes, GridCodec, Params
 from fewbits.formats.exact import SINGULAR, divided, inverse, ordered_sum, square_root, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
@@ -38,7 +37,7 @@ class _Groups(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(GridCodec):
     """w = (d * scale[g]) * code - dmin * min[g]: 8 groups of 32 columns; six-bit scales and minimums, both >= 0.
 
     Squared errors are weighted by av + |w| unless importance is given; av is the group's root mean square.
@@ -78,9 +77,6 @@ class Affine:
     def error_floor(self) -> float:
         """Half a step of the smallest d times the largest scale and code, and of dmin."""
         return 2.0**-25 * SIXTH_BITS * (self.top + 1)
-
-    def prepare(self, slabs: Iterable[torch.Tensor]) -> None:
-        """Nothing is shared between rows."""
 
     def _groups(self, w: torch.Tensor, importance: torch.Tensor | None) -> _Groups:
         x = w.reshape(len(w), -1, SPAN // self.length, self.length)
@@ -205,14 +201,6 @@ class Affine:
         return UniformGrid(
             scale.repeat_interleave(self.length, 1)[:, cols], low.repeat_interleave(self.length, 1)[:, cols], self.top
         )
-
-    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
-        """The nearest codes (rows, cols) uint8."""
-        return self.grid(params, slice(None)).nearest(w)
-
-    def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
-        """The numbers (rows, cols) float32."""
-        return self.grid(params, slice(None)).value(codes)
 
     def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
         """Stored bytes (rows, bytes per row)."""

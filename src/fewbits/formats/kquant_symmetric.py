@@ -6,13 +6,12 @@ by least squares. The native kernels do the same steps in the same order, and gi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewbits.formats.base import Bytes, Params
+from fewbits.formats.base import Bytes, GridCodec, Params
 from fewbits.formats.exact import best_scale, divided, extreme, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
@@ -26,7 +25,7 @@ SPAN = 256
 
 
 @dataclass(frozen=True)
-class SymmetricK:
+class SymmetricK(GridCodec):
     """w = (d * scale[g]) * (code - 32): 16 groups of 16 columns, signed eight-bit scales, six-bit codes.
 
     Squared errors are weighted by w^2 unless importance is given.
@@ -60,9 +59,6 @@ class SymmetricK:
     def error_floor(self) -> float:
         """Half a step of the smallest d times the largest scale and code."""
         return 2.0**-25 * 128 * 32
-
-    def prepare(self, slabs: Iterable[torch.Tensor]) -> None:
-        """Nothing is shared between rows."""
 
     def fit(
         self,
@@ -128,14 +124,6 @@ class SymmetricK:
         scale = params["d"].repeat_interleave(SPAN // self.length, 1) * params["scale"]
         scale = scale.repeat_interleave(self.length, 1)[:, cols]
         return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top)
-
-    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
-        """The nearest codes (rows, cols) uint8."""
-        return self.grid(params, slice(None)).nearest(w)
-
-    def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
-        """The numbers (rows, cols) float32."""
-        return self.grid(params, slice(None)).value(codes)
 
     def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
         """Stored bytes (rows, bytes per row)."""

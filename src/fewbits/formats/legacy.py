@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewbits.formats.base import Bytes, Params
+from fewbits.formats.base import Bytes, GridCodec, Params
 from fewbits.formats.exact import best_scale, divided, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
@@ -23,7 +22,7 @@ _SOURCE = "GGUF specification, quantization type {}"
 
 
 @dataclass(frozen=True)
-class Symmetric:
+class Symmetric(GridCodec):
     """w = d * (code - top): codes of `code_bits` bits, one binary16 scale d per span of 32 columns.
 
     The scale is searched for among `levels` (see `exact.best_scale`), evenly weighted unless importance is given;
@@ -69,9 +68,6 @@ class Symmetric:
         """Half a step of the smallest scales times the largest code."""
         return 2.0**-25 * self.top
 
-    def prepare(self, slabs: Iterable[torch.Tensor]) -> None:
-        """Nothing is shared between rows."""
-
     def fit(
         self,
         w: torch.Tensor,
@@ -97,14 +93,6 @@ class Symmetric:
         scale = params["d"].repeat_interleave(SPAN, 1)[:, cols]
         # Q8_0 keeps to the symmetric codes -127 .. 127: code 0 is never chosen.
         return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top, bottom=0 if self.levels else 1)
-
-    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
-        """The nearest codes (rows, cols) uint8."""
-        return self.grid(params, slice(None)).nearest(w)
-
-    def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
-        """The numbers (rows, cols) float32."""
-        return self.grid(params, slice(None)).value(codes)
 
     def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
         """Stored bytes (rows, bytes per row)."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewbits.formats.base import Bytes, Params
+from fewbits.formats.base import Bytes, GridCodec, Params
 from fewbits.formats.exact import SINGULAR, divided, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
@@ -24,7 +23,7 @@ NARROWEST = 1e-30
 
 
 @dataclass(frozen=True)
-class Shifted:
+class Shifted(GridCodec):
     """w = d * code + m: five-bit codes, a binary16 scale d and a binary16 minimum m of either sign per 32 columns.
 
     Squared errors count evenly unless importance is given. Of the least-squares lines through the codes of several
@@ -59,9 +58,6 @@ class Shifted:
     def error_floor(self) -> float:
         """Half a step of the smallest d times the largest code, and of m."""
         return 2.0**-25 * (self.top + 1)
-
-    def prepare(self, slabs: Iterable[torch.Tensor]) -> None:
-        """Nothing is shared between rows."""
 
     def fit(
         self,
@@ -125,14 +121,6 @@ class Shifted:
         """What columns `cols` can become."""
         scale, m = (params[name].repeat_interleave(SPAN, 1)[:, cols] for name in ("d", "m"))
         return UniformGrid(scale, -m, self.top)
-
-    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
-        """The nearest codes (rows, cols) uint8."""
-        return self.grid(params, slice(None)).nearest(w)
-
-    def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
-        """The numbers (rows, cols) float32."""
-        return self.grid(params, slice(None)).value(codes)
 
     def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
         """Stored bytes (rows, bytes per row)."""
