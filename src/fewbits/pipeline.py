@@ -245,13 +245,13 @@ def _encode_all(
         writer.write_rows(name, start, encoded.stored)
         return replace(encoded, stored=np.empty((0, 0), np.uint8))
 
-    errors: dict[str, list[float]] = {name: [] for name in planned}
-    squares: dict[str, list[float]] = {name: [] for name in planned}
+    errors: dict[str, list[kernels.Doubles]] = {name: [] for name in planned}
+    squares: dict[str, list[kernels.Doubles]] = {name: [] for name in planned}
     done = 0
     for (name, start, stop), encoded in workers.in_order(encode, work):
         _require_representable(placements[name], planned[name], encoded)
-        errors[name] += encoded.squared_error.tolist()
-        squares[name] += encoded.squared.tolist()
+        errors[name].append(encoded.squared_error)
+        squares[name].append(encoded.squared)
         done += placements[name].source.row_bytes * (stop - start)
         progress("quantize", done, job.preview.bytes_in)
     return tuple(TensorResult(t, relative_rms(errors[t.name], squares[t.name])) for t in planned.values())

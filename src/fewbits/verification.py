@@ -24,6 +24,7 @@ from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.safetensors import open_directory
 from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
+from fewbits.kernels import Doubles
 from fewbits.workers import Workers, row_slabs
 
 TOLERANCE = 1e-9
@@ -120,12 +121,12 @@ def _check_tensor(
         rows = stored.slab(*slab)
         return kernels.compare_rows(format.name, rows, _source_rows(want, *slab), source.format, format.error_floor)
 
-    errors: list[float] = []
-    squares: list[float] = []
+    errors: list[Doubles] = []
+    squares: list[Doubles] = []
     worst = 0.0
     for (start, stop), result in workers.in_order(compare, row_slabs(source.rows, source.row_bytes)):
-        errors += result.squared_error.tolist()
-        squares += result.squared.tolist()
+        errors.append(result.squared_error)
+        squares.append(result.squared)
         worst = max(worst, result.worst)
         done += source.row_bytes * (stop - start)
         progress(done)
@@ -150,11 +151,13 @@ def _source_rows(want: Expectation, start: int, stop: int) -> Bytes:
     return rows
 
 
-def relative_rms(errors: list[float], squares: list[float]) -> float:
-    """sqrt(sum of squared errors / sum of squares), exactly summed so that no order of rows matters; 0 for 0 / 0.
+def relative_rms(errors: list[Doubles], squares: list[Doubles]) -> float:
+    """sqrt(sum of squared errors / sum of squares) over slabs of rows (rows,); 0 for 0 / 0.
 
-    >>> relative_rms([0.01, 0.03], [1.0, 3.0])
+    The rows of all slabs are put together before they are summed, so that the result does not depend on the slabs.
+
+    >>> relative_rms([np.array([0.01]), np.array([0.03])], [np.array([1.0, 3.0])])
     0.1
     """
-    error, square = math.fsum(errors), math.fsum(squares)
+    error, square = (float(np.concatenate(slabs).sum()) if slabs else 0.0 for slabs in (errors, squares))
     return math.sqrt(error / square) if square > 0 else (0.0 if error == 0 else math.inf)

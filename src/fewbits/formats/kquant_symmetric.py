@@ -32,7 +32,7 @@ class SymmetricK(GridCodec):
     """
 
     name: str = "Q6_K"
-    levels: tuple[float, ...] = (30.5, 30.90625, 31.3125, 31.6875, 32.09375, 32.5, 32.90625)
+    levels: tuple[float, ...] = (29.0, 29.59375, 30.1875, 30.8125, 31.40625, 32.0, 32.59375)
     error_bound: float = 0.06
     layout: str = (
         "128 bytes: low halves; 64 bytes: upper two bits; 16 signed bytes: scales; d: binary16. In each half of the "
