@@ -27,7 +27,7 @@ void encode_q8_0(const float* w, int64_t spans, uint8_t* stored) {
 // Codes 0 .. 2 top - 1 of one symmetric span of 32.
 template <int level_count>
 void fit_symmetric(const float* x, int top, const float (&levels)[level_count], half_bits* d, int* codes) {
-    *d = stored_half(best_scale(x, 32, false, top, levels, level_count));
+    *d = stored_half(best_scale(x, 32, [](float) { return 1.0f; }, top, levels, level_count));
     const float inv = inverse(half_to_float(*d));
     for (int e = 0; e < 32; ++e)
         codes[e] = top + static_cast<int>(clamp(std::nearbyint(x[e] * inv), static_cast<float>(-top), static_cast<float>(top - 1)));

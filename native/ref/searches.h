@@ -194,8 +194,9 @@ struct AffineSpan {
     }
 };
 
-// The best step of a symmetric grid for `n` numbers, weighted by w^2 or evenly.
-inline float best_scale(const float* x, int n, bool weighted, int top, const float* levels, int level_count) {
+// The best step of a symmetric grid for `n` numbers, each weighted by `weight(number)`.
+template <typename Weight>
+float best_scale(const float* x, int n, Weight weight, int top, const float* levels, int level_count) {
     float least = 0, most = 0, best = 0, scale = 0;
     for (int e = 0; e < n; ++e) {
         least = std::fmin(least, x[e]);
@@ -207,7 +208,7 @@ inline float best_scale(const float* x, int n, bool weighted, int top, const flo
         float slx = 0, sll = 0;
         for (int e = 0; e < n; ++e) {
             const float l = clamp(std::nearbyint(x[e] * inv), static_cast<float>(-top), static_cast<float>(top - 1));
-            const float wl = weighted ? (x[e] * x[e]) * l : l;
+            const float wl = weight(x[e]) * l;
             slx += wl * x[e];
             sll += wl * l;
         }
@@ -292,12 +293,15 @@ struct ShiftedSpan {
 struct SymmetricSpan6 {
     const float* x;
     half_bits d;
-    float scale[16];
+    float scale[16], mean_square[16];
 
     explicit SymmetricSpan6(const float* w) : x(w) {
         float line[16], extreme = 0;
         for (int g = 0; g < 16; ++g) {
-            line[g] = best_scale(x + 16 * g, 16, true, 32, search::q6_k_levels, 7);
+            float squares = 0;
+            for (int e = 16 * g; e < 16 * (g + 1); ++e) squares += x[e] * x[e];
+            mean_square[g] = squares * (1.0f / 16);
+            line[g] = best_scale(x + 16 * g, 16, [&](float w) { return weight(g, w); }, 32, search::q6_k_levels, 7);
             if (std::fabs(line[g]) > std::fabs(extreme)) extreme = line[g];
         }
         d = stored_half(extreme / -128.0f);
@@ -314,7 +318,7 @@ struct SymmetricSpan6 {
             before += error;
             float sll = 0, slx = 0;
             for (int e = 16 * g; e < 16 * (g + 1); ++e) {
-                const float l = code(e), wl = (x[e] * x[e]) * l;
+                const float l = code(e), wl = weight(g, x[e]) * l;
                 sll += wl * l;
                 slx += wl * x[e];
             }
@@ -326,6 +330,8 @@ struct SymmetricSpan6 {
         if (after < before) d = refitted;
     }
 
+    float weight(int g, float w) const { return w * w + mean_square[g]; }
+
     static float code_of(float number, float step) { return clamp(std::nearbyint(number * inverse(step)), -32.0f, 31.0f); }
 
     float group_error(int g, half_bits d16, float whole_scale) const {
@@ -333,7 +339,7 @@ struct SymmetricSpan6 {
         float sum = 0;
         for (int e = 16 * g; e < 16 * (g + 1); ++e) {
             const float r = step * code_of(x[e], step) - x[e];
-            sum += ((x[e] * x[e]) * r) * r;
+            sum += (weight(g, x[e]) * r) * r;
         }
         return sum;
     }

@@ -7,9 +7,10 @@
 namespace fewbits {
 namespace {
 
-// Scales of `Vec::lanes` groups of `length` elements at x (element e at x + 16 * e); weighted: by w^2, else evenly.
+// Scales of `Vec::lanes` groups of `length` elements at x (element e at x + 16 * e); weighted: by w^2 + base, else
+// evenly.
 template <int length, bool weighted>
-Vec best_scale(const float* x, float top, const float* levels, int level_count) {
+Vec best_scale(const float* x, Vec base, float top, const float* levels, int level_count) {
     const Vec zero = Vec::all(0.0f), lowest = Vec::all(-top), highest = Vec::all(top - 1.0f);
     Vec least = zero, most = zero;
     for (int e = 0; e < length; ++e) {
@@ -26,7 +27,7 @@ Vec best_scale(const float* x, float top, const float* levels, int level_count) 
         Vec slx = zero, sll = zero;
         for (int e = 0; e < length; ++e) {
             const Vec v = Vec::load(x + batch * e), l = code(round_even(v * inv));
-            const Vec wl = weighted ? (v * v) * l : l;
+            const Vec wl = weighted ? (v * v + base) * l : l;
             slx = slx + wl * v;
             sll = sll + wl * l;
         }
@@ -38,7 +39,8 @@ Vec best_scale(const float* x, float top, const float* levels, int level_count) 
     return scale;
 }
 
-// Q6_K: w = d * scale[g] * (q - 32), weighted by w^2; scales of eight bits, their neighbours tried, then d refitted.
+// Q6_K: w = d * scale[g] * (q - 32), weighted by w^2 + the group's mean square; scales of eight bits, their neighbours
+// tried, then d refitted.
 class SymmetricK {
   public:
     static constexpr int groups = 16, length = 16, columns = groups * length;
@@ -47,7 +49,7 @@ class SymmetricK {
         to_columns(w, length, x_);
         constexpr int level_count = sizeof(search::q6_k_levels) / sizeof(float);
         for (int g = 0; g < batch; g += Vec::lanes)
-            best_scale<length, true>(x_ + g, 32.0f, search::q6_k_levels, level_count).store(line_ + g);
+            best_scale<length, true>(x_ + g, mean_square(g), 32.0f, search::q6_k_levels, level_count).store(line_ + g);
         round_scales();
         for (int g = 0; g < batch; g += Vec::lanes) try_neighbours(g);
         refit();
@@ -61,11 +63,23 @@ class SymmetricK {
     half_bits d() const { return d_bits_; }
 
   private:
-    alignas(64) float x_[length * batch], line_[batch], scale_[batch], error_[batch], new_error_[batch];
+    alignas(64) float x_[length * batch], mean_[batch], line_[batch], scale_[batch], error_[batch], new_error_[batch];
     alignas(64) float sum_wll_[batch], sum_wlx_[batch];
     alignas(64) uint8_t codes_[length * batch];
     float d_;
     half_bits d_bits_, old_d_bits_;
+
+    // The mean square of each group; kept for the steps after the first.
+    Vec mean_square(int g) {
+        Vec squares = Vec::all(0.0f);
+        for (int e = 0; e < length; ++e) {
+            const Vec x = Vec::load(x_ + batch * e + g);
+            squares = squares + x * x;
+        }
+        const Vec mean = squares * Vec::all(1.0f / length);
+        mean.store(mean_ + g);
+        return mean;
+    }
 
     void set_d(half_bits bits) {
         d_bits_ = bits;
@@ -87,11 +101,11 @@ class SymmetricK {
     static Vec code(Vec x, Vec inv) { return clamp(round_even(x * inv), Vec::all(-32.0f), Vec::all(31.0f)); }
 
     Vec step_error(int g, Vec whole_scale) const {
-        const Vec scale = Vec::all(d_) * whole_scale, inv = inverse(scale);
+        const Vec scale = Vec::all(d_) * whole_scale, inv = inverse(scale), base = Vec::load(mean_ + g);
         Vec error = Vec::all(0.0f);
         for (int e = 0; e < length; ++e) {
             const Vec x = Vec::load(x_ + batch * e + g), r = scale * code(x, inv) - x;
-            error = error + ((x * x) * r) * r;
+            error = error + ((x * x + base) * r) * r;
         }
         return error;
     }
@@ -108,10 +122,10 @@ class SymmetricK {
         }
         scale.store(scale_ + g);
         error.store(error_ + g);
-        const Vec inv = inverse(Vec::all(d_) * scale);
+        const Vec inv = inverse(Vec::all(d_) * scale), base = Vec::load(mean_ + g);
         Vec sll = Vec::all(0.0f), slx = sll;
         for (int e = 0; e < length; ++e) {
-            const Vec x = Vec::load(x_ + batch * e + g), l = code(x, inv), wl = (x * x) * l;
+            const Vec x = Vec::load(x_ + batch * e + g), l = code(x, inv), wl = (x * x + base) * l;
             sll = sll + wl * l;
             slx = slx + wl * x;
         }
@@ -155,7 +169,7 @@ class SymmetricSpan {
         to_columns(w, length, x_);
         for (int g = 0; g < batch; g += Vec::lanes) {
             const Vec limit = Vec::all(search::half_max);
-            store_half(clamp(best_scale<length, false>(x_ + g, top, levels, level_count), Vec::all(0.0f) - limit, limit),
+            store_half(clamp(best_scale<length, false>(x_ + g, Vec::all(0.0f), top, levels, level_count), Vec::all(0.0f) - limit, limit),
                        d_bits_ + g);
             const Vec inv = inverse(load_half(d_bits_ + g)), zero = Vec::all(top);
             const Vec lowest = Vec::all(-top), highest = Vec::all(top - 1.0f);

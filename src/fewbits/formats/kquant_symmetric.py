@@ -28,7 +28,7 @@ SPAN = 256
 class SymmetricK(GridCodec):
     """w = (d * scale[g]) * (code - 32): 16 groups of 16 columns, signed eight-bit scales, six-bit codes.
 
-    Squared errors are weighted by w^2 unless importance is given.
+    Squared errors are weighted by w^2 + the mean square of the group unless importance is given.
     """
 
     name: str = "Q6_K"
@@ -70,7 +70,11 @@ class SymmetricK(GridCodec):
     ) -> Params:
         """The parameters d (rows, spans) and scale (rows, 16 * spans)."""
         x = w.reshape(len(w), -1, SPAN // self.length, self.length)
-        weight = x * x if importance is None else importance.expand_as(w).reshape(x.shape)
+        if importance is None:
+            # ggml weights by w^2 alone; what the next layer sees is the even error, so half of the weight is even.
+            weight = x * x + (ordered_sum(x * x) * (1.0 / self.length))[..., None]
+        else:
+            weight = importance.expand_as(w).reshape(x.shape)
         fixed = None if codes is None else codes.float().reshape(x.shape) - self.top
         if fixed is None:
             line = best_scale(x, weight, self.top, self.levels)
