@@ -19,7 +19,8 @@ def main() -> int:
     outputs = []
     for bench in BENCHES:
         code, output = _run(bench)
-        if code != 0:
+        # quality.py ends with 1 when a bar is missed: that is a figure too, and stands in its last line.
+        if code not in (0, 1) or not output.strip():
             print(f"{bench} ended with code {code}; README.md is left as it is.", file=sys.stderr)
             return code
         outputs.append(f"`{bench}`:\n\n```\n{output.strip()}\n```\n")
