@@ -48,7 +48,7 @@ def main() -> None:
     source = args.folder / "llama-1.1b-BF16.gguf"
     if not source.exists():
         fewbits(str(model), source, "BF16", args.threads)
-    titles = ("fewbits s", "llama.cpp s", "ratio", "synced s", "ratio", "M params/s", "peak MB", "disk s")
+    titles = ("seconds", "llama.cpp s", "ratio", "synced s", "ratio", "M params/s", "peak MB", "disk s")
     print(f"{'recipe':8}" + "".join(f"{title:>13}" for title in titles))
     for recipe in args.recipes:
         ours, theirs, synced, record, parameters = rounds(args, source, recipe)
