@@ -9,9 +9,9 @@ error   sum of w (x - stored)^2 over all tensors of a format, in the weighting t
         w = rms of the 32 neighbours + |x| (Q4_K, Q5_K), x^2 (Q6_K), 1 (Q8_0, Q4_0, Q5_0)
 KL      mean KL divergence from the source model on the text, as `fewbits compare` measures it
 
-The KL divergence of one file is one draw of rounding errors. On a model of 34 M parameters in Q6_K, giving the same
-errors random signs moved it by 3 to 5% either way, which the printed standard error (over windows) does not hold: look
-at several models before calling a few percent a difference.
+The KL divergence of one file is one draw of rounding errors: the same errors with other signs give another one. The
+printed standard error (over windows) does not hold that spread, so look at several models before calling a few percent a
+difference.
 
 The bar is error <= 1.00 and KL <= 1.02. The peer is the program llama-quantize (--llama-quantize or LLAMA_QUANTIZE)
 or, without one, the package llama-cpp-python.
