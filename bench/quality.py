@@ -10,7 +10,7 @@ error   sum of w (x - stored)^2 over all tensors of a format, in the weighting t
 KL      mean KL divergence from the source model on the text, as `fewbits compare` measures it
 
 The KL divergence of one file is one draw of rounding errors: the same errors with other signs give another one. The
-printed standard error (over windows) does not hold that spread, so look at several models before calling a few percent a
+printed standard error (over windows) does not hold that spread: look at several models before calling a few percent a
 difference.
 
 The bar is error <= 1.00 and KL <= 1.02. The peer is the program llama-quantize (--llama-quantize or LLAMA_QUANTIZE)
