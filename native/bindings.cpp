@@ -1,11 +1,13 @@
 // The only file that sees Python: checks sizes, releases the interpreter lock, calls the table.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -20,6 +22,7 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using BytesOut = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Doubles = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 const KernelTable& table_of(const std::string& isa) {
@@ -29,14 +32,8 @@ const KernelTable& table_of(const std::string& isa) {
     return *table;
 }
 
-const Codec* codec_of(const KernelTable& table, const std::string& format) {
-    for (size_t i = 0; i < table.codec_count; ++i)
-        if (format == table.codecs[i].name) return &table.codecs[i];
-    return nullptr;
-}
-
 const Codec& required_codec(const KernelTable& table, const std::string& format) {
-    if (const Codec* codec = codec_of(table, format)) return *codec;
+    if (const Codec* codec = codec_of(table, format.c_str())) return *codec;
     throw std::invalid_argument("no native codec for format '" + format + "'");
 }
 
@@ -53,9 +50,16 @@ void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
+// The weights of squared errors in `rows` rows of w, from the importance of their columns.
+void weigh(const Codec& codec, const float* w, const float* importance, int64_t rows, int64_t cols, float* weights) {
+    if (codec.weigh) return codec.weigh(w, importance, rows, cols, weights);
+    for (int64_t row = 0; row < rows; ++row) std::copy(importance, importance + cols, weights + row * cols);
+}
+
 // Encodes row by row and measures what comes back; returns (largest magnitude, numbers that are not finite).
 nb::tuple encode(const std::string& format, const Bytes& source, const std::string& numbers, const BytesOut& stored,
-                 const Doubles& squared_error, const Doubles& squared, const std::string& isa) {
+                 const Doubles& squared_error, const Doubles& squared, const std::optional<Floats>& importance,
+                 const std::string& isa) {
     const KernelTable& table = table_of(isa);
     const Codec& codec = required_codec(table, format);
     const Number kind = number_of(numbers);
@@ -67,13 +71,15 @@ nb::tuple encode(const std::string& format, const Bytes& source, const std::stri
             "the output has the wrong shape");
     require(static_cast<int64_t>(squared_error.shape(0)) == rows && static_cast<int64_t>(squared.shape(0)) == rows,
             "one error per row is wanted");
+    require(!importance || static_cast<int64_t>(importance->shape(0)) == cols, "one importance per column is wanted");
+    const bool weighted = importance && codec.weighted;
     float largest = 0.0f;
     int64_t not_finite = 0;
     {
         nb::gil_scoped_release unlocked;
         // Several short rows are encoded together, so that batches are full; rows never share parameters.
         const int64_t together = std::max<int64_t>(1, 2048 / std::max<int64_t>(cols, 1));
-        std::vector<float> w(static_cast<size_t>(cols * together)), back(w.size());
+        std::vector<float> w(static_cast<size_t>(cols * together)), back(w.size()), weights(weighted ? w.size() : 0);
         for (int64_t row = 0; row < rows; row += together) {
             const int64_t present = std::min(together, rows - row), count = present * cols;
             float absmax;
@@ -83,7 +89,8 @@ nb::tuple encode(const std::string& format, const Bytes& source, const std::stri
             table.extent(kind, source.data() + row * row_bytes, count, &absmax, &bad);
             largest = std::max(largest, absmax);
             not_finite += bad;
-            codec.encode(w.data(), present * spans, out);
+            if (weighted) weigh(codec, w.data(), importance->data(), present, cols, weights.data());
+            codec.encode(w.data(), weighted ? weights.data() : nullptr, present * spans, out);
             codec.decode(out, present * spans, back.data());
             for (int64_t r = 0; r < present; ++r) {
                 const Deviation d = table.deviation(w.data() + r * cols, back.data() + r * cols, cols);
@@ -154,13 +161,17 @@ NB_MODULE(_native, m) {
             if (kernels_of(isa)) found.emplace_back(isa);
         return found;
     });
+    // Format -> whether its codec looks at importance.
     m.def("formats", [] {
-        std::vector<std::string> names;
-        for (size_t i = 0; i < kernels().codec_count; ++i) names.emplace_back(kernels().codecs[i].name);
-        return names;
+        nb::dict known;
+        for (size_t f = 0; f < kernels().family_count; ++f) {
+            const CodecFamily& family = *kernels().families[f];
+            for (size_t i = 0; i < family.count; ++i) known[family.codecs[i].name] = family.codecs[i].weighted;
+        }
+        return known;
     });
     m.def("encode", &encode, nb::arg("format"), nb::arg("source"), nb::arg("numbers"), nb::arg("stored"),
-          nb::arg("squared_error"), nb::arg("squared"), nb::arg("isa") = "");
+          nb::arg("squared_error"), nb::arg("squared"), nb::arg("importance").none(), nb::arg("isa") = "");
     m.def("decode", &decode, nb::arg("format"), nb::arg("stored"), nb::arg("w"), nb::arg("isa") = "");
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
     m.def("compare", &compare, nb::arg("format"), nb::arg("stored"), nb::arg("source"), nb::arg("numbers"),

@@ -69,6 +69,15 @@ const Choice& chosen() {
 
 const KernelTable& kernels() { return *chosen().table; }
 const KernelTable* kernels_of(const char* isa) { return choice_of(isa).table; }
+const Codec* codec_of(const KernelTable& table, const char* format) {
+    for (size_t f = 0; f < table.family_count; ++f) {
+        const CodecFamily& family = *table.families[f];
+        for (size_t i = 0; i < family.count; ++i)
+            if (!std::strcmp(format, family.codecs[i].name)) return &family.codecs[i];
+    }
+    return nullptr;
+}
+
 CompareFunction comparing() { return chosen().compare; }
 
 }  // namespace fewbits

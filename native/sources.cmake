@@ -9,9 +9,19 @@ add_library(fewbits_kernels STATIC "${FEWBITS_NATIVE}/cpu_features.cpp" "${FEWBI
 target_include_directories(fewbits_kernels PUBLIC "${FEWBITS_NATIVE}/include")
 target_compile_options(fewbits_kernels PRIVATE ${FEWBITS_FLAGS})
 
-# fewbits_isa(NAME CODECS FLAGS...): the codecs and the verifier's reader for one instruction set, named after it.
-function(fewbits_isa isa codecs)
-  add_library(fewbits_${isa} OBJECT "${FEWBITS_NATIVE}/${codecs}" "${FEWBITS_NATIVE}/verify/compare.cpp")
+# The families of codecs, from the one place that lists them.
+file(STRINGS "${FEWBITS_NATIVE}/include/fewbits/families.h" FEWBITS_FAMILIES REGEX "define FEWBITS_FAMILIES")
+string(REGEX MATCHALL "DO\\([a-z0-9_]+\\)" FEWBITS_FAMILIES "${FEWBITS_FAMILIES}")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${FEWBITS_NATIVE}/include/fewbits/families.h")
+
+# fewbits_isa(NAME FOLDER FLAGS...): the codecs and the verifier's reader for one instruction set, named after it.
+function(fewbits_isa isa folder)
+  set(sources "${FEWBITS_NATIVE}/${folder}/table.cpp" "${FEWBITS_NATIVE}/verify/compare.cpp")
+  foreach(family IN LISTS FEWBITS_FAMILIES)
+    string(REGEX REPLACE "DO\\((.*)\\)" "\\1" family "${family}")
+    list(APPEND sources "${FEWBITS_NATIVE}/${folder}/${family}.cpp")
+  endforeach()
+  add_library(fewbits_${isa} OBJECT ${sources})
   target_include_directories(fewbits_${isa} PRIVATE "${FEWBITS_NATIVE}/include")
   target_compile_definitions(fewbits_${isa} PRIVATE FEWBITS_ISA_NAME=${isa})
   target_compile_options(fewbits_${isa} PRIVATE ${FEWBITS_FLAGS} ${ARGN})
@@ -20,11 +30,11 @@ function(fewbits_isa isa codecs)
   target_compile_definitions(fewbits_kernels PRIVATE FEWBITS_HAVE_${upper})
 endfunction()
 
-fewbits_isa(scalar ref/codecs.cpp -DFEWBITS_COMPARE_NAMES)
+fewbits_isa(scalar ref -DFEWBITS_COMPARE_NAMES)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  fewbits_isa(avx2 simd/codecs.cpp -mavx2 -mfma -mf16c)
-  fewbits_isa(avx512 simd/codecs.cpp -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c
+  fewbits_isa(avx2 simd -mavx2 -mfma -mf16c)
+  fewbits_isa(avx512 simd -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c
               -mprefer-vector-width=512)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
-  fewbits_isa(neon simd/codecs.cpp)
+  fewbits_isa(neon simd)
 endif()

@@ -17,15 +17,25 @@ struct Codec {
     const char* name;
     int columns;  // of one span
     int bytes;    // of one span
-    // Fits parameters and chooses codes for `spans` consecutive spans of `w`, with the format's own default weighting.
-    void (*encode)(const float* w, int64_t spans, uint8_t* stored);
+    // Fits parameters and chooses codes for `spans` consecutive spans of `w`. `weights`, one per number, weigh squared
+    // errors; nullptr means the format's own weighting.
+    void (*encode)(const float* w, const float* weights, int64_t spans, uint8_t* stored);
     void (*decode)(const uint8_t* stored, int64_t spans, float* w);
+    // Weights (rows, cols) of squared errors where column c matters `importance[c]` (the mean square of what it is
+    // multiplied with); nullptr: the importance itself.
+    void (*weigh)(const float* w, const float* importance, int64_t rows, int64_t cols, float* weights) = nullptr;
+    bool weighted = false;  // whether `encode` looks at weights
+};
+
+struct CodecFamily {
+    const Codec* codecs;
+    size_t count;
 };
 
 struct KernelTable {
     const char* isa;
-    const Codec* codecs;
-    size_t codec_count;
+    const CodecFamily* const* families;
+    size_t family_count;
     void (*widen)(Number kind, const void* numbers, int64_t count, float* w);
     // Largest magnitude, and how many numbers are NaN or infinite (those do not count towards the magnitude).
     void (*extent)(Number kind, const void* numbers, int64_t count, float* absmax, int64_t* not_finite);
@@ -44,6 +54,7 @@ using CompareFunction = Agreement (*)(int format, const uint8_t* stored, Number 
 
 const KernelTable& kernels();                  // the best table of this machine, or the one FEWBITS_ISA names
 const KernelTable* kernels_of(const char* isa);  // nullptr when this machine or this build lacks it
+const Codec* codec_of(const KernelTable& table, const char* format);  // nullptr when it has none
 CompareFunction comparing();
 int compare_format(const char* name);          // -1 when unknown
 

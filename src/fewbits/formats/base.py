@@ -125,6 +125,12 @@ class Format(Protocol):
         `importance`, broadcast to (rows, cols), weights squared errors in place of the format's own weighting.
         """
 
+    def weights(self, w: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """What to give `fit` where column c matters `importance[c]`, the mean square of what it is multiplied with.
+
+        (rows, cols): the importance itself, or what the format's peers make of it and the size of the numbers.
+        """
+
     def grid(self, params: Params, cols: slice | torch.Tensor) -> Grid:
         """What columns `cols` can become under `params`."""
 
@@ -150,6 +156,10 @@ class GridCodec(ABC):
 
     def prepare(self, slabs: Iterable[torch.Tensor]) -> None:  # noqa: B027  (nothing to do is an answer here)
         """Nothing is shared between rows."""
+
+    def weights(self, w: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """The importance itself (rows, cols)."""
+        return importance.expand_as(w)
 
     def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
         """The nearest codes (rows, cols)."""

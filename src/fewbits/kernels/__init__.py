@@ -78,17 +78,36 @@ def formats() -> frozenset[str]:
     return frozenset(_module().formats())
 
 
-def encode_rows(format_name: str, source: Bytes, numbers: str, row_bytes: int, *, isa: str = "") -> Encoded:
+@cache
+def weighted_formats() -> frozenset[str]:
+    """Names of the formats whose native codec weighs errors by importance."""
+    return frozenset(name for name, weighted in _module().formats().items() if weighted)
+
+
+def encode_rows(
+    format_name: str,
+    source: Bytes,
+    numbers: str,
+    row_bytes: int,
+    *,
+    importance: Floats | None = None,
+    isa: str = "",
+) -> Encoded:
     """Fit, choose and pack codes for `source`, (rows, bytes of `numbers`), into (rows, row_bytes).
 
-    The same numbers give the same bytes on every instruction set and in every slab. Raises ValueError when a width does
-    not fit the format.
+    `importance` (cols,) is the mean square of what each column is multiplied with; formats that search weigh errors
+    by it, the others look away. The same numbers give the same bytes on every instruction set and in every slab.
+    Raises ValueError when a width does not fit the format.
     """
     rows = len(source)
     stored = np.empty((rows, row_bytes), np.uint8)
     squared_error, squared = np.empty(rows), np.empty(rows)
     source = np.ascontiguousarray(source)
-    largest, not_finite = _module().encode(format_name, source, numbers, stored, squared_error, squared, isa)
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, np.float32)
+    largest, not_finite = _module().encode(
+        format_name, source, numbers, stored, squared_error, squared, importance, isa
+    )
     return Encoded(stored, squared_error, squared, largest, not_finite)
 
 

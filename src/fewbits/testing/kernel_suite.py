@@ -39,6 +39,8 @@ def check_kernel(format: Format) -> None:
         stored = _check_encoding(format, slab, numbers, where)
         _check_decoding(format, stored, slab.shape[1] // kernels.NUMBERS[numbers], where)
         _check_reader(format, stored, slab, numbers, where)
+        if format.name in kernels.weighted_formats():
+            _check_importance(format, slab, numbers, where)
     _check_random_bytes(format)
     _check_extent(format)
 
@@ -80,6 +82,20 @@ def _check_encoding(format: Format, slab: Bytes, numbers: str, where: str) -> By
         expect(close, f"{where}: {isa} measures other errors than torch")
         expect_equal((found.largest, found.not_finite), (float(w.abs().max()), 0), f"{where}: {isa}: extent")
     return wanted
+
+
+def _check_importance(format: Format, slab: Bytes, numbers: str, where: str) -> None:
+    """Weighted by importance, the bytes are torch's too."""
+    w = torch.from_numpy(slab.copy()).view(getattr(torch, _DTYPES[numbers])).float()
+    importance = normal(1, w.shape[1], 77)[0].square()
+    importance[:: w.shape[1] // 4 + 1] = 0.0
+    params = format.fit(w, importance=format.weights(w, importance))
+    wanted = format.pack(format.encode(w, params), params)
+    for isa in kernels.available():
+        size = row_bytes(format, w.shape[1])
+        found = kernels.encode_rows(format.name, slab, numbers, size, importance=importance.numpy(), isa=isa)
+        different = int((found.stored != wanted).sum())
+        expect(different == 0, f"{where}, weighted: {isa} stores {different} bytes that torch does not")
 
 
 def _check_decoding(format: Format, stored: Bytes, cols: int, where: str) -> None:

@@ -1,0 +1,26 @@
+// Families of codecs: one source file each in native/ref and native/simd, listed here and nowhere else.
+#pragma once
+#include "fewbits/kernels.h"
+
+// sources.cmake reads this line too.
+#define FEWBITS_FAMILIES(DO) DO(floats) DO(legacy) DO(kquant)
+
+#define FEWBITS_JOIN_(a, b) a##_##b
+#define FEWBITS_JOIN(a, b) FEWBITS_JOIN_(a, b)
+#define FEWBITS_TEXT_(a) #a
+#define FEWBITS_TEXT(a) FEWBITS_TEXT_(a)
+
+// At the end of a family's file: its array of codecs, under a name that every instruction set has for itself.
+#define FEWBITS_FAMILY(family, codecs)                                    \
+    extern const CodecFamily FEWBITS_JOIN(family, FEWBITS_ISA_NAME);      \
+    const CodecFamily FEWBITS_JOIN(family, FEWBITS_ISA_NAME) = {codecs, sizeof(codecs) / sizeof(Codec)};
+
+// In table.cpp: all families of one instruction set, and what they share.
+#define FEWBITS_DECLARE_FAMILY(family) extern const CodecFamily FEWBITS_JOIN(family, FEWBITS_ISA_NAME);
+#define FEWBITS_POINT_TO_FAMILY(family) &FEWBITS_JOIN(family, FEWBITS_ISA_NAME),
+#define FEWBITS_TABLE(widen, extent, deviation)                                                                \
+    FEWBITS_FAMILIES(FEWBITS_DECLARE_FAMILY)                                                                   \
+    static const CodecFamily* const families[] = {FEWBITS_FAMILIES(FEWBITS_POINT_TO_FAMILY)};                  \
+    extern const KernelTable FEWBITS_JOIN(table, FEWBITS_ISA_NAME);                                            \
+    const KernelTable FEWBITS_JOIN(table, FEWBITS_ISA_NAME) = {                                                \
+        FEWBITS_TEXT(FEWBITS_ISA_NAME), families, sizeof(families) / sizeof(*families), widen, extent, deviation};

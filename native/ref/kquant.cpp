@@ -1,0 +1,108 @@
+// The scalar K-quants.
+#include "searches.h"
+#include "spans.h"
+
+namespace fewbits {
+namespace {
+
+void encode_q4_k(const float* w, const float*, int64_t spans, uint8_t* stored) {
+    for (int64_t s = 0; s < spans; ++s) {
+        SpanQ4_K& out = spans_at<SpanQ4_K>(stored)[s];
+        const AffineSpan span(w + 256 * s, search::q4_k_levels, 7, 15);
+        out.d = span.d;
+        out.dmin = span.dmin;
+        span.pack_scales(out.scales);
+        for (int c = 0; c < 256; c += 64)
+            for (int e = 0; e < 32; ++e) out.q[c / 2 + e] = byte(span.code(c + e) | span.code(c + 32 + e) << 4);
+    }
+}
+
+void encode_q5_k(const float* w, const float*, int64_t spans, uint8_t* stored) {
+    for (int64_t s = 0; s < spans; ++s) {
+        SpanQ5_K& out = spans_at<SpanQ5_K>(stored)[s];
+        const AffineSpan span(w + 256 * s, search::q5_k_levels, 7, 31);
+        out.d = span.d;
+        out.dmin = span.dmin;
+        span.pack_scales(out.scales);
+        std::memset(out.high, 0, sizeof out.high);
+        for (int c = 0; c < 256; ++c) out.high[c % 32] |= byte((span.code(c) >> 4) << (c / 32));
+        for (int c = 0; c < 256; c += 64)
+            for (int e = 0; e < 32; ++e)
+                out.q[c / 2 + e] = byte((span.code(c + e) & 15) | (span.code(c + 32 + e) & 15) << 4);
+    }
+}
+
+void encode_q6_k(const float* w, const float*, int64_t spans, uint8_t* stored) {
+    for (int64_t s = 0; s < spans; ++s) {
+        SpanQ6_K& out = spans_at<SpanQ6_K>(stored)[s];
+        const SymmetricSpan6 span(w + 256 * s);
+        std::memset(&out, 0, sizeof out);
+        out.d = span.d;
+        for (int g = 0; g < 16; ++g) out.scales[g] = static_cast<int8_t>(span.scale[g]);
+        for (int c = 0; c < 256; ++c) {
+            const int code = static_cast<int>(span.code(c)) + 32, half = c / 128, quarter = c / 32 % 4, e = c % 32;
+            out.low[64 * half + 32 * (quarter % 2) + e] |= byte((code & 15) << (4 * (quarter / 2)));
+            out.high[32 * half + e] |= byte((code >> 4) << (2 * quarter));
+        }
+    }
+}
+
+// Scale and minimum of group g from the twelve bytes of six-bit numbers.
+void six_bit_pair(const uint8_t* packed, int g, int* scale, int* min) {
+    if (g < 4) {
+        *scale = packed[g] % 64;
+        *min = packed[g + 4] % 64;
+    } else {
+        *scale = packed[g + 4] % 16 + 16 * (packed[g - 4] / 64);
+        *min = packed[g + 4] / 16 + 16 * (packed[g] / 64);
+    }
+}
+
+template <typename Span>
+float affine_value(const Span& in, int c, int code) {
+    int scale, min;
+    six_bit_pair(in.scales, c / 32, &scale, &min);
+    const float step = half_to_float(in.d) * static_cast<float>(scale);
+    return step * static_cast<float>(code) - half_to_float(in.dmin) * static_cast<float>(min);
+}
+
+int nibble(const uint8_t* q, int c) { return q[32 * (c / 64) + c % 32] >> (c / 32 % 2 * 4) & 15; }
+
+void decode_q4_k(const uint8_t* stored, int64_t spans, float* w) {
+    for (int64_t i = 0; i < 256 * spans; ++i) {
+        const SpanQ4_K& in = spans_at<SpanQ4_K>(stored)[i / 256];
+        const int c = static_cast<int>(i % 256);
+        w[i] = affine_value(in, c, nibble(in.q, c));
+    }
+}
+
+void decode_q5_k(const uint8_t* stored, int64_t spans, float* w) {
+    for (int64_t i = 0; i < 256 * spans; ++i) {
+        const SpanQ5_K& in = spans_at<SpanQ5_K>(stored)[i / 256];
+        const int c = static_cast<int>(i % 256);
+        w[i] = affine_value(in, c, nibble(in.q, c) + 16 * (in.high[c % 32] >> (c / 32) & 1));
+    }
+}
+
+void decode_q6_k(const uint8_t* stored, int64_t spans, float* w) {
+    for (int64_t i = 0; i < 256 * spans; ++i) {
+        const SpanQ6_K& in = spans_at<SpanQ6_K>(stored)[i / 256];
+        const int c = static_cast<int>(i % 256), half = c / 128, quarter = c / 32 % 4, e = c % 32;
+        const int low = in.low[64 * half + 32 * (quarter % 2) + e] >> (4 * (quarter / 2)) & 15;
+        const int high = in.high[32 * half + e] >> (2 * quarter) & 3;
+        const float step = half_to_float(in.d) * static_cast<float>(in.scales[c / 16]);
+        w[i] = step * static_cast<float>(low + 16 * high - 32);
+    }
+}
+
+constexpr Codec codecs[] = {
+    {"Q4_K", 256, sizeof(SpanQ4_K), encode_q4_k, decode_q4_k},
+    {"Q5_K", 256, sizeof(SpanQ5_K), encode_q5_k, decode_q5_k},
+    {"Q6_K", 256, sizeof(SpanQ6_K), encode_q6_k, decode_q6_k},
+};
+
+}  // namespace
+
+FEWBITS_FAMILY(kquant, codecs)
+
+}  // namespace fewbits

@@ -1,0 +1,116 @@
+// GGUF's first formats: one or two 16-bit parameters per 32 columns.
+#include "shifted.h"
+#include "spans.h"
+#include "symmetric.h"
+
+namespace fewbits {
+namespace {
+
+// Sixteen spans of 32 at once; store(span, number in the batch, codes of the span) fills in the rest of the span.
+template <typename Span, typename Fit, typename Search, typename Store>
+void encode_spans(const float* w, int64_t spans, uint8_t* stored, Fit& fit, Search search, Store store) {
+    uint8_t codes[32 * batch];
+    auto* out = reinterpret_cast<Span*>(stored);
+    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const float* numbers) {
+        search(numbers);
+        to_rows(fit.codes(), 32, codes);
+        for (int s = 0; s < present; ++s) {
+            const uint8_t* c = codes + 32 * s;
+            out[first + s].d = fit.d(s);
+            pack_halves<16>(c, c + 16, out[first + s].q);
+            store(out[first + s], s, c);
+        }
+    });
+}
+
+void encode_q4_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
+    SymmetricSpan<8> fit;
+    const auto search = [&](const float* x) { fit.fit(x, search::q4_0_levels, length_of(search::q4_0_levels)); };
+    encode_spans<SpanQ4_0>(w, spans, stored, fit, search, [](SpanQ4_0&, int, const uint8_t*) {});
+}
+
+void encode_q5_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
+    SymmetricSpan<16> fit;
+    const auto search = [&](const float* x) { fit.fit(x, search::q5_0_levels, length_of(search::q5_0_levels)); };
+    encode_spans<SpanQ5_0>(w, spans, stored, fit, search,
+                           [](SpanQ5_0& span, int, const uint8_t* c) { pack_fifth_bits(c, span.high); });
+}
+
+void encode_q5_1(const float* w, const float*, int64_t spans, uint8_t* stored) {
+    ShiftedSpan fit;
+    encode_spans<SpanQ5_1>(w, spans, stored, fit, [&](const float* x) { fit.fit(x); },
+                           [&](SpanQ5_1& span, int s, const uint8_t* c) {
+                               span.m = fit.m(s);
+                               pack_fifth_bits(c, span.high);
+                           });
+}
+
+void encode_q8_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
+    auto* out = reinterpret_cast<SpanQ8_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        Vec magnitude = Vec::all(0.0f);
+        for (int e = 0; e < 32; e += Vec::lanes) magnitude = max(magnitude, abs(Vec::load(w + e)));
+        float lanes[Vec::lanes], largest = 0.0f;
+        magnitude.store(lanes);
+        for (float lane : lanes) largest = lane > largest ? lane : largest;
+        out[s].d = stored_half(largest / 127.0f);
+        const Vec inv = Vec::all(inverse(half_to_float(out[s].d))), most = Vec::all(127.0f);
+        uint8_t codes[32];  // shifted by 128, because bytes are stored without a sign
+        for (int e = 0; e < 32; e += Vec::lanes)
+            (clamp(round_even(Vec::load(w + e) * inv), Vec::all(-127.0f), most) + Vec::all(128.0f)).store_codes(codes + e);
+        for (int e = 0; e < 32; ++e) out[s].q[e] = static_cast<int8_t>(codes[e] ^ 128);
+    }
+}
+
+void decode_q4_0(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ4_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        const Vec d = Vec::all(half_to_float(in[s].d)), zero = Vec::all(8.0f);
+        Vec codes[32 / Vec::lanes];
+        unpack_halves(in[s].q, codes);
+        for (int e = 0; e < 32; e += Vec::lanes) (d * (codes[e / Vec::lanes] - zero)).store(w + e);
+    }
+}
+
+void decode_q5_0(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ5_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        const float d = half_to_float(in[s].d);
+        for (int e = 0; e < 32; ++e) {
+            const int low = (in[s].q[e % 16] >> (4 * (e / 16))) & 15, high = (in[s].high[e / 8] >> (e % 8)) & 1;
+            w[e] = d * static_cast<float>((low | high << 4) - 16);
+        }
+    }
+}
+
+void decode_q5_1(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ5_1*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        const float d = half_to_float(in[s].d), m = half_to_float(in[s].m);
+        for (int e = 0; e < 32; ++e) {
+            const int low = (in[s].q[e % 16] >> (4 * (e / 16))) & 15, high = (in[s].high[e / 8] >> (e % 8)) & 1;
+            w[e] = d * static_cast<float>(low | high << 4) + m;
+        }
+    }
+}
+
+void decode_q8_0(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ8_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 32) {
+        const float d = half_to_float(in[s].d);
+        for (int e = 0; e < 32; ++e) w[e] = d * static_cast<float>(in[s].q[e]);
+    }
+}
+
+constexpr Codec codecs[] = {
+    {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0},
+    {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0},
+    {"Q5_1", 32, sizeof(SpanQ5_1), encode_q5_1, decode_q5_1},
+    {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0},
+};
+
+}  // namespace
+
+FEWBITS_FAMILY(legacy, codecs)
+
+}  // namespace fewbits

@@ -1,0 +1,42 @@
+// GGUF's first formats.
+#pragma once
+#include "reading.h"
+
+namespace fewbits {
+namespace {
+
+void read_q4_0(const uint8_t* __restrict p, float* __restrict w) {
+    const float d = binary16(p);
+    for (int j = 0; j < 16; ++j) {
+        w[j] = d * (p[2 + j] % 16 - 8);
+        w[16 + j] = d * (p[2 + j] / 16 - 8);
+    }
+}
+void read_q5_0(const uint8_t* __restrict p, float* __restrict w) {
+    const float d = binary16(p);
+    for (int j = 0; j < 16; ++j) {
+        w[j] = d * (p[6 + j] % 16 + 16 * (p[2 + j / 8] >> j % 8 & 1) - 16);
+        w[16 + j] = d * (p[6 + j] / 16 + 16 * (p[4 + j / 8] >> j % 8 & 1) - 16);
+    }
+}
+void read_q5_1(const uint8_t* __restrict p, float* __restrict w) {
+    const float d = binary16(p), m = binary16(p + 2);
+    for (int j = 0; j < 32; ++j) {
+        const int nibble = j < 16 ? p[8 + j] % 16 : p[8 + j - 16] / 16;
+        w[j] = m + d * (nibble + (p[4 + j / 8] & 1 << j % 8 ? 16 : 0));
+    }
+}
+void read_q8_0(const uint8_t* __restrict p, float* __restrict w) {
+    const float d = binary16(p);
+    for (int j = 0; j < 32; ++j) w[j] = d * static_cast<int8_t>(p[2 + j]);
+}
+
+constexpr Reading legacy_readings[] = {
+    reading<32, 18, read_q4_0>("Q4_0"),
+    reading<32, 22, read_q5_0>("Q5_0"),
+    reading<32, 24, read_q5_1>("Q5_1"),
+    reading<32, 34, read_q8_0>("Q8_0"),
+};
+
+}  // namespace
+}  // namespace fewbits
