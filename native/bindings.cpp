@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "fewbits/kernels.h"
+#include "fewbits/lattices.h"
+#include "verify/lattices.h"
 
 namespace nb = nanobind;
 using namespace fewbits;
@@ -23,6 +25,7 @@ using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::
 using BytesOut = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Points = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Doubles = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 const KernelTable& table_of(const std::string& isa) {
@@ -33,8 +36,11 @@ const KernelTable& table_of(const std::string& isa) {
 }
 
 const Codec& required_codec(const KernelTable& table, const std::string& format) {
-    if (const Codec* codec = codec_of(table, format.c_str())) return *codec;
-    throw std::invalid_argument("no native codec for format '" + format + "'");
+    const Codec* codec = codec_of(table, format.c_str());
+    if (!codec) throw std::invalid_argument("no native codec for format '" + format + "'");
+    if (codec->lattice && !lattice(codec->lattice))
+        throw std::invalid_argument("the points of " + std::string(codec->lattice) + " were not given");
+    return *codec;
 }
 
 Number number_of(const std::string& name) {
@@ -150,6 +156,30 @@ void compare(const std::string& format, const Bytes& stored, const Bytes& source
     }
 }
 
+// Format -> the lattice whose points its codec needs.
+nb::dict lattices() {
+    nb::dict needed;
+    for (size_t f = 0; f < kernels().family_count; ++f) {
+        const CodecFamily& family = *kernels().families[f];
+        for (size_t i = 0; i < family.count; ++i)
+            if (family.codecs[i].lattice) needed[family.codecs[i].name] = family.codecs[i].lattice;
+    }
+    return needed;
+}
+
+void give_points(const std::string& name, const Points& points) {
+    require(give_lattice(name.c_str(), points.data(), static_cast<int64_t>(points.shape(0)),
+                         static_cast<int64_t>(points.shape(1))),
+            "these are not the points of that lattice");
+}
+
+// To the reader of verification: packed points, and the numbers that their bits mean.
+void give_packed_points(const std::string& name, const Bytes& packed, const Points& numbers) {
+    require(give_reader_points(name.c_str(), packed.data(), static_cast<int64_t>(packed.size()), numbers.data(),
+                               static_cast<int64_t>(numbers.size())),
+            "these are not the packed points of that lattice");
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -170,6 +200,9 @@ NB_MODULE(_native, m) {
         }
         return known;
     });
+    m.def("lattices", &lattices);
+    m.def("give_points", &give_points, nb::arg("name"), nb::arg("points"));
+    m.def("give_packed_points", &give_packed_points, nb::arg("name"), nb::arg("packed"), nb::arg("numbers"));
     m.def("encode", &encode, nb::arg("format"), nb::arg("source"), nb::arg("numbers"), nb::arg("stored"),
           nb::arg("squared_error"), nb::arg("squared"), nb::arg("importance").none(), nb::arg("isa") = "");
     m.def("decode", &decode, nb::arg("format"), nb::arg("stored"), nb::arg("w"), nb::arg("isa") = "");

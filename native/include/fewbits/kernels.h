@@ -25,6 +25,7 @@ struct Codec {
     // multiplied with); nullptr: the importance itself.
     void (*weigh)(const float* w, const float* importance, int64_t rows, int64_t cols, float* weights) = nullptr;
     bool weighted = false;  // whether `encode` looks at weights
+    const char* lattice = nullptr;  // the table of points that must be given first (fewbits/lattices.h)
 };
 
 struct CodecFamily {

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.errors import KernelError
+from fewbits.formats.lattices import packed_points, points
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -58,6 +59,38 @@ def _module() -> ModuleType:
     except RuntimeError as e:
         raise KernelError(str(e)) from e
     return native
+
+
+@cache
+def _lattices() -> dict[str, str]:
+    """Format -> the lattice whose points its codec needs."""
+    needed: dict[str, str] = _module().lattices()
+    return needed
+
+
+@cache
+def _give_points(lattice: str) -> None:
+    _module().give_points(lattice, points(lattice))
+
+
+@cache
+def _give_packed_points(lattice: str) -> None:
+    packed = packed_points(lattice)
+    _module().give_packed_points(lattice, packed.bits[None], np.array([packed.numbers], np.int8))
+
+
+def _codecs(format_name: str) -> ModuleType:
+    """The native module, after it got the points that the codec of this format needs."""
+    if format_name in _lattices():
+        _give_points(_lattices()[format_name])
+    return _module()
+
+
+def _reader(format_name: str) -> ModuleType:
+    """The native module, after the verifier's reader got its own table."""
+    if format_name in _lattices():
+        _give_packed_points(_lattices()[format_name])
+    return _module()
 
 
 def isa() -> str:
@@ -105,7 +138,7 @@ def encode_rows(
     source = np.ascontiguousarray(source)
     if importance is not None:
         importance = np.ascontiguousarray(importance, np.float32)
-    largest, not_finite = _module().encode(
+    largest, not_finite = _codecs(format_name).encode(
         format_name, source, numbers, stored, squared_error, squared, importance, isa
     )
     return Encoded(stored, squared_error, squared, largest, not_finite)
@@ -114,7 +147,7 @@ def encode_rows(
 def decode_rows(format_name: str, stored: Bytes, cols: int, *, isa: str = "") -> Floats:
     """The numbers (rows, cols) float32 of stored bytes (rows, bytes per row)."""
     w = np.empty((len(stored), cols), np.float32)
-    _module().decode(format_name, np.ascontiguousarray(stored), w, isa)
+    _codecs(format_name).decode(format_name, np.ascontiguousarray(stored), w, isa)
     return w
 
 
@@ -132,5 +165,5 @@ def compare_rows(format_name: str, stored: Bytes, source: Bytes, numbers: str, f
     rows = len(source)
     squared_error, squared, worst = np.empty(rows), np.empty(rows), np.empty(rows)
     stored, source = np.ascontiguousarray(stored), np.ascontiguousarray(source)
-    _module().compare(format_name, stored, source, numbers, squared_error, squared, worst, floor)
+    _reader(format_name).compare(format_name, stored, source, numbers, squared_error, squared, worst, floor)
     return Compared(squared_error, squared, float(worst.max(initial=0.0)))
