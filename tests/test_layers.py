@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {"errors", "registry", "formats", "sites"},
     "checkpoints": {"errors", "registry", "formats", "qtensor", "models"},
     "inspection": {"errors", "checkpoints"},
-    "reporting": {"errors", "evaluation", "inspection"},
+    "reporting": {"errors", "formats", "evaluation", "inspection"},
     "evaluation": {"", "errors", "registry", "formats", "kernels", "checkpoints", "models", "inspection"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
@@ -69,8 +69,8 @@ ALLOWED: dict[str, set[str]] = {
         "verification",
         "reporting",
     },
-    "cli": {"", "errors", "pipeline", "evaluation", "inspection", "reporting"},
-    "": {"errors", "pipeline", "evaluation", "inspection"},
+    "cli": {"", "errors", "formats", "pipeline", "evaluation", "inspection", "reporting"},
+    "": {"errors", "formats", "pipeline", "evaluation", "inspection"},
     "__main__": {"cli"},
 }
 
@@ -147,6 +147,8 @@ print(all(map(callable, (quantize, compare, inspect))), fewbits.__all__ == dir(f
         ["quantize", str(MODELS / "pocket-llama"), "-o", "OUT", "--quiet"],
         ["quantize", str(MODELS / "pocket-llama"), "-o", "OUT", "--json"],
         ["inspect", str(MODELS / "pocket-llama")],
+        ["formats"],
+        ["formats", "Q4_K", "--json"],
     ],
     ids=lambda arguments: " ".join(a for a in arguments if "/" not in a),
 )

@@ -24,7 +24,9 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    sha256, divergence, bits = done.stdout.split()
+    figures, drawing = done.stdout.split("\n", maxsplit=1)
+    sha256, divergence, bits = figures.split()
     assert len(sha256) == 64
     assert 0 < float(divergence) < 1
     assert 4.5 < float(bits) < 6.5
+    assert "│ dmin │" in drawing

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from fewbits.errors import FewbitsError
 
 if TYPE_CHECKING:
+    from fewbits import formats
     from fewbits.evaluation.compare import compare
     from fewbits.inspection import inspect
     from fewbits.pipeline import quantize
 
     __version__: str
 
-__all__ = ["FewbitsError", "__version__", "compare", "inspect", "quantize"]
+__all__ = ["FewbitsError", "__version__", "compare", "formats", "inspect", "quantize"]
 
 _VERBS = {
     "compare": "fewbits.evaluation.compare",
@@ -29,6 +30,8 @@ _VERBS = {
 def __getattr__(name: str) -> Any:
     if name in _VERBS:
         value = getattr(import_module(_VERBS[name]), name)
+    elif name == "formats":
+        value = import_module("fewbits.formats")
     elif name == "__version__":
         value = _version()
     else:

@@ -1,9 +1,57 @@
-"""docs/formats.md says what the registry says."""
+"""docs/formats.md and `fewbits formats` say what the registry says, and the guide speaks of every format."""
 
 from __future__ import annotations
 
+import pytest
 from scripts.formats_document import DOCUMENT, document
+
+from fewbits import formats
+from fewbits.errors import FormatError
+from fewbits.formats.drawing import draw
+from fewbits.formats.guide import Part, families, guides
 
 
 def test_the_document_is_up_to_date() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == document(), "run scripts/formats_document.py"
+
+
+def test_every_format_has_an_entry_in_the_guide_and_no_entry_is_left_over() -> None:
+    assert set(formats.FORMATS) == set(guides()), "say in formats/guide.toml who reads it and when to use it"
+
+
+def test_readers_and_families_are_used_and_sentences_end() -> None:
+    assert all(guide.readers and guide.when.endswith(".") for guide in guides().values())
+    assert all(family.about.endswith(".") for family in families().values())
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_the_parts_of_a_span_are_its_bytes(name: str) -> None:
+    described = formats.describe(name)
+
+    if described.parts:
+        assert sum(part.size for part in described.parts) == 8 * described.span_bytes
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+@pytest.mark.parametrize("width", [60, 78, 100])
+def test_a_drawing_fits_and_names_every_part(name: str, width: int) -> None:
+    described = formats.describe(name)
+    lines = described.drawing(width).splitlines()
+
+    if described.parts:
+        assert max(map(len, lines)) <= width
+        assert all(any(line.startswith(part.name) for line in lines) for part in described.parts)
+
+
+def test_bits_are_drawn_where_parts_are_no_whole_bytes() -> None:
+    drawn = draw((Part("sign", 1, 1, "s"), Part("exponent", 1, 4, "e"), Part("mantissa", 1, 3, "m")))
+
+    assert drawn.startswith("bit 7")
+    assert drawn.splitlines()[0].endswith(" 0")
+    assert "exponent  6 .. 3" in drawn
+
+
+def test_a_name_is_found_in_any_case_and_an_unknown_one_gets_the_nearest() -> None:
+    assert formats.describe("q6_k").name == "Q6_K"
+    with pytest.raises(FormatError, match=r"unknown format 'Q4_L'; did you mean 'Q4_K'"):
+        formats.describe("Q4_L")

@@ -12,6 +12,7 @@ COMMANDS = {
     "quantize": "Make a model smaller, verify the result and say what it cost.",
     "compare": "Measure perplexity, KL divergence and agreement of two models on a text.",
     "inspect": "List a file's tensors, formats, sizes and metadata.",
+    "formats": "List the number formats: bits per weight, equation, layout, and when to use which.",
 }
 
 

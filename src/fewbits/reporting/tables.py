@@ -40,7 +40,7 @@ def preview_tables(preview: Preview, *, choices: Sequence[str] = ()) -> list[Ren
     if choices:
         facts.append(("by default", ", ".join(choices)))
     return [
-        _facts(f"Preview: {preview.recipe}", facts),
+        facts_table(f"Preview: {preview.recipe}", facts),
         Text(),
         _format_table(preview.formats()),
         *_fallback_lines(preview),
@@ -67,13 +67,13 @@ def record_tables(record: Record) -> list[RenderableType]:
         ("peak memory", f"{figures.size(record.peak_memory)} (mapped files not counted)"),
         ("worked with", f"{record.threads} threads, {record.isa}"),
     ]
-    return [Text(), _format_table(record.formats(), errors=True), *_worst_tensors(record), _facts("Result", facts)]
+    return [Text(), _format_table(record.formats(), errors=True), *_worst_tensors(record), facts_table("Result", facts)]
 
 
 def comparison_tables(comparison: Comparison) -> list[RenderableType]:
     """What quantization cost on a text."""
     c = comparison
-    table = _table("Comparison", ("", "left"), ("original", "right"), ("quantized", "right"), ("change", "right"))
+    table = simple_table("Comparison", ("", "left"), ("original", "right"), ("quantized", "right"), ("change", "right"))
     table.add_row(
         "perplexity",
         f"{c.perplexity_original:.4f}",
@@ -92,7 +92,7 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
         ("original", c.original),
         ("quantized", c.quantized),
     ]
-    return [table, _facts("", facts), *_notes(c.notes)]
+    return [table, facts_table("", facts), *_notes(c.notes)]
 
 
 def inspection_tables(inspection: Inspection) -> list[RenderableType]:
@@ -106,22 +106,22 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
         ("bits per weight", f"{i.bits_per_weight:.3f}"),
     ]
     metadata = [(key, value if isinstance(value, str) else repr(value)) for key, value in i.metadata.items()]
-    described = [_facts("Metadata", metadata)] if metadata else []
-    return [_tensor_table(i), *described, _share_table(i), _facts("File", facts)]
+    described = [facts_table("Metadata", metadata)] if metadata else []
+    return [_tensor_table(i), *described, _share_table(i), facts_table("File", facts)]
 
 
 def _tensor_table(inspection: Inspection) -> Table:
     columns = (("shape", "right"), ("format", "left"), ("bytes", "right"), ("bits/weight", "right"))
-    table = _table("Tensors", ("name", "left"), *columns)
+    table = simple_table("Tensors", ("name", "left"), *columns)
     for t in inspection.tensors:
         shape = " x ".join(map(str, t.shape)) or "1"
-        table.add_row(Text(_clean(t.name)), shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
+        table.add_row(Text(clean(t.name)), shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
     return table
 
 
 def _share_table(inspection: Inspection) -> Table:
     columns = (("tensors", "right"), ("parameters", "right"), ("share", "right"), ("bytes", "right"))
-    table = _table("Formats", ("format", "left"), *columns)
+    table = simple_table("Formats", ("format", "left"), *columns)
     for f in inspection.formats:
         share = figures.percent(f.share)
         table.add_row(f.format, str(f.tensors), figures.count(f.parameters), share, figures.size(f.bytes))
@@ -137,7 +137,7 @@ def _format_table(formats: Iterable[FormatSummary], *, errors: bool = False) -> 
         ("bytes out", "right"),
         ("bits/weight", "right"),
     ]
-    table = _table("Tensors per format", *columns, *([("relative RMS error", "right")] if errors else []))
+    table = simple_table("Tensors per format", *columns, *([("relative RMS error", "right")] if errors else []))
     for f in formats:
         row = [
             f.format,
@@ -155,9 +155,9 @@ def _worst_tensors(record: Record) -> list[RenderableType]:
     worst = sorted((t for t in record.tensors if t.relative_rms > 0), key=lambda t: -t.relative_rms)[:WORST]
     if not worst:
         return []
-    table = _table("Largest errors", ("tensor", "left"), ("format", "left"), ("relative RMS error", "right"))
+    table = simple_table("Largest errors", ("tensor", "left"), ("format", "left"), ("relative RMS error", "right"))
     for t in worst:
-        table.add_row(Text(_clean(t.planned.name)), t.planned.format, figures.error(t.relative_rms))
+        table.add_row(Text(clean(t.planned.name)), t.planned.format, figures.error(t.relative_rms))
     return [table]
 
 
@@ -166,14 +166,14 @@ def _fallback_lines(preview: Preview) -> list[RenderableType]:
     if not fallbacks:
         return [Text("Fallbacks: none; every tensor gets the format that the recipe's rules name.")]
     lines: list[RenderableType] = [Text(f"Fallbacks: {len(fallbacks)}", style="bold yellow")]
-    lines += [Text(_clean(f"  {t.name} -> {t.format}: {t.fallback}")) for t in fallbacks[:MOST_FALLBACKS]]
+    lines += [Text(clean(f"  {t.name} -> {t.format}: {t.fallback}")) for t in fallbacks[:MOST_FALLBACKS]]
     if len(fallbacks) > MOST_FALLBACKS:
         lines.append(Text(f"  and {len(fallbacks) - MOST_FALLBACKS} more; --json lists them all"))
     return lines
 
 
 def _notes(notes: Iterable[str]) -> list[RenderableType]:
-    return [Text(_clean(f"Note: {note}")) for note in notes]
+    return [Text(clean(f"Note: {note}")) for note in notes]
 
 
 def _verification(record: Record) -> str:
@@ -191,24 +191,26 @@ def _interval(figure: Estimate, form: str) -> str:
     return f"{figure.value:{form}} (95%: {figure.low:{form}} to {figure.high:{form}})"
 
 
-def _table(title: str, *columns: tuple[str, Any]) -> Table:
+def simple_table(title: str, *columns: tuple[str, Any]) -> Table:
+    """A table of (name, justification) columns."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in columns:
         table.add_column(name, justify=justify, overflow="fold")
     return table
 
 
-def _facts(title: str, facts: Iterable[tuple[str, str]]) -> Table:
+def facts_table(title: str, facts: Iterable[tuple[str, str]]) -> Table:
+    """A name and a value per line."""
     table = Table(
         title=title or None, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
     )
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(Text(_clean(name)), Text(_clean(value)))
+        table.add_row(Text(clean(name)), Text(clean(value)))
     return table
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """`text` with control characters visible: a name from a file must not drive the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)

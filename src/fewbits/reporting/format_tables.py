@@ -1,0 +1,77 @@
+"""The number formats on the screen: all of them by family, or one with the drawing of its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from fewbits.reporting.tables import facts_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from fewbits.formats import Description
+
+WIDEST_DRAWING = 100
+
+
+def family_tables(described: Sequence[Description]) -> list[RenderableType]:
+    """Every format under the sentence of its family, two lines each."""
+    names = max(len(d.name) for d in described)
+    parts: list[RenderableType] = []
+    for family in dict.fromkeys(d.family for d in described):
+        parts += [Text(family.title, style="bold"), Text(family.about, style="dim")]
+        parts += [_rows([d for d in described if d.family == family], names), Text()]
+    return [
+        *parts,
+        Text("The first number is bits per weight, scales included. `fewbits formats NAME` draws the bytes."),
+    ]
+
+
+def _rows(members: Sequence[Description], names: int) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold cyan", min_width=names, no_wrap=True)
+    table.add_column(justify="right", min_width=6, no_wrap=True)
+    table.add_column(style="dim", min_width=8, no_wrap=True)
+    table.add_column(overflow="fold")
+    for d in members:
+        texts = Text.assemble((d.equation, "green"), (f"   {', '.join(d.readers)}", "dim"), f"\n{d.when}")
+        table.add_row(d.name, f"{d.bits_per_weight:.10g}", f"span {d.span}" if d.span > 1 else "", texts)
+    return table
+
+
+def format_details(described: Sequence[Description]) -> list[RenderableType]:
+    """Everything about each format, its bytes drawn as wide as the terminal."""
+    return [part for d in described for part in _details(d)]
+
+
+def _details(d: Description) -> list[RenderableType]:
+    columns = "one column" if d.span == 1 else f"{d.span} columns"
+    facts = [
+        ("family", d.family.title),
+        ("equation", d.equation),
+        ("bits per weight", f"{d.bits_per_weight:.10g}: {d.span_bytes} bytes for {columns}"),
+        ("largest", f"{d.largest:.6g}"),
+        ("error", f"at most {d.error_bound:.3g} of the span's largest magnitude, or {d.error_floor:.2g}"),
+        ("read by", ", ".join(d.readers)),
+        ("when to use", d.when),
+        ("defined by", d.source),
+    ]
+    return [facts_table(d.name, facts), Text(), Drawing(d), Text()]
+
+
+class Drawing:
+    """The bytes of a span, as wide as there is room."""
+
+    def __init__(self, described: Description) -> None:
+        self._described = described
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The lines of the drawing; cut, never folded, where the terminal is narrower than its boxes."""
+        width = min(options.max_width, WIDEST_DRAWING)
+        drawn = self._described.drawing(width) if self._described.parts else self._described.layout
+        yield Text(drawn, no_wrap=bool(self._described.parts), overflow="crop" if self._described.parts else "fold")
