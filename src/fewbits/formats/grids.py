@@ -57,3 +57,40 @@ class FloatGrid:
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """Numbers (rows, cols) float32."""
         return codes.float()
+
+
+@dataclass(frozen=True)
+class TableGrid:
+    """Unevenly spaced numbers scale * table[code]; `scale` is (rows, cols) or broadcasts to it, `table` (codes,).
+
+    The table may be in any order. Halfway between two of its numbers the larger one is taken, times the scale.
+
+    >>> import torch
+    >>> grid = TableGrid(scale=torch.tensor([[0.5, 2.0]]), table=torch.tensor([0.0, 1.0, 4.0]))
+    >>> grid.value(grid.nearest(torch.tensor([[1.3, 1.3]])))
+    tensor([[2., 2.]])
+    """
+
+    scale: torch.Tensor
+    table: torch.Tensor
+    vector: int = 1
+
+    def nearest(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes (rows, cols) uint8; where the scale is 0 the one of the number nearest to 0 is taken."""
+        return nearest_in(self.table, x * inverse(self.scale)).to(torch.uint8)
+
+    def value(self, codes: torch.Tensor) -> torch.Tensor:
+        """Numbers (rows, cols) float32."""
+        return self.scale * self.table[codes.long()]
+
+
+def nearest_in(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Indices, shaped like `x`, of the numbers of `table` nearest to `x`; halfway between two, of the larger one.
+
+    >>> import torch
+    >>> nearest_in(torch.tensor([4.0, 0.0, 1.0]), torch.tensor([-3.0, 0.5, 2.0, 9.0]))
+    tensor([1, 2, 2, 0])
+    """
+    numbers, order = table.sort(stable=True)
+    halfway = (numbers[1:] + numbers[:-1]) * 0.5
+    return order[torch.bucketize(x.contiguous(), halfway, right=True)]

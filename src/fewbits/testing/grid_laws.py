@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from fewbits.formats.base import Format, Params
-from fewbits.formats.grids import FloatGrid, UniformGrid
+from fewbits.formats.grids import FloatGrid, TableGrid, UniformGrid
 from fewbits.lazy import LazyModule
 from fewbits.testing.expect import expect
 
@@ -31,6 +31,8 @@ def all_codes(format: Format, params: Params) -> torch.Tensor | None:
     grid = format.grid(params, slice(None))
     if isinstance(grid, UniformGrid):
         return torch.arange(grid.bottom, grid.top + 1, dtype=torch.uint8)
+    if isinstance(grid, TableGrid):
+        return torch.arange(len(grid.table), dtype=torch.uint8)
     if isinstance(grid, FloatGrid) and grid.dtype.itemsize == 2:
         return _finite(grid.dtype)
     return None
@@ -73,14 +75,24 @@ def check_reachable_codes(format: Format, w: torch.Tensor, params: Params, where
     value = format.decode(codes, params)
     back = format.encode(value, params)
     again = format.decode(back, params)
-    low, high = (format.decode(end.expand(rows, cols), params).double() for end in (every[0], every[-1]))
-    step = (high - low).abs() / (len(every) - 1)
-    told_apart = step > 16 * ROUNDING * torch.maximum(low.abs(), high.abs())
-    if isinstance(format.grid(params, slice(None)), FloatGrid):
-        told_apart = torch.ones_like(told_apart)
+    told_apart = _told_apart(format, params, every, value)
     expect(bool((again == value)[told_apart].all()), f"{where}: a stored number does not come back")
     same = (back == codes)[told_apart & (value != 0)]
     expect(bool(same.all()), f"{where}: a code does not come back from its own number")
+
+
+def _told_apart(format: Format, params: Params, every: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Where neighbours among the numbers of `every` code are farther apart than rounding could move one."""
+    grid = format.grid(params, slice(None))
+    if isinstance(grid, FloatGrid):
+        return torch.ones_like(value, dtype=torch.bool)
+    if isinstance(grid, TableGrid):
+        numbers = grid.table.double().sort().values
+        step = grid.scale.double().abs() * numbers.diff().min()
+        return (step > 16 * ROUNDING * grid.scale.double().abs() * numbers.abs().max()).expand_as(value)
+    low, high = (format.decode(end.expand_as(value), params).double() for end in (every[0], every[-1]))
+    step = (high - low).abs() / (len(every) - 1)
+    return step > 16 * ROUNDING * torch.maximum(low.abs(), high.abs())
 
 
 def check_columns(format: Format, w: torch.Tensor, params: Params, codes: torch.Tensor, where: str) -> None:
