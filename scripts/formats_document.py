@@ -25,7 +25,9 @@ Written by `scripts/formats_document.py` from the registry; `fewbits formats` pr
 A *span* is the number of columns whose parameters are fitted together. *Largest* is the largest magnitude that comes
 back within the *error bound*, which is the largest error within a span over the span's largest magnitude, beyond an
 absolute *floor* that 16-bit scales leave. Where a span does not divide the width of a matrix, the format under
-*instead* is taken, as in llama.cpp. In drawings, `32 x 4` are 32 numbers of 4 bits; bytes count from 0.
+*instead* is taken, as in llama.cpp. Integers and codebooks are families: their names say all parameters, every
+combination is a format, and those listed here stand for them (docs/design/0005-families.md); a matrix is then stored as
+several named fields, and its bits per weight are those of a 4096 x 4096 one. In drawings, `32 x 4` are 32 numbers of 4 bits; bytes count from 0.
 """
 
 _TABLE = (
@@ -44,7 +46,7 @@ def document() -> str:
 
 def _family(family: Family, members: Sequence[Description]) -> str:
     rows = [
-        f"| [`{d.name}`](#{d.name.lower()}) | {d.bits_per_weight:.10g} | {d.span} | `{d.equation}` "
+        f"| [`{d.name}`](#{d.name.lower()}) | {d.bits_per_weight:.7g} | {d.span or 'all'} | `{d.equation}` "
         f"| {_instead(d)} | {', '.join(d.readers)} | {d.when} |"
         for d in members
     ]
@@ -52,12 +54,13 @@ def _family(family: Family, members: Sequence[Description]) -> str:
 
 
 def _instead(d: Description) -> str:
-    return f"`{fallbacks().get(d.name, 'F16')}`" if d.span > 1 else ""
+    return f"`{fallbacks().get(d.name, 'F16')}`" if d.span_bytes and d.span > 1 else ""
 
 
 def _format(d: Description) -> str:
+    size = f"{d.span_bytes} bytes for {_columns(d.span)}" if d.span_bytes else "Fields"
     facts = (
-        f"`{d.equation}`. {d.span_bytes} bytes for {_columns(d.span)}; largest {d.largest:.6g}; "
+        f"`{d.equation}`. {size}; largest {d.largest:.6g}; "
         f"error bound {d.error_bound:.3g}, floor {d.error_floor:.2g}. Defined by: {d.source}."
     )
     return "\n".join([f"### {d.name}", "", *wrap(facts, 120), "", "```text", d.drawing(), "```", ""])

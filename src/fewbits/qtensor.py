@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fewbits.formats.base import Bytes, Format, Params
+from fewbits.formats.base import Bytes, Fields, Format, Params, as_row_format
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +29,29 @@ class QTensor:
         """The numbers (rows, cols) float32 that are stored."""
         return self.format.decode(self.codes, self.params)
 
+    @property
+    def bits(self) -> int:
+        """Exact storage in bits."""
+        return self.format.bits(*self.shape)
+
+    def fields(self) -> Fields:
+        """What is stored, by name."""
+        return self.format.fields(self.codes, self.params)
+
+    @staticmethod
+    def from_fields(format: Format, fields: Fields, shape: tuple[int, int]) -> QTensor:
+        """The matrix (rows, cols) whose stored fields are `fields`."""
+        return QTensor(format, *format.from_fields(fields, shape))
+
+    def to_json(self) -> dict[str, Any]:
+        """What has to be kept beside the fields to read them again; `formats.get` makes the format of its name."""
+        return {"format": self.format.name, "shape": list(self.shape)}
+
     def packed(self) -> Bytes:
-        """The stored bytes (rows, bytes per row)."""
-        return self.format.pack(self.codes, self.params)
+        """The stored bytes (rows, bytes per row); raises FormatError when the format has several fields."""
+        return as_row_format(self.format).pack(self.codes, self.params)
 
     @staticmethod
     def from_packed(format: Format, packed: Bytes, cols: int) -> QTensor:
         """The matrix whose stored bytes are `packed` (rows, bytes per row)."""
-        codes, params = format.unpack(packed, cols)
-        return QTensor(format, codes, params)
+        return QTensor(format, *as_row_format(format).unpack(packed, cols))

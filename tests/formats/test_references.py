@@ -13,7 +13,7 @@ from references.searches import one_level, two_level, weights
 
 
 def test_every_format_has_a_reference() -> None:
-    assert set(formats.FORMATS) == set(SPANS)
+    assert set(formats.ROWS) == set(SPANS)
 
 
 def random_bytes(name: str, spans: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def same_numbers(found: np.ndarray, wanted: np.ndarray) -> None:
     assert np.array_equal(found, wanted, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", list(formats.FORMATS))
+@pytest.mark.parametrize("name", list(formats.ROWS))
 def test_decoding_random_bytes(name: str) -> None:
     format = formats.get(name)
     stored = random_bytes(name, 5 if format.span > 1 else 500)
@@ -37,7 +37,7 @@ def test_decoding_random_bytes(name: str) -> None:
         same_numbers(kernels.decode_rows(name, stored, wanted.shape[1], isa=isa), wanted)
 
 
-@pytest.mark.parametrize("name", list(formats.FORMATS))
+@pytest.mark.parametrize("name", list(formats.ROWS))
 def test_decoding_what_was_encoded(name: str) -> None:
     format = formats.get(name)
     w = torch.cat([m[:1] for m in matrices(2, max(format.span, 16), format.largest).values()])
@@ -55,7 +55,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [n for n in formats.FORMATS if n.startswith("Q")])
+@pytest.mark.parametrize("name", [n for n in formats.ROWS if n.startswith("Q")])
 def test_fit_is_no_worse_than_a_plain_search(name: str, kind: str) -> None:
     """In its own weights, over a matrix; the reference measures our numbers through its own decoder."""
     format, w = formats.get(name), KINDS[kind]

@@ -14,7 +14,7 @@ from golden.inputs import COLS, ROWS, matrix
 from references.searches import weights
 
 FOLDER = Path(__file__).parent
-QUANTIZED = [name for name in formats.FORMATS if name != "F32"]
+QUANTIZED = [name for name in formats.ROWS if name != "F32"]
 
 
 def test_every_file_is_there_and_as_it_was_made() -> None:

@@ -27,7 +27,7 @@ def test_the_shipped_recipes() -> None:
         assert recipe.description.endswith(".")
         assert recipe.file_type in gguf.LlamaFileType.__members__
         # The last rule speaks of every matrix, so that no site is left without a format.
-        assert recipe.decide(site("other")).format in formats.FORMATS
+        assert recipe.decide(site("other")).format in formats.ROWS
 
 
 def test_names_are_found_in_any_case_and_unknown_ones_get_near_ones() -> None:
@@ -110,8 +110,8 @@ FITTING = {
 
 
 def test_every_format_has_a_line_in_the_table_of_fallbacks() -> None:
-    assert set(FITTING) == set(formats.FORMATS)
-    assert {*fallbacks(), *fallbacks().values()} <= set(formats.FORMATS)
+    assert set(FITTING) == set(formats.ROWS)
+    assert {*fallbacks(), *fallbacks().values()} <= set(formats.ROWS)
 
 
 @pytest.mark.parametrize("name", FITTING)

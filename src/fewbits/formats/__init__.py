@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fewbits.errors import FormatError
-from fewbits.formats.base import Format, Grid, Params, bits, bits_per_weight, row_bytes
+from fewbits.formats import integers
+from fewbits.formats.base import Format, Grid, Params, RowFormat, bits, bits_per_weight, fits, is_row_format, row_bytes
 from fewbits.formats.description import Description
 from fewbits.formats.description import describe as _describe
 from fewbits.formats.floats import BF16, F16, F32
@@ -15,14 +16,19 @@ from fewbits.registry import Registry
 
 __all__ = [
     "FORMATS",
+    "MEMBERS",
+    "ROWS",
     "Description",
     "Format",
     "Grid",
     "Params",
+    "RowFormat",
     "bits",
     "bits_per_weight",
     "describe",
+    "fits",
     "get",
+    "is_row_format",
     "row_bytes",
 ]
 
@@ -30,12 +36,24 @@ FORMATS: Registry[Format] = Registry("format", FormatError)
 for _format in (F32, F16, BF16, Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K):
     FORMATS.add(_format.name, _format)
 
+ROWS = tuple(FORMATS)
+"""Names of the formats that are a string of bytes per row, as GGUF stores matrices."""
+
+# One line per family: a module with its PATTERN, its parser, and LISTED, the members that are tested for all.
+for _family in (integers,):
+    FORMATS.add_family(_family.PATTERN, _family.parse)
+    for _name in _family.LISTED:
+        FORMATS.add(_name, _family.parse(_name))
+
+MEMBERS = tuple(name for name in FORMATS if name not in ROWS)
+"""Names of the listed members of families; `get` knows all members."""
+
 
 def get(name: str) -> Format:
-    """The format called `name`; raises FormatError, naming the nearest known names.
+    """The format called `name`, members of families included; raises FormatError, naming the nearest known names.
 
-    >>> get("Q4_K").span_bytes
-    144
+    >>> get("Q4_K").bits(1, 256) // 8, get("int5_g96_asym_bf16").bits(1, 96)
+    (144, 504)
     """
     return FORMATS.get(name)
 

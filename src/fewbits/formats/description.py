@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fewbits.formats.base import Format, bits_per_weight
+from fewbits.formats.base import Format, bits_per_weight, is_row_format
 from fewbits.formats.drawing import WIDTH, draw
 from fewbits.formats.guide import Family, Part, guides
 
@@ -17,13 +17,14 @@ class Description:
     name: str
     family: Family
     bits_per_weight: float
-    """Exactly, scales included."""
+    """Exactly, scales included; where rows share something, of a 4096 x 4096 matrix."""
     span: int
     """Columns whose parameters are fitted together."""
-    span_bytes: int
+    span_bytes: int | None
+    """Bytes of a span; None where a format has several fields in place of one string of bytes."""
     equation: str
     layout: str
-    """The bytes of a span in a sentence."""
+    """The bytes of a span, or the fields, in a sentence."""
     parts: tuple[Part, ...]
     """The bytes of a span one after another; empty where the format only states the sentence."""
     element: tuple[int, int] | None
@@ -47,15 +48,20 @@ class Description:
         return {**asdict(self), "family": self.family.name, "element": element}
 
 
+def guide_of(format: Format) -> str:
+    """The entry of guide.toml that tells about `format`: its own, or the one that it shares with its family."""
+    return str(getattr(format, "guide", format.name))
+
+
 def describe(format: Format) -> Description:
     """Everything that is known about `format`."""
-    guide = guides()[format.name]
+    guide = guides()[guide_of(format)]
     return Description(
         name=format.name,
         family=guide.family,
         bits_per_weight=bits_per_weight(format),
         span=format.span,
-        span_bytes=format.span_bytes,
+        span_bytes=format.span_bytes if is_row_format(format) else None,
         equation=format.equation,
         layout=format.layout,
         parts=guide.parts,

@@ -28,6 +28,26 @@ def ordered_sum(x: torch.Tensor) -> torch.Tensor:
     return total
 
 
+LANES = 16
+
+
+def lane_sum(x: torch.Tensor) -> torch.Tensor:
+    """The sum over the last axis, (..., n) to (...), in the order of a machine that adds 16 lanes at once.
+
+    Lane j takes the elements j, j + 16, ...; then the upper half of the lanes is added to the lower one until one is
+    left. Long spans are summed so, where `ordered_sum` would wait for one addition after another.
+    """
+    missing = -x.shape[-1] % LANES
+    padded = torch.nn.functional.pad(x, (0, missing))
+    lanes = padded.reshape(*x.shape[:-1], -1, LANES)
+    total = torch.zeros_like(lanes[..., 0, :])
+    for step in range(lanes.shape[-2]):
+        total = total + lanes[..., step, :]
+    for half in (8, 4, 2, 1):
+        total = total[..., :half] + total[..., half : 2 * half]
+    return total[..., 0]
+
+
 def inverse(x: torch.Tensor) -> torch.Tensor:
     """1 / x, and 0 where x is 0."""
     return torch.where(x != 0, torch.ones_like(x) / x, torch.zeros_like(x))
@@ -78,3 +98,17 @@ def best_scale(x: torch.Tensor, weight: torch.Tensor, top: int, levels: tuple[fl
         scale = torch.where(gain > best, candidate, scale)
         best = torch.where(gain > best, gain, best)
     return scale
+
+
+SMALLEST_NORMAL = 2.0**-126
+
+
+def stored_as(x: torch.Tensor, kind: str) -> torch.Tensor:
+    """`x` rounded to `kind` (f32, f16 or bf16; nearest even, saturating) and back to float32.
+
+    What is not a normal number of float32 becomes 0: its inverse would be infinite, and some machines flush it.
+    """
+    if kind == "f16":
+        return stored_half(x)
+    rounded = x.bfloat16().float() if kind == "bf16" else x
+    return torch.where(rounded.abs() < SMALLEST_NORMAL, torch.zeros_like(rounded), rounded)

@@ -16,9 +16,9 @@ else:
 
 @dataclass(frozen=True)
 class UniformGrid:
-    """Evenly spaced numbers scale * (code - zero) - offset; `scale` and `offset` are (rows, cols).
+    """Evenly spaced numbers scale * (code - zero) - offset; `scale` and `offset` are (rows, cols) or broadcast to it.
 
-    Codes run from `bottom`, the smallest that is ever chosen, to `top`.
+    `zero` is one number, or one per scale. Codes run from `bottom`, the smallest that is ever chosen, to `top`.
 
     >>> import torch
     >>> grid = UniformGrid(scale=torch.tensor([[0.5, 0.5]]), offset=torch.tensor([[1.0, 1.0]]), top=15)
@@ -29,14 +29,16 @@ class UniformGrid:
     scale: torch.Tensor
     offset: torch.Tensor
     top: int
-    zero: int = 0
+    zero: int | torch.Tensor = 0
     bottom: int = 0
     vector: int = 1
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (rows, cols) uint8; where the scale is 0 every code means the same and the one of step 0 is taken."""
-        steps = ((x + self.offset) * inverse(self.scale)).round().clamp(self.bottom - self.zero, self.top - self.zero)
-        return (steps + self.zero).to(torch.uint8)
+        steps = ((x + self.offset) * inverse(self.scale)).round()
+        if isinstance(self.zero, int):
+            return (steps.clamp(self.bottom - self.zero, self.top - self.zero) + self.zero).to(torch.uint8)
+        return (steps.clamp(self.bottom - self.zero, self.top - self.zero) + self.zero).to(torch.uint8)
 
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """Numbers (rows, cols) float32."""

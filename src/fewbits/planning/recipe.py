@@ -106,7 +106,7 @@ def fallbacks() -> Mapping[str, str]:
 def fitting(name: str, site: Site) -> Decision:
     """`name` where the site's width allows it, else its fallbacks in turn; F16 fits every width."""
     chosen, current = formats.get(name), formats.get(name)
-    while site.cols % current.span:
+    while not formats.fits(current, site.cols):
         current = formats.get(fallbacks().get(current.name, "F16"))
     if current is chosen:
         return Decision(name)

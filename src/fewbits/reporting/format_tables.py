@@ -40,7 +40,7 @@ def _rows(members: Sequence[Description], names: int) -> Table:
     table.add_column(overflow="fold")
     for d in members:
         texts = Text.assemble((d.equation, "green"), (f"   {', '.join(d.readers)}", "dim"), f"\n{d.when}")
-        table.add_row(d.name, f"{d.bits_per_weight:.10g}", f"span {d.span}" if d.span > 1 else "", texts)
+        table.add_row(d.name, f"{d.bits_per_weight:.7g}", f"span {d.span}" if d.span > 1 else "", texts)
     return table
 
 
@@ -50,11 +50,10 @@ def format_details(described: Sequence[Description]) -> list[RenderableType]:
 
 
 def _details(d: Description) -> list[RenderableType]:
-    columns = "one column" if d.span == 1 else f"{d.span} columns"
     facts = [
         ("family", d.family.title),
         ("equation", d.equation),
-        ("bits per weight", f"{d.bits_per_weight:.10g}: {d.span_bytes} bytes for {columns}"),
+        ("bits per weight", _bits(d)),
         ("largest", f"{d.largest:.6g}"),
         ("error", f"at most {d.error_bound:.3g} of the span's largest magnitude, or {d.error_floor:.2g}"),
         ("read by", ", ".join(d.readers)),
@@ -62,6 +61,14 @@ def _details(d: Description) -> list[RenderableType]:
         ("defined by", d.source),
     ]
     return [facts_table(d.name, facts), Text(), Drawing(d), Text()]
+
+
+def _bits(d: Description) -> str:
+    if d.span_bytes is None:
+        return f"{d.bits_per_weight:.5g} in a matrix of 4096 x 4096"
+    return f"{d.bits_per_weight:.10g}: {d.span_bytes} bytes for " + (
+        "one column" if d.span == 1 else f"{d.span} columns"
+    )
 
 
 class Drawing:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fewbits.errors import FormatError
-from fewbits.formats import bits, row_bytes
-from fewbits.formats.base import Bytes, Format, Params
+from fewbits.formats import bits, is_row_format, row_bytes
+from fewbits.formats.base import Fields, Format, Params, RowFormat
 from fewbits.lazy import LazyModule
 from fewbits.testing.expect import expect, expect_equal
 from fewbits.testing.grid_laws import (
@@ -44,8 +45,10 @@ def check_format(format: Format) -> None:
         check_reachable_codes(format, w, params, where)
         check_columns(format, w, params, codes, where)
         check_error_bound(format, w, format.decode(codes, params), where)
-        stored.append(_check_bytes(format, params, codes, where))
-    _check_rows(format, torch.cat(list(hard.values())), np.concatenate(stored))
+        stored.append(_check_storage(format, params, codes, where))
+    together = {name: np.concatenate([fields[name] for fields in stored]) for name in stored[0]}
+    _check_rows(format, torch.cat(list(hard.values())), together)
+    _check_shared(format)
     _check_refit(format)
     _check_importance(format)
 
@@ -57,21 +60,26 @@ def _columns(format: Format) -> int:
 def _check_words(format: Format) -> None:
     for word in ("name", "equation", "layout", "source"):
         expect(bool(getattr(format, word).strip()), f"{format.name} does not state its {word}")
-    expect(format.span >= 1 and format.rows >= 0 and format.vector >= 1, f"{format.name} has an impossible span")
+    expect(format.span >= 0 and format.rows >= 0 and format.vector >= 1, f"{format.name} has an impossible span")
     expect(format.largest > 0, f"{format.name} can hold no number")
-    expect(0 <= format.error_bound < 1, f"{format.name} bounds no error")
+    expect(0 <= format.error_bound <= 1, f"{format.name} bounds no error")
     expect(0 <= format.error_floor < 1, f"{format.name} has an impossible error floor")
 
 
 def _check_widths(format: Format) -> None:
-    for count in (1, 2, 7):
-        expect_equal(row_bytes(format, count * format.span), count * format.span_bytes, f"{format.name}: bytes per row")
+    if is_row_format(format):
+        _check_row_bytes(format)
     if format.span > 1:
         try:
-            row_bytes(format, format.span + 1)
+            bits(format, 1, format.span + 1)
         except FormatError:
             return
         raise AssertionError(f"{format.name} accepts a width that its span does not divide")
+
+
+def _check_row_bytes(format: RowFormat) -> None:
+    for count in (1, 2, 7):
+        expect_equal(row_bytes(format, count * format.span), count * format.span_bytes, f"{format.name}: bytes per row")
 
 
 def _check_encoding(format: Format, w: torch.Tensor, where: str) -> tuple[Params, torch.Tensor]:
@@ -90,31 +98,42 @@ def _check_encoding(format: Format, w: torch.Tensor, where: str) -> tuple[Params
     return params, codes
 
 
-def _check_bytes(format: Format, params: Params, codes: torch.Tensor, where: str) -> Bytes:
-    """The bytes, which hold exactly what was packed."""
+def _check_storage(format: Format, params: Params, codes: torch.Tensor, where: str) -> Fields:
+    """The fields on disk, which hold exactly what was stored, in as many bits as the format states."""
     rows, cols = codes.shape
-    packed = format.pack(codes, params)
-    expect(packed.dtype == "uint8" and packed.shape == (rows, row_bytes(format, cols)), f"{where}: wrong bytes per row")
-    expect_equal(8 * packed.size, bits(format, rows, cols), f"{where}: bits")
-    unpacked, read = format.unpack(packed, cols)
+    fields = format.fields(codes, params)
+    expect_equal(8 * sum(field.nbytes for field in fields.values()), bits(format, rows, cols), f"{where}: bits")
+    if is_row_format(format):
+        packed, size = format.pack(codes, params), row_bytes(format, cols)
+        expect(packed.dtype == "uint8" and packed.shape == (rows, size), f"{where}: wrong bytes per row")
+        same = set(fields) == {"data"} and np.array_equal(fields["data"], packed)
+        expect(same, f"{where}: what is packed does not survive packing as a field")
+    unpacked, read = format.from_fields(fields, (rows, cols))
     expect(torch.equal(unpacked, codes), f"{where}: codes do not survive packing")
     for name, array in params.arrays.items():
         expect(torch.equal(read[name], array), f"{where}: parameter {name} does not survive packing")
     expect(set(read.arrays) == set(params.arrays), f"{where}: other parameters come back than were packed")
-    expect(bool((format.pack(unpacked, read) == packed).all()), f"{where}: packing again gives other bytes")
-    return packed
+    expect(read.rows == params.rows, f"{where}: parameters that come back serve other rows")
+    expect(same_fields(format.fields(unpacked, read), fields), f"{where}: packing again gives other bytes")
+    return fields
 
 
-def _check_rows(format: Format, w: torch.Tensor, stored: Bytes) -> None:
+def same_fields(one: Fields, other: Fields) -> bool:
+    """Whether two matrices are stored in the same bytes."""
+    return set(one) == set(other) and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _check_rows(format: Format, w: torch.Tensor, stored: Fields) -> None:
     """Rows and spans do not influence each other: `stored` was made of a few rows at a time, this is all at once."""
     if format.rows != 1:
         return
     params = format.fit(w)
     codes = format.encode(w, params)
-    expect(bool((format.pack(codes, params) == stored).all()), f"{format.name}: a row depends on the number of rows")
+    expect(same_fields(format.fields(codes, params), stored), f"{format.name}: a row depends on the number of rows")
     order = (torch.arange(len(w)) * 7 + 3) % len(w)
     fitted = format.fit(w[order])
-    same = bool((format.pack(format.encode(w[order], fitted), fitted) == stored[order.numpy()]).all())
+    found = format.fields(format.encode(w[order], fitted), fitted)
+    same = same_fields(found, {name: field[order.numpy()] for name, field in stored.items()})
     expect(same, f"{format.name}: a row depends on the rows around it")
     for row in (0, len(w) - 1):
         fitted = format.fit(w[row : row + 1])
@@ -122,9 +141,30 @@ def _check_rows(format: Format, w: torch.Tensor, stored: Bytes) -> None:
         expect(same, f"{format.name}: row {row} alone gets other codes than among others")
     joined = Params.join([params.slice(0, 2), params.slice(2, len(w))])
     expect(torch.equal(format.encode(w, joined), codes), f"{format.name}: joined slabs of parameters give other codes")
-    later = w[:, format.span :]
-    same = torch.equal(format.encode(later, format.fit(later)), codes[:, format.span :])
+    later = w[:, format.span :] if format.span else w
+    same = torch.equal(format.encode(later, format.fit(later)), codes[:, -later.shape[1] :])
     expect(same, f"{format.name}: a span depends on the one before it")
+
+
+def _check_shared(format: Format) -> None:
+    """What rows share is the same wherever slabs are cut, and slabs that share it are the whole, row by row."""
+    w = normal(4 * max(format.rows, 3), _columns(format), 7) ** 3
+    shared = format.prepare([w])
+    cuts = [0, max(format.rows, 1), 3 * max(format.rows, 1), len(w)]
+    slabs = [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+    again = format.prepare(w[slab] for slab in slabs)
+    if shared is None or again is None:
+        expect(shared is None and again is None, f"{format.name}: whether rows share anything depends on the slabs")
+    else:
+        same = all(torch.equal(again[name], array) for name, array in shared.arrays.items())
+        expect(same, f"{format.name}: what rows share depends on where slabs are cut")
+    whole = format.fit(w)
+    parts = [format.fit(w[s], like=shared and shared.slice(s.start, s.stop)) for s in slabs]
+    joined = Params.join(parts)
+    for name, array in whole.arrays.items():
+        expect(torch.equal(joined[name], array), f"{format.name}: slabs that share their parameters get others")
+    codes = torch.cat([format.encode(w[s], part) for s, part in zip(slabs, parts, strict=True)])
+    expect(torch.equal(codes, format.encode(w, whole)), f"{format.name}: slabs that share their parameters differ")
 
 
 def _weighted_error(

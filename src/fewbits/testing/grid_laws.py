@@ -109,13 +109,24 @@ def check_columns(format: Format, w: torch.Tensor, params: Params, codes: torch.
 
 def check_error_bound(format: Format, w: torch.Tensor, back: torch.Tensor, where: str) -> None:
     """Within `error_bound` of the span's largest magnitude, beyond the floor."""
-    spans = w.reshape(len(w), -1, format.span).double()
+    if format.rows not in (0, 1):
+        w, back = _tiles(format, w), _tiles(format, back)
+    spans = w.reshape(1, 1, -1) if format.rows == 0 else w.reshape(len(w), -1, format.span or w.shape[1])
+    spans = spans.double()
     far = (back.reshape(spans.shape).double() - spans).abs().amax(-1) - format.error_floor
     size = spans.abs().amax(-1)
     worst = float((far / size)[far > 0].max()) if bool((far > 0).any()) else 0.0
     expect(
         worst <= format.error_bound, f"{where}: off by {worst:.4g} of the span's largest, beyond {format.error_bound}"
     )
+
+
+def _tiles(format: Format, w: torch.Tensor) -> torch.Tensor:
+    """(tiles, numbers): tiles as spans of their own, the rows that are missing at the end filled up with zeros."""
+    rows, cols = w.shape
+    lines = -(-rows // format.rows)
+    whole = torch.cat([w, torch.zeros(lines * format.rows - rows, cols)])
+    return whole.reshape(lines, format.rows, -1, format.span).transpose(1, 2).reshape(-1, format.rows * format.span)
 
 
 def check_half_step(format: Format, w: torch.Tensor, params: Params, where: str) -> None:

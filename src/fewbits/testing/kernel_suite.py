@@ -9,7 +9,7 @@ import numpy as np
 
 from fewbits import kernels
 from fewbits.formats import row_bytes
-from fewbits.formats.base import Bytes, Format
+from fewbits.formats.base import Bytes, Format, RowFormat, as_row_format
 from fewbits.lazy import LazyModule
 from fewbits.testing.expect import expect, expect_equal
 from fewbits.testing.inputs import matrices, normal
@@ -28,11 +28,12 @@ ROUNDING = 1e-12
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def check_kernel(format: Format) -> None:
-    """Compare the native codecs of `format` with torch, on every instruction set of this machine.
+def check_kernel(any_format: Format) -> None:
+    """Compare the native codecs of a row format with torch, on every instruction set of this machine.
 
     Raises AssertionError naming the instruction set and the input that tells them apart.
     """
+    format = as_row_format(any_format)
     expect(format.name in kernels.formats(), f"{format.name} has no native codec")
     for name, numbers, slab in _slabs(format):
         where = f"{format.name} on {name} numbers as {numbers}"
@@ -45,7 +46,7 @@ def check_kernel(format: Format) -> None:
     _check_extent(format)
 
 
-def _slabs(format: Format) -> Iterator[tuple[str, str, Bytes]]:
+def _slabs(format: RowFormat) -> Iterator[tuple[str, str, Bytes]]:
     """(what it holds, type of its numbers, bytes): hard matrices as F32, every tail as every type."""
     width = max(format.span, 16)
     for name, w in matrices(5, 3 * width, format.largest).items():
@@ -61,7 +62,7 @@ def _stored(w: torch.Tensor, numbers: str) -> Bytes:
     return stored
 
 
-def _check_encoding(format: Format, slab: Bytes, numbers: str, where: str) -> Bytes:
+def _check_encoding(format: RowFormat, slab: Bytes, numbers: str, where: str) -> Bytes:
     """Bytes equal to torch's, sums of errors equal to each other and close to torch's; returns the bytes."""
     w = torch.from_numpy(slab.copy()).view(getattr(torch, _DTYPES[numbers])).float()
     params = format.fit(w)
@@ -84,7 +85,7 @@ def _check_encoding(format: Format, slab: Bytes, numbers: str, where: str) -> By
     return wanted
 
 
-def _check_importance(format: Format, slab: Bytes, numbers: str, where: str) -> None:
+def _check_importance(format: RowFormat, slab: Bytes, numbers: str, where: str) -> None:
     """Weighted by importance, the bytes are torch's too."""
     w = torch.from_numpy(slab.copy()).view(getattr(torch, _DTYPES[numbers])).float()
     importance = normal(1, w.shape[1], 77)[0].square()
@@ -98,7 +99,7 @@ def _check_importance(format: Format, slab: Bytes, numbers: str, where: str) -> 
         expect(different == 0, f"{where}, weighted: {isa} stores {different} bytes that torch does not")
 
 
-def _check_decoding(format: Format, stored: Bytes, cols: int, where: str) -> None:
+def _check_decoding(format: RowFormat, stored: Bytes, cols: int, where: str) -> None:
     wanted = format.decode(*format.unpack(stored, cols)).numpy()
     for isa in kernels.available():
         found = kernels.decode_rows(format.name, stored, cols, isa=isa)
@@ -108,7 +109,7 @@ def _check_decoding(format: Format, stored: Bytes, cols: int, where: str) -> Non
         expect(same, f"{where}: {isa} decodes other numbers than torch")
 
 
-def _check_reader(format: Format, stored: Bytes, slab: Bytes, numbers: str, where: str) -> None:
+def _check_reader(format: RowFormat, stored: Bytes, slab: Bytes, numbers: str, where: str) -> None:
     """The verifier's reader finds the same errors, and within the bound of the format."""
     encoded = kernels.encode_rows(format.name, slab, numbers, stored.shape[1])
     found = kernels.compare_rows(format.name, stored, slab, numbers, format.error_floor)
@@ -118,7 +119,7 @@ def _check_reader(format: Format, stored: Bytes, slab: Bytes, numbers: str, wher
     expect(found.worst <= format.error_bound, f"{where}: the verifier finds an error of {found.worst:.4g}")
 
 
-def _check_random_bytes(format: Format) -> None:
+def _check_random_bytes(format: RowFormat) -> None:
     """Whatever bytes a file brings, every reader makes the same numbers of them."""
     for seed, spans in enumerate(SPANS):
         generator = torch.Generator().manual_seed(seed)
@@ -127,7 +128,7 @@ def _check_random_bytes(format: Format) -> None:
         _check_decoding(format, stored, spans * format.span, f"{format.name} on {spans} spans of random bytes")
 
 
-def _check_extent(format: Format) -> None:
+def _check_extent(format: RowFormat) -> None:
     """NaN and infinity are counted, wherever they stand, and do not hide the largest number."""
     w = normal(3, 33 * format.span, 9).clamp(-5, 5)
     w[1, 0], w[2, -1], w[0, format.span // 2] = torch.nan, -torch.inf, -7.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.formats import FORMATS
-from fewbits.formats.base import Bytes, Format
+from fewbits.formats.base import Fields, Format
 from fewbits.lazy import LazyModule
 from fewbits.methods.base import Method
 from fewbits.qtensor import QTensor
@@ -48,22 +48,22 @@ def check_method(
         missing = method.needs - set(given)
         expect(not missing, f"{method.name} needs the statistics {sorted(missing)}; give them to check_method")
         w = torch.cat(list(matrices(ROWS, cols, format.largest).values()))
-        packed = _check_solution(method, format, w, given)
-        _check_rows(method, format, w, given, packed)
+        fields = _check_solution(method, format, w, given)
+        _check_rows(method, format, w, given, fields)
         _check_objective(method, format, normal(4 * ROWS, cols, 6) ** 3, given, objective)
 
 
-def _check_solution(method: Method, format: Format, w: torch.Tensor, stats: Statistics) -> Bytes:
+def _check_solution(method: Method, format: Format, w: torch.Tensor, stats: Statistics) -> Fields:
     """The bytes: codes of the format in the shape of the input, which stays as it is; they survive storage."""
     where, before = f"{method.name} on {format.name}", w.clone()
     q = method.solve(w, format, stats)
     expect(torch.equal(w, before), f"{where}: the input was changed")
     expect(q.format is format and q.shape == tuple(w.shape), f"{where}: the result has another format or shape")
-    stored = QTensor.from_packed(format, q.packed(), q.shape[1])
+    stored = QTensor.from_fields(format, q.fields(), q.shape)
     expect(torch.equal(stored.codes, q.codes), f"{where}: codes do not survive storage")
     expect(torch.equal(stored.dequantize(), q.dequantize()), f"{where}: numbers do not survive storage")
     expect(bool(q.dequantize().isfinite().all()), f"{where}: what comes back is no number")
-    return q.packed()
+    return q.fields()
 
 
 def _check_objective(method: Method, format: Format, w: torch.Tensor, stats: Statistics, objective: Objective) -> None:
@@ -74,12 +74,12 @@ def _check_objective(method: Method, format: Format, w: torch.Tensor, stats: Sta
     expect(found <= plain, f"{method.name} on {format.name}: the objective is {found}, and {plain} without the method")
 
 
-def _check_rows(method: Method, format: Format, w: torch.Tensor, stats: Statistics, packed: Bytes) -> None:
+def _check_rows(method: Method, format: Format, w: torch.Tensor, stats: Statistics, fields: Fields) -> None:
     """Rows do not influence each other: another order of rows, or slabs of them, gives the same bytes per row."""
     if format.rows != 1:
         return
     order = (np.arange(len(w)) * 7 + 3) % len(w)
     for rows in (order, slice(0, 1), slice(1, 8), slice(8, len(w))):
-        part = method.solve(w[rows], format, stats).packed()
-        same = bool((part == packed[rows]).all())
+        part = method.solve(w[rows], format, stats).fields()
+        same = all(np.array_equal(part[name], field[rows]) for name, field in fields.items())
         expect(same, f"{method.name} on {format.name}: rows {rows} alone get other bytes than among others")

@@ -1,0 +1,217 @@
+"""Whole numbers of 1 to 8 bits with a scale, and a zero point where they are asymmetric: one family, many members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewbits.formats.base import Fields, Params, Shape
+from fewbits.formats.exact import divided, inverse, stored_as
+from fewbits.formats.fields import Shapes, pack_bits, packed_bytes, unpack_bits
+from fewbits.formats.grids import UniformGrid
+from fewbits.formats.names import Words
+from fewbits.formats.scaled import LARGEST_SCALE, NUMBER_WORDS, SMALLEST_SCALE, Scaled
+from fewbits.formats.steps import Measured, sign_step, step_at, symmetric_step, zero_and_step, zero_and_step_at
+from fewbits.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+PATTERN = r"u?int\d+(_.*)?"
+LISTED = (
+    "int7_row_sym",
+    "int8_tensor_sym",
+    "int8_row_sym",
+    "int8_row_sym_restricted_bf16",
+    "uint8_row_asym",
+    "int8_g128_sym_f16",
+    "uint6_g64_asym_f16",
+    "int5_g32_sym_f16",
+    "int4_g32_sym_f16",
+    "int4_g128_sym_f16",
+    "uint4_g128_asym_f16",
+    "uint4_g64_asym_bf16",
+    "int3_g96_asym_f16",
+    "uint2_g64_asym_f16",
+    "int2_g32_sym_restricted_f16",
+    "int1_g128_sym_f16",
+)
+
+_LEVELS = (0.93, 1.0, 1.07, 1.15, 1.3, 1.6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integer(Scaled):
+    """w = scale * (code - zero): codes of 1 to 8 bits; where asymmetric, one whole zero point beside each scale.
+
+    Codes count from 0 here. On disk a signed format stores code - 2^(bits - 1) in two's complement, and its zero points
+    so too. Symmetric formats have the zero point 2^(bits - 1); restricted ones leave out the lowest code, so that both
+    sides reach equally far. One symmetric bit is the sign alone: w = scale or -scale.
+
+    >>> parse("uint4_g64_bf16").name
+    'uint4_g64_asym_bf16'
+    """
+
+    symmetric: bool
+    signed: bool = True
+    restricted: bool = False
+    source: str = "Jacob et al. 2018, arXiv:1712.05877, equation 1"
+
+    @property
+    def name(self) -> str:
+        """Kind, scope, symmetry, and what differs from the full range with scales of 32 bits."""
+        words = [f"{'' if self.signed else 'u'}int{self.code_bits}", self.scope.word]
+        words += ["sym" if self.symmetric else "asym"]
+        words += ["restricted"] if self.restricted else []
+        return "_".join(words + ([] if self.scale == "f32" else [self.scale]))
+
+    @property
+    def guide(self) -> str:
+        """The entry of guide.toml."""
+        return f"int{self.code_bits}"
+
+    @property
+    def equation(self) -> str:
+        """What a code means."""
+        if self.code_bits == 1 and self.symmetric:
+            return "w = scale * (2 * code - 1)"
+        return f"w = scale * (code - {self.middle})" if self.symmetric else "w = scale * (code - zero)"
+
+    @property
+    def layout(self) -> str:
+        """The fields."""
+        kind = "two's complement" if self.signed else "unsigned"
+        zero = "" if self.symmetric else f"; zero: {self.code_bits} bits per scale, packed as codes are"
+        return f"{super().layout}{zero}; codes are {kind}"
+
+    @property
+    def middle(self) -> int:
+        """The code of 0 in symmetric formats."""
+        return int(2 ** (self.code_bits - 1))
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return int(2**self.code_bits) - 1
+
+    @property
+    def largest(self) -> float:
+        """What the largest scale takes without a product that overflows."""
+        return LARGEST_SCALE[self.scale]
+
+    @property
+    def error_bound(self) -> float:
+        """Half a step, in the span's largest magnitude; with asymmetric codes the step spans both signs."""
+        steps = self.top - self.middle if self.symmetric else self.top / 2
+        return 1.0 if self.code_bits < 4 else min(1.0, 3.2 / steps)
+
+    @property
+    def error_floor(self) -> float:
+        """What the resolution of small scales leaves, times the largest code."""
+        return SMALLEST_SCALE[self.scale] * (self.top + 1)
+
+    def prepare(self, slabs: Iterable[torch.Tensor]) -> Params | None:
+        """The scale of the whole tensor, where there is one: from the smallest and the largest number."""
+        if self.rows != 0:
+            return None
+        ends = torch.stack([torch.stack([slab.amin(), slab.amax()]) for slab in slabs])
+        low, high = ends[:, 0].amin().clamp(max=0.0)[None, None], ends[:, 1].amax().clamp(min=0.0)[None, None]
+        if self.symmetric:
+            step = divided(torch.maximum(-low, high), max(self.top - self.middle, 1))
+            return self.shared(scale=stored_as(step, self.scale))
+        scale = stored_as(divided(high - low, self.top), self.scale)
+        return self.shared(scale=scale, zero=(-low * inverse(scale)).round().clamp(0, self.top) + 0.0)
+
+    def fit(
+        self,
+        w: torch.Tensor,
+        *,
+        importance: torch.Tensor | None = None,
+        codes: torch.Tensor | None = None,
+        like: Params | None = None,
+    ) -> Params:
+        """The scale, and the zero point, per scope."""
+        shared = None if codes is not None else like or self.prepare([w])
+        if shared is not None:
+            return shared
+        x = self.grouped(w)
+        weight = torch.ones_like(x) if importance is None else self.grouped(importance.expand_as(w))
+        zero, step = self._search(Measured.of(x, weight), None if codes is None else self.grouped(codes.float()))
+        scale = stored_as(step, self.scale)
+        return self.shared(scale=scale) if self.symmetric else self.shared(scale=scale, zero=zero)
+
+    def _search(self, m: Measured, codes: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The zero point and the step."""
+        none = torch.zeros_like(m.size)
+        if not self.symmetric:
+            at_codes = None if codes is None else zero_and_step_at(m, codes, self.top)
+            return at_codes or zero_and_step(m, self.top, tuple(self.top * level for level in _LEVELS))
+        if codes is not None:
+            return none, step_at(m, codes * 2 - 1 if self.top == 1 else codes - self.middle)
+        if self.top == 1:
+            return none, sign_step(m)
+        bottom, steps = int(self.restricted) - self.middle, self.top - self.middle
+        return none, symmetric_step(m, bottom, steps, tuple(steps * level for level in _LEVELS))
+
+    def grid(self, params: Params, cols: slice | torch.Tensor) -> UniformGrid:
+        """What columns `cols` can become."""
+        scale = self.spread(params["scale"], cols)
+        if self.code_bits == 1 and self.symmetric:
+            return UniformGrid(scale + scale, scale, top=1)
+        zero = self.middle if self.symmetric else self.spread(params["zero"], cols)
+        return UniformGrid(scale, torch.zeros_like(scale), self.top, zero, bottom=int(self.restricted))
+
+    def shapes(self, rows: int, cols: int) -> Shapes:
+        """The fields of a (rows, cols) matrix."""
+        shapes = super().shapes(rows, cols)
+        if not self.symmetric:
+            lines, count = shapes["scale"][1]
+            shapes["zero"] = ("uint8", (lines, packed_bytes(count, self.code_bits)))
+        return shapes
+
+    def fields(self, codes: torch.Tensor, params: Params) -> Fields:
+        """What is stored, by name."""
+        fields = super().fields(codes, params)
+        if not self.symmetric:
+            zero = self.stored_codes(params["zero"].to(torch.uint8)).cpu().numpy()
+            fields["zero"] = pack_bits(zero, self.code_bits)
+        return fields
+
+    def from_fields(self, fields: Fields, shape: Shape) -> tuple[torch.Tensor, Params]:
+        """Codes (rows, cols) uint8 and the parameters of `fit`."""
+        codes, params = super().from_fields(fields, shape)
+        if self.symmetric:
+            return codes, params
+        zero = torch.from_numpy(unpack_bits(fields["zero"], self.code_bits, params["scale"].shape[1]))
+        return codes, self.shared(scale=params["scale"], zero=self.stored_codes(zero).float())
+
+    def stored_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """The upper bit of a signed code is that of a counted one, turned over."""
+        return codes ^ self.middle if self.signed else codes
+
+
+def parse(name: str) -> Integer:
+    """The format that `name` states; raises FormatError saying which word is wrong, and what is near.
+
+    >>> parse("int4_g128_sym_f16").bits(1, 128) / 128
+    4.125
+    >>> parse("int9_row_sym")
+    Traceback (most recent call last):
+    fewbits.errors.FormatError: unknown format 'int9_row_sym': codes have 1 to 8 bits; did you mean 'int8_row_sym'?
+    """
+    words = Words(name)
+    kind, _, bits = words.kind().partition("int")
+    if not 1 <= int(bits) <= 8 or bits.startswith("0"):
+        near = name.replace(bits, "8" if int(bits) > 8 else "1", 1)
+        raise words.refuse("codes have 1 to 8 bits", near)
+    scope = words.scope()
+    symmetric = words.one_of({"sym": True, "asym": False}, kind == "")
+    restricted = symmetric and int(bits) > 1 and words.has("restricted")
+    scale = words.one_of(NUMBER_WORDS, "f32")
+    words.end()
+    return Integer(
+        code_bits=int(bits), scope=scope, symmetric=symmetric, signed=kind == "", restricted=restricted, scale=scale
+    )
