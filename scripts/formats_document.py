@@ -27,7 +27,8 @@ back within the *error bound*, which is the largest error within a span over the
 absolute *floor* that 16-bit scales leave. Where a span does not divide the width of a matrix, the format under
 *instead* is taken, as in llama.cpp. Integers and codebooks are families: their names say all parameters, every
 combination is a format, and those listed here stand for them (docs/design/0005-families.md); a matrix is then stored as
-several named fields, and its bits per weight are those of a 4096 x 4096 one. In drawings, `32 x 4` are 32 numbers of 4 bits; bytes count from 0.
+several named fields, and its bits per weight are those of a 4096 x 4096 one. In drawings, `32 x 4` are 32 numbers of
+4 bits; bytes count from 0.
 """
 
 _TABLE = (
