@@ -90,16 +90,21 @@ nb::tuple encode(const std::string& format, const Bytes& source, const std::stri
             const int64_t present = std::min(together, rows - row), count = present * cols;
             float absmax;
             int64_t bad;
+            const uint8_t* in = source.data() + row * row_bytes;
             uint8_t* out = stored.data() + row * spans * codec.bytes;
-            table.widen(kind, source.data() + row * row_bytes, count, w.data());
-            table.extent(kind, source.data() + row * row_bytes, count, &absmax, &bad);
+            table.extent(kind, in, count, &absmax, &bad);
             largest = std::max(largest, absmax);
             not_finite += bad;
-            if (weighted) weigh(codec, w.data(), importance->data(), present, cols, weights.data());
-            codec.encode(w.data(), weighted ? weights.data() : nullptr, present * spans, out);
+            if (kind == Number::bf16 && codec.encode_bfloat && !weighted) {
+                codec.encode_bfloat(reinterpret_cast<const uint16_t*>(in), present * spans, out);
+            } else {
+                table.widen(kind, in, count, w.data());
+                if (weighted) weigh(codec, w.data(), importance->data(), present, cols, weights.data());
+                codec.encode(w.data(), weighted ? weights.data() : nullptr, present * spans, out);
+            }
             codec.decode(out, present * spans, back.data());
             for (int64_t r = 0; r < present; ++r) {
-                const Deviation d = table.deviation(w.data() + r * cols, back.data() + r * cols, cols);
+                const Deviation d = table.deviation(kind, in + r * row_bytes, back.data() + r * cols, cols);
                 squared_error.data()[row + r] = d.squared_error;
                 squared.data()[row + r] = d.squared;
             }

@@ -17,11 +17,9 @@ void encode_q8_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
     }
 }
 
-// Codes 0 .. 2 top - 1 of one symmetric span of 32.
-template <int level_count>
-void fit_symmetric(const float* x, int top, const float (&levels)[level_count], half_bits* d, int* codes) {
-    *d = stored_half(best_scale(x, 32, [](float) { return 1.0f; }, top, levels, level_count));
-    const float inv = inverse(half_to_float(*d));
+// Codes 0 .. 2 top - 1 nearest to one symmetric span of 32.
+void nearest_symmetric(const float* x, int top, half_bits d, int* codes) {
+    const float inv = inverse(half_to_float(d));
     for (int e = 0; e < 32; ++e)
         codes[e] = top + static_cast<int>(clamp(std::nearbyint(x[e] * inv), static_cast<float>(-top), static_cast<float>(top - 1)));
 }
@@ -30,7 +28,8 @@ void encode_q4_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ4_0& out = spans_at<SpanQ4_0>(stored)[s];
         int codes[32];
-        fit_symmetric(w + 32 * s, 8, search::q4_0_levels, &out.d, codes);
+        out.d = stored_half(best_even_scale(w + 32 * s));
+        nearest_symmetric(w + 32 * s, 8, out.d, codes);
         for (int e = 0; e < 16; ++e) out.q[e] = byte(codes[e] | codes[e + 16] << 4);
     }
 }
@@ -39,7 +38,9 @@ void encode_q5_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ5_0& out = spans_at<SpanQ5_0>(stored)[s];
         int codes[32];
-        fit_symmetric(w + 32 * s, 16, search::q5_0_levels, &out.d, codes);
+        const auto even = [](float) { return 1.0f; };
+        out.d = stored_half(best_scale(w + 32 * s, 32, even, 16, search::q5_0_levels, 5));
+        nearest_symmetric(w + 32 * s, 16, out.d, codes);
         std::memset(out.high, 0, sizeof out.high);
         for (int e = 0; e < 32; ++e) out.high[e / 8] |= byte((codes[e] >> 4) << (e % 8));
         for (int e = 0; e < 16; ++e) out.q[e] = byte((codes[e] & 15) | (codes[e + 16] & 15) << 4);

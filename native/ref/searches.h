@@ -221,6 +221,33 @@ float best_scale(const float* x, int n, Weight weight, int top, const float* lev
     return scale;
 }
 
+// The best step of Q4_0 for 32 numbers, evenly weighted: a search in whole numbers.
+inline float best_even_scale(const float* x) {
+    float least = 0, most = 0, best = 0, scale = 0;
+    for (int e = 0; e < 32; ++e) {
+        least = std::fmin(least, x[e]);
+        most = std::fmax(most, x[e]);
+    }
+    const float extreme = -least > most ? least : most;
+    const float inv = std::fabs(extreme) > search::smallest_extreme ? -search::q4_0_whole / extreme : 0;
+    for (int step : search::q4_0_steps) {
+        int sqx = 0, sqq = 0;
+        for (int e = 0; e < 32; ++e) {
+            const int fraction = static_cast<int>(std::nearbyint(x[e] * inv));
+            const int q = std::min((fraction * step + (1 << 14)) >> 15, 7);
+            sqx += q * fraction;
+            sqq += q * q;
+        }
+        const float sum = static_cast<float>(sqx), candidate = sum * inverse(static_cast<float>(sqq));
+        if (candidate * sum > best) {
+            best = candidate * sum;
+            scale = candidate;
+        }
+    }
+    // Which zero is the extreme depends on the machine; the sum makes it +0.
+    return scale * (extreme * (-1.0f / search::q4_0_whole)) + 0.0f;
+}
+
 // One span w = d * code + m of 32 numbers, evenly weighted: the best line, or the plain one where that is nearer.
 struct ShiftedSpan {
     static constexpr int n = 32, top = 31;

@@ -19,12 +19,31 @@ void extent(Number kind, const void* numbers, int64_t count, float* absmax, int6
     }
 }
 
-Deviation deviation(const float* w, const float* stored, int64_t count) {
-    double error[16] = {}, square[16] = {};
+// Adds the squares of a tile to each lane's total, in the precision of Real.
+template <typename Real>
+void add_tile(const float* w, const float* stored, int64_t count, double* error, double* square) {
+    Real errors[16] = {}, squares[16] = {};
     for (int64_t i = 0; i < count; ++i) {
-        const double x = w[i], r = x - static_cast<double>(stored[i]);
-        error[i % 16] += r * r;
-        square[i % 16] += x * x;
+        const Real x = w[i], r = x - static_cast<Real>(stored[i]);
+        errors[i % 16] += r * r;
+        squares[i % 16] += x * x;
+    }
+    for (int lane = 0; lane < 16; ++lane) {
+        error[lane] += static_cast<double>(errors[lane]);
+        square[lane] += static_cast<double>(squares[lane]);
+    }
+}
+
+Deviation deviation(Number kind, const void* numbers, const float* stored, int64_t count) {
+    double error[16] = {}, square[16] = {};
+    for (int64_t first = 0; first < count; first += deviation_tile) {
+        const int64_t present = count - first < deviation_tile ? count - first : deviation_tile;
+        const int64_t width = kind == Number::f32 ? 4 : 2;
+        float w[deviation_tile], largest = 0;
+        widen(kind, static_cast<const uint8_t*>(numbers) + first * width, present, w);
+        for (int64_t i = 0; i < present; ++i) largest = std::fmax(largest, std::fabs(w[i]));
+        const bool narrow = largest > squares_from && largest <= squares_to;
+        (narrow ? add_tile<float> : add_tile<double>)(w, stored + first, present, error, square);
     }
     Deviation sum{0.0, 0.0};
     for (int lane = 0; lane < 16; ++lane) {

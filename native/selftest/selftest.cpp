@@ -64,6 +64,24 @@ void check_weights(const Codec& slow, const Codec& fast, const char* isa, const 
     expect(same_bits(a, b), isa, "weighted encode", name);
 }
 
+// Numbers of bfloat16 give the same codes whether they are widened before or while they are encoded.
+void check_bfloat(const Codec& slow, const Codec& fast, const char* isa, std::vector<float> w, const std::string& name) {
+    if (!fast.encode_bfloat) return;
+    std::vector<uint16_t> upper(w.size());
+    for (size_t i = 0; i < w.size(); ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, &w[i], 4);
+        upper[i] = static_cast<uint16_t>(bits >> 16);
+        bits &= 0xffff0000u;
+        std::memcpy(&w[i], &bits, 4);
+    }
+    const auto spans = static_cast<int64_t>(w.size()) / slow.columns;
+    std::vector<uint8_t> a(static_cast<size_t>(spans * slow.bytes)), b(a.size(), 0xAA);
+    slow.encode(w.data(), nullptr, spans, a.data());
+    fast.encode_bfloat(upper.data(), spans, b.data());
+    expect(same_bits(a, b), isa, "bfloat16 encode", name);
+}
+
 void check_codec(const KernelTable& reference, const KernelTable& table, const Codec& slow, std::mt19937& random) {
     const Codec* found = codec_of(table, slow.name);
     expect(found && found->weighted == slow.weighted, table.isa, "codec", slow.name);
@@ -78,13 +96,14 @@ void check_codec(const KernelTable& reference, const KernelTable& table, const C
             slow.encode(w.data(), nullptr, spans, a.data());
             fast.encode(w.data(), nullptr, spans, b.data());
             expect(same_bits(a, b), table.isa, "encode", name);
+            check_bfloat(slow, fast, table.isa, w, name);
             if (slow.weighted) check_weights(slow, fast, table.isa, w, random, name);
             std::vector<float> x(w.size()), y(w.size(), 1.0f);
             slow.decode(a.data(), spans, x.data());
             fast.decode(a.data(), spans, y.data());
             expect(same_bits(x, y), table.isa, "decode", name);
-            const Deviation p = reference.deviation(w.data(), x.data(), static_cast<int64_t>(w.size()));
-            const Deviation q = table.deviation(w.data(), x.data(), static_cast<int64_t>(w.size()));
+            const Deviation p = reference.deviation(Number::f32, w.data(), x.data(), static_cast<int64_t>(w.size()));
+            const Deviation q = table.deviation(Number::f32, w.data(), x.data(), static_cast<int64_t>(w.size()));
             expect(p.squared_error == q.squared_error && p.squared == q.squared, table.isa, "deviation", name);
         }
     }

@@ -11,9 +11,38 @@ namespace {
 
 constexpr int batch = 16;
 
-// columns[16 * e + g] = rows[length * g + e], for 16 groups of `length` elements.
+#if defined(__AVX512F__)
+// columns[16 * e + g] = rows[stride * g + e] for e and g below 16: pairs, fours, then quarters of vectors change places.
+inline void transpose_16(const float* rows, int stride, float* columns) {
+    __m512 a[16], b[16];
+    for (int g = 0; g < 16; ++g) a[g] = _mm512_loadu_ps(rows + stride * g);
+    for (int g = 0; g < 16; g += 2) {
+        b[g] = _mm512_unpacklo_ps(a[g], a[g + 1]);
+        b[g + 1] = _mm512_unpackhi_ps(a[g], a[g + 1]);
+    }
+    for (int g = 0; g < 16; g += 4)
+        for (int i = 0; i < 2; ++i) {  // a[g + c]: column c of each quarter, of groups g .. g + 3
+            const __m512d x = _mm512_castps_pd(b[g + i]), y = _mm512_castps_pd(b[g + 2 + i]);
+            a[g + 2 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+            a[g + 2 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+        }
+    for (int c = 0; c < 4; ++c) {
+        const __m512 even_low = _mm512_shuffle_f32x4(a[c], a[4 + c], 0x88), odd_low = _mm512_shuffle_f32x4(a[c], a[4 + c], 0xdd);
+        const __m512 even_high = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0x88);
+        const __m512 odd_high = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0xdd);
+        _mm512_store_ps(columns + 16 * c, _mm512_shuffle_f32x4(even_low, even_high, 0x88));
+        _mm512_store_ps(columns + 16 * (4 + c), _mm512_shuffle_f32x4(odd_low, odd_high, 0x88));
+        _mm512_store_ps(columns + 16 * (8 + c), _mm512_shuffle_f32x4(even_low, even_high, 0xdd));
+        _mm512_store_ps(columns + 16 * (12 + c), _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd));
+    }
+}
+#endif
+
+// columns[16 * e + g] = rows[length * g + e], for 16 groups of `length` elements; `columns` is aligned.
 inline void to_columns(const float* rows, int length, float* columns) {
-#if defined(__SSE2__)
+#if defined(__AVX512F__)
+    for (int e = 0; e < length; e += 16) transpose_16(rows + e, length, columns + batch * e);
+#elif defined(__SSE2__)
     for (int g = 0; g < batch; g += 4)
         for (int e = 0; e < length; e += 4) {
             __m128 a = _mm_loadu_ps(rows + length * g + e), b = _mm_loadu_ps(rows + length * (g + 1) + e);

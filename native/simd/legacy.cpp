@@ -1,4 +1,5 @@
 // GGUF's first formats: one or two 16-bit parameters per 32 columns.
+#include "even.h"
 #include "shifted.h"
 #include "spans.h"
 #include "symmetric.h"
@@ -23,10 +24,22 @@ void encode_spans(const float* w, int64_t spans, uint8_t* stored, Fit& fit, Sear
     });
 }
 
+template <typename Pairs, typename Numbers>
+void encode_nibbles(const Numbers* w, int64_t spans, uint8_t* stored) {
+    EvenNibbles fit;
+    auto* out = reinterpret_cast<SpanQ4_0*>(stored);
+    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const Numbers* numbers) {
+        fit.fit(Pairs(numbers));
+        fit.store(out + first, present);
+    });
+}
+
 void encode_q4_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
-    SymmetricSpan<8> fit;
-    const auto search = [&](const float* x) { fit.fit(x, search::q4_0_levels, length_of(search::q4_0_levels)); };
-    encode_spans<SpanQ4_0>(w, spans, stored, fit, search, [](SpanQ4_0&, int, const uint8_t*) {});
+    encode_nibbles<FloatPairs>(w, spans, stored);
+}
+
+void encode_bfloat_q4_0(const uint16_t* w, int64_t spans, uint8_t* stored) {
+    encode_nibbles<BfloatPairs>(w, spans, stored);
 }
 
 void encode_q5_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
@@ -103,7 +116,7 @@ void decode_q8_0(const uint8_t* stored, int64_t spans, float* w) {
 }
 
 constexpr Codec codecs[] = {
-    {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0},
+    {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0, nullptr, false, nullptr, encode_bfloat_q4_0},
     {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0},
     {"Q5_1", 32, sizeof(SpanQ5_1), encode_q5_1, decode_q5_1},
     {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0},

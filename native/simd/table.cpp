@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "fewbits/families.h"
+#include "deviation.h"
 #include "numbers.h"
 
 namespace fewbits {
@@ -45,44 +46,6 @@ void extent(Number kind, const void* numbers, int64_t count, float* absmax, int6
     uint16_t largest;
     extent_of<uint16_t, 32>(static_cast<const uint16_t*>(numbers), count, infinity, &largest, not_finite);
     *absmax = kind == Number::bf16 ? bits_to_float(static_cast<uint32_t>(largest) << 16) : half_to_float(largest);
-}
-
-// The compiler's own vectors of doubles, a register wide, because it splits loops over arrays of them into odd pieces.
-constexpr int wide = Vec::lanes / 2;
-typedef float NarrowVec __attribute__((vector_size(4 * wide)));
-typedef double WideVec __attribute__((vector_size(8 * wide)));
-
-inline WideVec widened(const float* p) {
-    NarrowVec x;
-    std::memcpy(&x, p, sizeof x);
-    return __builtin_convertvector(x, WideVec);
-}
-
-// Sums over sixteen lanes, added up in the order of the lanes.
-Deviation deviation(const float* w, const float* stored, int64_t count) {
-    constexpr int parts = 16 / wide;
-    WideVec errors[parts] = {}, squares[parts] = {};
-    const auto add = [&](const float* x, const float* y) {
-        for (int part = 0; part < parts; ++part) {
-            const WideVec own = widened(x + wide * part), r = own - widened(y + wide * part);
-            errors[part] += r * r;
-            squares[part] += own * own;
-        }
-    };
-    int64_t i = 0;
-    for (; i + 16 <= count; i += 16) add(w + i, stored + i);
-    if (i < count) {
-        float x[16] = {}, y[16] = {};
-        std::memcpy(x, w + i, static_cast<size_t>(count - i) * sizeof(float));
-        std::memcpy(y, stored + i, static_cast<size_t>(count - i) * sizeof(float));
-        add(x, y);
-    }
-    Deviation sum{0.0, 0.0};
-    for (int lane = 0; lane < 16; ++lane) {
-        sum.squared_error += errors[lane / wide][lane % wide];
-        sum.squared += squares[lane / wide][lane % wide];
-    }
-    return sum;
 }
 
 }  // namespace

@@ -43,6 +43,15 @@ inline Vec load_half(const uint16_t* p) {
 inline void store_half(Vec a, uint16_t* p) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+inline Vec load_bfloat(const uint16_t* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+inline bool any(Mask m) { return m.m != 0; }
+inline void add_widened(Vec a, double* sums) {
+    _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), _mm512_cvtps_pd(_mm512_castps512_ps256(a.v))));
+    _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))));
+}
 inline void widen_bytes(__m128i bytes, Vec* out) { out[0] = {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
 #elif defined(__AVX2__)
 struct Mask { __m256 m; };
@@ -76,6 +85,15 @@ inline Vec load_half(const uint16_t* p) {
 inline void store_half(Vec a, uint16_t* p) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+inline Vec load_bfloat(const uint16_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+}
+inline bool any(Mask m) { return _mm256_movemask_ps(m.m) != 0; }
+inline void add_widened(Vec a, double* sums) {
+    _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), _mm256_cvtps_pd(_mm256_castps256_ps128(a.v))));
+    _mm256_storeu_pd(sums + 4, _mm256_add_pd(_mm256_loadu_pd(sums + 4), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))));
+}
 inline void widen_bytes(__m128i bytes, Vec* out) {
     out[0] = {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
     out[1] = {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
@@ -108,6 +126,12 @@ inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 inline Vec round_even(Vec a) { return {vrndnq_f32(a.v)}; }
 inline Vec load_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
 inline void store_half(Vec a, uint16_t* p) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a.v))); }
+inline Vec load_bfloat(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
+inline bool any(Mask m) { return vmaxvq_u32(m.m) != 0; }
+inline void add_widened(Vec a, double* sums) {
+    vst1q_f64(sums, vaddq_f64(vld1q_f64(sums), vcvt_f64_f32(vget_low_f32(a.v))));
+    vst1q_f64(sums + 2, vaddq_f64(vld1q_f64(sums + 2), vcvt_high_f64_f32(a.v)));
+}
 inline void widen_bytes(uint8x16_t bytes, Vec* out) {
     const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
     out[0] = {vcvtq_f32_u32(vmovl_u16(vget_low_u16(low)))};

@@ -7,11 +7,16 @@ namespace fewbits {
 
 enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
 
-// Statistics of a slab against what was stored; sums are in double, over 16 lanes in a fixed order.
+// How far a row is from what was stored of it. Both sums run over sixteen lanes, lane j taking columns j, j + 16, ...
+// A tile of 256 columns is summed in single precision, differences included, where its largest magnitude lies in
+// (squares_from, squares_to], so that squares neither vanish nor overflow, and in double precision otherwise. Lanes of
+// tiles, and at last the lanes themselves, are added up in double precision, in their order.
 struct Deviation {
     double squared_error;  // sum (w - stored)^2
     double squared;        // sum w^2
 };
+constexpr int64_t deviation_tile = 256;
+constexpr float squares_from = 0x1p-40f, squares_to = 0x1p60f;
 
 struct Codec {
     const char* name;
@@ -26,6 +31,8 @@ struct Codec {
     void (*weigh)(const float* w, const float* importance, int64_t rows, int64_t cols, float* weights) = nullptr;
     bool weighted = false;  // whether `encode` looks at weights
     const char* lattice = nullptr;  // the table of points that must be given first (fewbits/lattices.h)
+    // `encode` of bfloat16 numbers with the format's own weighting; nullptr: they are widened first.
+    void (*encode_bfloat)(const uint16_t* w, int64_t spans, uint8_t* stored) = nullptr;
 };
 
 struct CodecFamily {
@@ -40,7 +47,7 @@ struct KernelTable {
     void (*widen)(Number kind, const void* numbers, int64_t count, float* w);
     // Largest magnitude, and how many numbers are NaN or infinite (those do not count towards the magnitude).
     void (*extent)(Number kind, const void* numbers, int64_t count, float* absmax, int64_t* not_finite);
-    Deviation (*deviation)(const float* w, const float* stored, int64_t count);
+    Deviation (*deviation)(Number kind, const void* numbers, const float* stored, int64_t count);
 };
 
 struct Agreement {

@@ -1,5 +1,6 @@
 // Constants of the searches; the torch formats (src/fewbits/formats) state the same numbers, and tests compare the codes.
 #pragma once
+#include <cstdint>
 
 namespace fewbits::search {
 
@@ -8,11 +9,16 @@ constexpr float q4_k_levels[] = {14.0f, 14.34375f, 14.6875f, 15.0f, 15.3125f, 15
 constexpr float q5_k_levels[] = {30.3125f, 30.59375f, 30.875f, 31.15625f, 31.4375f, 31.71875f, 32.0f};
 constexpr float q6_k_levels[] = {29.0f, 29.59375f, 30.1875f, 30.8125f, 31.40625f, 32.0f, 32.59375f};
 constexpr float q4_0_levels[] = {6.5f, 7.125f, 7.8125f, 8.4375f};
+// Q4_0, evenly weighted: numbers become fractions of the extreme in units of 1 / q4_0_whole (0.6484375 * 2^15), and
+// step i makes codes (fraction * q4_0_steps[i]) / 2^15: the extreme is divided into 6.48, 7.13, 7.78, 8.43 steps.
+constexpr float q4_0_whole = 21248.0f;
+constexpr int16_t q4_0_steps[] = {10, 11, 12, 13};
+constexpr float smallest_extreme = 0x1p-60f;  // a scale made of less rounds to 0 in binary16 anyway
 constexpr float q5_0_levels[] = {14.0f, 14.625f, 15.25f, 15.875f, 16.4375f};
 constexpr float q5_1_levels[] = {30.0f, 30.375f, 30.75f, 31.125f, 31.5f};
 
 // The largest element, divided into fewer than top + 1/2 steps, never rounds beyond code -top: no lower clamp is needed.
-static_assert(q4_0_levels[3] < 8.5f && q5_0_levels[4] < 16.5f, "the evenly weighted searches clamp on one side only");
+static_assert(q4_0_whole * q4_0_steps[3] < 8.5f * 0x1p15f && q5_0_levels[4] < 16.5f, "the evenly weighted searches clamp on one side only");
 
 constexpr float singular = 1e-6f;    // a determinant below this share of its larger product counts as zero
 constexpr float narrowest = 1e-30f;  // a range below this counts as this, so that its inverse stays finite

@@ -16,6 +16,8 @@ else:
     torch = LazyModule("torch")
 
 HALF_MAX = 65504.0
+SMALLEST_EXTREME = 2.0**-60
+"""A scale made of less rounds to 0 in binary16 anyway."""
 SINGULAR = 1e-6
 """A determinant below this share of its larger product counts as zero."""
 
@@ -112,3 +114,26 @@ def stored_as(x: torch.Tensor, kind: str) -> torch.Tensor:
         return stored_half(x)
     rounded = x.bfloat16().float() if kind == "bf16" else x
     return torch.where(rounded.abs() < SMALLEST_NORMAL, torch.zeros_like(rounded), rounded)
+def best_even_scale(x: torch.Tensor, whole: int, steps: tuple[int, ...], top: int) -> torch.Tensor:
+    """The best step of a symmetric grid -top .. top - 1 for `x` (..., n), evenly weighted, searched in whole numbers.
+
+    Numbers become fractions of the extreme element in units of 1 / `whole`, and each of `steps` makes codes of them,
+    fraction * step / 2^15: sums of products of whole numbers are exact, in any order. The code that removes most of the
+    energy gives the step, by least squares.
+    """
+    least, most = x.amin(-1).clamp(max=0.0), x.amax(-1).clamp(min=0.0)
+    extreme = torch.where(-least > most, least, most)
+    large = extreme.abs() > SMALLEST_EXTREME
+    per_unit = torch.where(large, torch.full_like(extreme, -whole) / extreme, torch.zeros_like(extreme))
+    fractions = (x * per_unit[..., None]).round().int()
+    best = torch.zeros_like(extreme)
+    scale = torch.zeros_like(extreme)
+    for step in steps:
+        codes = ((fractions * step + (1 << 14)) >> 15).clamp(max=top - 1)
+        sqx, sqq = (codes * fractions).sum(-1).float(), (codes * codes).sum(-1).float()
+        candidate = sqx * inverse(sqq)
+        gain = candidate * sqx
+        scale = torch.where(gain > best, candidate, scale)
+        best = torch.where(gain > best, gain, best)
+    unit = torch.full_like(extreme, -1.0) / torch.full_like(extreme, whole)
+    return scale * (extreme * unit) + 0.0  # never -0: which zero is the extreme depends on the machine

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import best_scale, divided, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import best_even_scale, best_scale, divided, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -36,6 +36,9 @@ class Symmetric(GridCodec):
     error_bound: float
     layout: str
     source: str
+    even_whole: int = 0
+    even_steps: tuple[int, ...] = ()
+    """Where given, the evenly weighted search is `exact.best_even_scale` with these."""
     span: int = SPAN
     rows: int = 1
     vector: int = 1
@@ -82,6 +85,8 @@ class Symmetric(GridCodec):
         if codes is not None:
             steps = codes.float().reshape(x.shape) - self.top
             d = ordered_sum((weight * steps) * x) * inverse(ordered_sum((weight * steps) * steps))
+        elif self.even_steps and importance is None:
+            d = best_even_scale(x, self.even_whole, self.even_steps, self.top)
         elif self.levels:
             d = best_scale(x, weight, self.top, self.levels)
         else:
@@ -128,6 +133,8 @@ Q4_0 = Symmetric(
     0.3,
     "d: binary16; 16 bytes: code e in the low half of byte e, code e + 16 in the high half",
     _SOURCE.format("Q4_0"),
+    even_whole=21248,
+    even_steps=(10, 11, 12, 13),
 )
 Q5_0 = Symmetric(
     "Q5_0",

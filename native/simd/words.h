@@ -1,0 +1,89 @@
+// Two 16-bit whole numbers of one group per 32-bit lane: whole-number arithmetic is exact in any order, so sums of
+// products may run over pairs at once where floats must go one after another.
+#pragma once
+#include "vec.h"
+
+namespace fewbits {
+namespace {
+
+#if defined(__AVX512F__)
+struct Sums { __m512i v; };
+struct Words { __m512i v; };
+inline Sums no_sums() { return {_mm512_setzero_si512()}; }
+inline Words all_words(int16_t x) { return {_mm512_set1_epi16(x)}; }
+inline Words round_words(Vec low, Vec high) {
+    const __m512i l = _mm512_cvtps_epi32(low.v), h = _mm512_cvtps_epi32(high.v);
+    return {_mm512_mask_blend_epi16(0xAAAAAAAAu, l, _mm512_slli_epi32(h, 16))};
+}
+// (a * b + 2^14) >> 15, the product in 32 bits.
+inline Words scaled(Words a, Words b) { return {_mm512_mulhrs_epi16(a.v, b.v)}; }
+inline Words operator+(Words a, Words b) { return {_mm512_add_epi16(a.v, b.v)}; }
+inline Words operator|(Words a, Words b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline Words min(Words a, Words b) { return {_mm512_min_epi16(a.v, b.v)}; }
+inline Words max(Words a, Words b) { return {_mm512_max_epi16(a.v, b.v)}; }
+template <int bits>
+Words shifted(Words a) { return {_mm512_slli_epi16(a.v, bits)}; }
+inline Sums add_products(Sums sum, Words a, Words b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
+inline Vec to_floats(Sums sum) { return {_mm512_cvtepi32_ps(sum.v)}; }
+inline void store(Words a, uint32_t* p) { _mm512_storeu_si512(p, a.v); }
+// The two bfloat16 numbers of each lane: the lower and the upper half.
+inline Vec lower_half(Vec a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
+inline Vec upper_half(Vec a) {
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+#elif defined(__AVX2__)
+struct Sums { __m256i v; };
+struct Words { __m256i v; };
+inline Sums no_sums() { return {_mm256_setzero_si256()}; }
+inline Words all_words(int16_t x) { return {_mm256_set1_epi16(x)}; }
+inline Words round_words(Vec low, Vec high) {
+    const __m256i l = _mm256_cvtps_epi32(low.v), h = _mm256_cvtps_epi32(high.v);
+    return {_mm256_blend_epi16(l, _mm256_slli_epi32(h, 16), 0xAA)};
+}
+inline Words scaled(Words a, Words b) { return {_mm256_mulhrs_epi16(a.v, b.v)}; }
+inline Words operator+(Words a, Words b) { return {_mm256_add_epi16(a.v, b.v)}; }
+inline Words operator|(Words a, Words b) { return {_mm256_or_si256(a.v, b.v)}; }
+inline Words min(Words a, Words b) { return {_mm256_min_epi16(a.v, b.v)}; }
+inline Words max(Words a, Words b) { return {_mm256_max_epi16(a.v, b.v)}; }
+template <int bits>
+Words shifted(Words a) { return {_mm256_slli_epi16(a.v, bits)}; }
+inline Sums add_products(Sums sum, Words a, Words b) {
+    return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(a.v, b.v))};
+}
+inline Vec to_floats(Sums sum) { return {_mm256_cvtepi32_ps(sum.v)}; }
+inline void store(Words a, uint32_t* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
+inline Vec lower_half(Vec a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 16))}; }
+inline Vec upper_half(Vec a) {
+    return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+#elif defined(__ARM_NEON)
+struct Sums { int32x4_t v; };
+struct Words { int16x8_t v; };
+inline Sums no_sums() { return {vdupq_n_s32(0)}; }
+inline Words all_words(int16_t x) { return {vdupq_n_s16(x)}; }
+inline Words round_words(Vec low, Vec high) {
+    const uint32x4_t l = vreinterpretq_u32_s32(vcvtnq_s32_f32(low.v));
+    const uint32x4_t h = vreinterpretq_u32_s32(vcvtnq_s32_f32(high.v));
+    return {vreinterpretq_s16_u32(vsliq_n_u32(l, h, 16))};
+}
+inline Words scaled(Words a, Words b) { return {vqrdmulhq_s16(a.v, b.v)}; }
+inline Words operator+(Words a, Words b) { return {vaddq_s16(a.v, b.v)}; }
+inline Words operator|(Words a, Words b) { return {vorrq_s16(a.v, b.v)}; }
+inline Words min(Words a, Words b) { return {vminq_s16(a.v, b.v)}; }
+inline Words max(Words a, Words b) { return {vmaxq_s16(a.v, b.v)}; }
+template <int bits>
+Words shifted(Words a) { return {vshlq_n_s16(a.v, bits)}; }
+inline Sums add_products(Sums sum, Words a, Words b) {
+    const int32x4_t first = vmull_s16(vget_low_s16(a.v), vget_low_s16(b.v)), second = vmull_high_s16(a.v, b.v);
+    return {vaddq_s32(sum.v, vpaddq_s32(first, second))};
+}
+inline Vec to_floats(Sums sum) { return {vcvtq_f32_s32(sum.v)}; }
+inline void store(Words a, uint32_t* p) { vst1q_u32(p, vreinterpretq_u32_s16(a.v)); }
+inline Vec lower_half(Vec a) { return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a.v), 16))}; }
+inline Vec upper_half(Vec a) {
+    return {vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a.v), vdupq_n_u32(0xffff0000u)))};
+}
+#endif
+
+}  // namespace
+}  // namespace fewbits
