@@ -37,29 +37,48 @@ const Reading* reading_at(int index) {
 
 const Reading& reading_of(Number kind) { return float_readings[kind == Number::f32 ? 0 : kind == Number::bf16 ? 1 : 2]; }
 
-// Eight lanes, because a compiler may not reorder one long sum of floats.
-void add_squares(const float* want, const float* got, Agreement* sum) {
-    double errors[8] = {}, squares[8] = {};
-    for (int j = 0; j < tile; j += 8)
-        for (int lane = 0; lane < 8; ++lane) {
-            const double x = want[j + lane], r = x - static_cast<double>(got[j + lane]);
-            errors[lane] += r * r;
-            squares[lane] += x * x;
-        }
-    for (int lane = 0; lane < 8; ++lane) {
-        sum->squared_error += errors[lane];
-        sum->squared += squares[lane];
+// The sums of a row as kernels.h defines them: sixteen lanes each, eight to a vector.
+struct Totals {
+    DoubleLanes errors[2] = {}, squares[2] = {};
+    DoubleLanes worst = {};
+};
+
+DoubleLanes half_of(Lanes v, int half) { return widened(reinterpret_cast<const float*>(&v) + 8 * half); }
+
+void add_in_single(const float* want, const float* got, Totals* totals) {
+    Lanes errors = {}, squares = {};
+    for (int j = 0; j < tile; j += 16) {
+        const Lanes x = load<Lanes>(want + j), r = x - load<Lanes>(got + j);
+        errors += r * r;
+        squares += x * x;
+    }
+    for (int half = 0; half < 2; ++half) {
+        totals->errors[half] += half_of(errors, half);
+        totals->squares[half] += half_of(squares, half);
+    }
+}
+
+void add_in_double(const float* want, const float* got, Totals* totals) {
+    DoubleLanes errors[2] = {}, squares[2] = {};
+    for (int j = 0; j < tile; j += 8) {
+        const DoubleLanes x = widened(want + j), r = x - widened(got + j);
+        errors[j / 8 % 2] += r * r;
+        squares[j / 8 % 2] += x * x;
+    }
+    for (int half = 0; half < 2; ++half) {
+        totals->errors[half] += errors[half];
+        totals->squares[half] += squares[half];
     }
 }
 
 void compare_tile(const Reading& stored, const uint8_t* p, const Reading& source, const uint8_t* numbers, double floor,
-                  Agreement* sum) {
+                  Totals* totals) {
     float want[tile], got[tile];
     source.read(numbers, want);
     stored.read(p, got);
-    add_squares(want, got, sum);
-    const double worst = stored.worst(want, got, floor);
-    sum->worst = worst > sum->worst ? worst : sum->worst;
+    const float largest = stored.extent(want, got, floor, &totals->worst);
+    const bool single = largest > squares_from && largest <= squares_to;
+    (single ? add_in_single : add_in_double)(want, got, totals);
 }
 
 }  // namespace
@@ -68,15 +87,21 @@ Agreement FEWBITS_JOIN(compare, FEWBITS_ISA_NAME)(int format, const uint8_t* sto
                                                    int64_t count, double floor) {
     const Reading &in_file = *reading_at(format), &in_source = reading_of(kind);
     const auto* source = static_cast<const uint8_t*>(numbers);
-    Agreement sum{0.0, 0.0, 0.0};
+    Totals totals;
     const int64_t whole = count / tile, rest = count % tile;
     for (int64_t t = 0; t < whole; ++t)
-        compare_tile(in_file, stored + t * in_file.tile_bytes, in_source, source + t * in_source.tile_bytes, floor, &sum);
+        compare_tile(in_file, stored + t * in_file.tile_bytes, in_source, source + t * in_source.tile_bytes, floor, &totals);
     if (rest) {  // zero bytes mean zero in every format
         uint8_t p[4 * tile] = {}, n[4 * tile] = {};
         std::memcpy(p, stored + whole * in_file.tile_bytes, static_cast<size_t>(in_file.tile_bytes * rest / tile));
         std::memcpy(n, source + whole * in_source.tile_bytes, static_cast<size_t>(in_source.tile_bytes * rest / tile));
-        compare_tile(in_file, p, in_source, n, floor, &sum);
+        compare_tile(in_file, p, in_source, n, floor, &totals);
+    }
+    Agreement sum{0.0, 0.0, 0.0};
+    for (int lane = 0; lane < 8; ++lane) sum.worst = totals.worst[lane] > sum.worst ? totals.worst[lane] : sum.worst;
+    for (int lane = 0; lane < 16; ++lane) {
+        sum.squared_error += totals.errors[lane / 8][lane % 8];
+        sum.squared += totals.squares[lane / 8][lane % 8];
     }
     return sum;
 }

@@ -18,9 +18,9 @@ void read_bf16_tile(const uint8_t* __restrict p, float* __restrict w) {
 void read_f32_tile(const uint8_t* __restrict p, float* __restrict w) { std::memcpy(w, p, tile * sizeof(float)); }
 
 constexpr Reading float_readings[] = {
-    {"F32", 4 * tile, read_f32_tile, worst_of<tile>},
-    {"BF16", 2 * tile, read_bf16_tile, worst_of<tile>},
-    {"F16", 2 * tile, read_tile<1, 2, read_f16>, worst_of<tile>},
+    {"F32", 4 * tile, read_f32_tile, extent_of<tile>},
+    {"BF16", 2 * tile, read_bf16_tile, extent_of<tile>},
+    {"F16", 2 * tile, read_tile<1, 2, read_f16>, extent_of<tile>},
 };
 
 }  // namespace

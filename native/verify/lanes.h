@@ -21,7 +21,9 @@ Vector load(const void* p) {
 }
 
 template <typename Bytes>
-Lanes to_floats(Bytes bytes) { return __builtin_convertvector(bytes, Lanes); }
+Lanes to_floats(Bytes bytes) { return __builtin_convertvector(__builtin_convertvector(bytes, WholeLanes), Lanes); }
+
+inline DoubleLanes widened(const float* p) { return __builtin_convertvector(load<HalfLanes>(p), DoubleLanes); }
 
 inline void store(Lanes v, float* p) { std::memcpy(p, &v, sizeof v); }
 

@@ -7,10 +7,9 @@ namespace {
 
 void read_q4_0(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p);
-    for (int j = 0; j < 16; ++j) {
-        w[j] = d * (p[2 + j] % 16 - 8);
-        w[16 + j] = d * (p[2 + j] / 16 - 8);
-    }
+    const ByteLanes both = load<ByteLanes>(p + 2);
+    store(d * (to_floats(both & 15) - 8.0f), w);
+    store(d * (to_floats(both >> 4) - 8.0f), w + 16);
 }
 void read_q5_0(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p);
@@ -28,7 +27,7 @@ void read_q5_1(const uint8_t* __restrict p, float* __restrict w) {
 }
 void read_q8_0(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p);
-    for (int j = 0; j < 32; ++j) w[j] = d * static_cast<int8_t>(p[2 + j]);
+    for (int j = 0; j < 32; j += 16) store(d * to_floats(load<SignedByteLanes>(p + 2 + j)), w + j);
 }
 
 constexpr Reading legacy_readings[] = {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "fewbits/kernels.h"
+#include "lanes.h"
 
 namespace fewbits {
 namespace {
@@ -25,43 +26,50 @@ void read_tile(const uint8_t* __restrict p, float* __restrict w) {
     for (int s = 0; s < tile / columns; ++s) read(p + bytes * s, w + columns * s);
 }
 
-int32_t magnitude_bits(float x) {
-    int32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return bits & 0x7fffffff;
+// Largest errors and largest numbers of eight spans from `span` on, of `columns` each; zeros where there are fewer.
+template <int columns>
+void largest_of_spans(const float* want, const float* got, int span, float* errors, float* numbers) {
+    WholeLanes most[16];
+    for (int s = 0; s < 8; ++s) {
+        WholeLanes far = {}, size = {};
+        const int start = columns * (span + s);
+        for (int j = start; j < start + columns && start < tile; j += 16) {
+            const Lanes x = load<Lanes>(want + j);
+            far = larger(far, magnitudes(x - load<Lanes>(got + j)));
+            size = larger(size, magnitudes(x));
+        }
+        most[s] = far;
+        most[8 + s] = size;
+    }
+    const WholeLanes found = largest_of_each(most);
+    std::memcpy(errors, &found, 32);
+    std::memcpy(numbers, reinterpret_cast<const float*>(&found) + 8, 32);
 }
 
-// The largest (|want - got| - floor) / max |want| over the tile's spans. Magnitudes are compared as whole numbers, which
-// order alike and, unlike floats, may be compared in any order.
+// The largest magnitude of a tile; lane s of `worst` becomes the largest (|want - got| - floor) / max |want| so far of
+// spans s, s + 8, ... Nothing over nothing is no number, and not larger than anything.
 template <int columns>
-double worst_of(const float* want, const float* got, double floor) {
-    double worst = 0.0;
-    for (int s = 0; s < tile; s += columns) {
-        int32_t far = 0, size = 0;
-        for (int j = s; j < s + columns; ++j) {
-            const int32_t distance = magnitude_bits(want[j] - got[j]), own = magnitude_bits(want[j]);
-            far = distance > far ? distance : far;
-            size = own > size ? own : size;
-        }
-        float farthest, largest;
-        std::memcpy(&farthest, &far, 4);
-        std::memcpy(&largest, &size, 4);
-        const double beyond = farthest - floor;
-        if (beyond > worst * largest) worst = largest > 0.0f ? beyond / largest : INFINITY;
+float extent_of(const float* want, const float* got, double floor, DoubleLanes* worst) {
+    float errors[8], numbers[8], largest = 0.0f;
+    for (int span = 0; span < tile / columns; span += 8) {
+        largest_of_spans<columns>(want, got, span, errors, numbers);
+        const DoubleLanes ratio = (widened(errors) - floor) / widened(numbers);
+        *worst = ratio > *worst ? ratio : *worst;
+        for (float number : numbers) largest = number > largest ? number : largest;
     }
-    return worst;
+    return largest;
 }
 
 struct Reading {
     const char* name;
     int tile_bytes;
     void (*read)(const uint8_t*, float*);
-    double (*worst)(const float*, const float*, double);
+    float (*extent)(const float*, const float*, double, DoubleLanes*);
 };
 
 template <int columns, int bytes, void (*read)(const uint8_t*, float*)>
 constexpr Reading reading(const char* name) {
-    return {name, tile / columns * bytes, read_tile<columns, bytes, read>, worst_of<columns>};
+    return {name, tile / columns * bytes, read_tile<columns, bytes, read>, extent_of<columns>};
 }
 
 }  // namespace
