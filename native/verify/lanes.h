@@ -3,6 +3,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace fewbits {
 namespace {
 
@@ -20,8 +24,37 @@ Vector load(const void* p) {
     return v;
 }
 
+// Bytes as numbers, and one number in all lanes: compilers go through memory, element by element, where a vector takes
+// two registers, so x86 is told how.
+#if defined(__AVX512F__)
+inline Lanes all(float x) { return (Lanes)_mm512_set1_ps(x); }
+inline WholeLanes whole(ByteLanes v) { return (WholeLanes)_mm512_cvtepu8_epi32((__m128i)v); }
+inline WholeLanes whole(SignedByteLanes v) { return (WholeLanes)_mm512_cvtepi8_epi32((__m128i)v); }
+#elif defined(__AVX2__)
+inline Lanes all(float x) {
+    const __m256 both[] = {_mm256_set1_ps(x), _mm256_set1_ps(x)};
+    return load<Lanes>(both);
+}
+inline WholeLanes joined(__m256i low, __m256i high) {
+    const __m256i both[] = {low, high};
+    return load<WholeLanes>(both);
+}
+inline WholeLanes whole(ByteLanes v) {
+    const __m128i bytes = (__m128i)v;
+    return joined(_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)));
+}
+inline WholeLanes whole(SignedByteLanes v) {
+    const __m128i bytes = (__m128i)v;
+    return joined(_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)));
+}
+#else
+inline Lanes all(float x) { return x - Lanes{}; }
 template <typename Bytes>
-Lanes to_floats(Bytes bytes) { return __builtin_convertvector(__builtin_convertvector(bytes, WholeLanes), Lanes); }
+WholeLanes whole(Bytes v) { return __builtin_convertvector(v, WholeLanes); }
+#endif
+
+template <typename Bytes>
+Lanes to_floats(Bytes v) { return __builtin_convertvector(whole(v), Lanes); }
 
 inline DoubleLanes widened(const float* p) { return __builtin_convertvector(load<HalfLanes>(p), DoubleLanes); }
 

@@ -6,7 +6,7 @@ namespace fewbits {
 namespace {
 
 void read_q4_0(const uint8_t* __restrict p, float* __restrict w) {
-    const float d = binary16(p);
+    const Lanes d = all(binary16(p));
     const ByteLanes both = load<ByteLanes>(p + 2);
     store(d * (to_floats(both & 15) - 8.0f), w);
     store(d * (to_floats(both >> 4) - 8.0f), w + 16);
@@ -26,7 +26,7 @@ void read_q5_1(const uint8_t* __restrict p, float* __restrict w) {
     }
 }
 void read_q8_0(const uint8_t* __restrict p, float* __restrict w) {
-    const float d = binary16(p);
+    const Lanes d = all(binary16(p));
     for (int j = 0; j < 32; j += 16) store(d * to_floats(load<SignedByteLanes>(p + 2 + j)), w + j);
 }
 
