@@ -114,6 +114,8 @@ def stored_as(x: torch.Tensor, kind: str) -> torch.Tensor:
         return stored_half(x)
     rounded = x.bfloat16().float() if kind == "bf16" else x
     return torch.where(rounded.abs() < SMALLEST_NORMAL, torch.zeros_like(rounded), rounded)
+
+
 def best_even_scale(x: torch.Tensor, whole: int, steps: tuple[int, ...], top: int) -> torch.Tensor:
     """The best step of a symmetric grid -top .. top - 1 for `x` (..., n), evenly weighted, searched in whole numbers.
 
