@@ -14,11 +14,19 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
+_QUANTIZED = (
+    "Q4_0",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+)
 _DECODERS = {
     "F16": "ggml_fp16_to_fp32_row",
     "BF16": "ggml_bf16_to_fp32_row",
-    **{name: f"dequantize_row_{name[0].lower()}{name[1:]}" for name in ("Q4_0", "Q5_0", "Q5_1")},
-    **{name: f"dequantize_row_{name[0].lower()}{name[1:]}" for name in ("Q8_0", "Q4_K", "Q5_K", "Q6_K")},
+    **{name: f"dequantize_row_{name.lower().replace('_k', '_K')}" for name in _QUANTIZED},
 }
 FORMATS = tuple(_DECODERS)
 """The formats that ggml and fewbits both have, but for F32."""
@@ -47,14 +55,20 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def encode(name: str, w: Floats) -> Bytes:
-    """The bytes (rows, bytes per row) that llama-quantize stores for `w` (rows, cols) without an importance matrix."""
+def encode(name: str, w: Floats, importance: Floats | None = None) -> Bytes:
+    """The bytes (rows, bytes per row) that llama-quantize stores for `w` (rows, cols).
+
+    `importance` (cols,) is a tensor's vector of an importance matrix; some types of ggml refuse to work without one.
+    """
     kind = gguf.GGMLQuantizationType[name]
     span, size = gguf.GGML_QUANT_SIZES[kind]
     w = np.ascontiguousarray(w, np.float32)
     rows, cols = w.shape
     stored = np.zeros((rows, cols // span * size), np.uint8)
-    written = _library().ggml_quantize_chunk(int(kind), w.ctypes.data, stored.ctypes.data, 0, rows, cols, None)
+    vector = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    assert vector is None or vector.shape == (cols,)
+    at = None if vector is None else vector.ctypes.data
+    written = _library().ggml_quantize_chunk(int(kind), w.ctypes.data, stored.ctypes.data, 0, rows, cols, at)
     assert written == stored.size
     return stored
 

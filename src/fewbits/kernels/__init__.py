@@ -144,9 +144,9 @@ def encode_rows(
     return Encoded(stored, squared_error, squared, largest, not_finite)
 
 
-def decode_rows(format_name: str, stored: Bytes, cols: int, *, isa: str = "") -> Floats:
-    """The numbers (rows, cols) float32 of stored bytes (rows, bytes per row)."""
-    w = np.empty((len(stored), cols), np.float32)
+def decode_rows(format_name: str, stored: Bytes, cols: int, *, into: Floats | None = None, isa: str = "") -> Floats:
+    """The numbers (rows, cols) float32 of stored bytes (rows, bytes per row), written `into` an array or a new one."""
+    w = np.empty((len(stored), cols), np.float32) if into is None else into
     _codecs(format_name).decode(format_name, np.ascontiguousarray(stored), w, isa)
     return w
 
