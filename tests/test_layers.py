@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {"errors", "registry", "formats", "sites"},
     "checkpoints": {"errors", "registry", "formats", "qtensor", "models"},
     "inspection": {"errors", "checkpoints"},
-    "reporting": {"errors", "formats", "evaluation", "inspection"},
+    "explanation": {"errors", "lazy", "formats", "kernels", "checkpoints"},
+    "reporting": {"errors", "formats", "evaluation", "explanation", "inspection"},
     "evaluation": {"", "errors", "registry", "formats", "kernels", "checkpoints", "models", "inspection"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
@@ -69,8 +70,8 @@ ALLOWED: dict[str, set[str]] = {
         "verification",
         "reporting",
     },
-    "cli": {"", "errors", "formats", "pipeline", "evaluation", "inspection", "reporting"},
-    "": {"errors", "formats", "pipeline", "evaluation", "inspection"},
+    "cli": {"", "errors", "formats", "pipeline", "evaluation", "explanation", "inspection", "reporting"},
+    "": {"errors", "formats", "pipeline", "evaluation", "explanation", "inspection"},
     "__main__": {"cli"},
 }
 

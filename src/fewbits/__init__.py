@@ -13,15 +13,17 @@ from fewbits.errors import FewbitsError
 if TYPE_CHECKING:
     from fewbits import formats
     from fewbits.evaluation.compare import compare
+    from fewbits.explanation.explain import explain
     from fewbits.inspection import inspect
     from fewbits.pipeline import quantize
 
     __version__: str
 
-__all__ = ["FewbitsError", "__version__", "compare", "formats", "inspect", "quantize"]
+__all__ = ["FewbitsError", "__version__", "compare", "explain", "formats", "inspect", "quantize"]
 
 _VERBS = {
     "compare": "fewbits.evaluation.compare",
+    "explain": "fewbits.explanation.explain",
     "inspect": "fewbits.inspection",
     "quantize": "fewbits.pipeline",
 }

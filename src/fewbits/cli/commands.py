@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "Measure perplexity, KL divergence and agreement of two models on a text.",
     "inspect": "List a file's tensors, formats, sizes and metadata.",
     "formats": "List the number formats: bits per weight, equation, layout, and when to use which.",
+    "explain": "Show what formats make of numbers, or of a tensor: bits, what comes back, the error.",
 }
 
 

@@ -1,0 +1,25 @@
+"""Which formats are shown when the user names none: the ones that people choose between, from exact to small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fewbits import formats
+from fewbits.errors import FormatError
+from fewbits.formats import Format
+
+FOR_NUMBERS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
+FOR_TENSORS = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
+ALL = "all"
+
+
+def choose(names: Sequence[str] | None, usual: Sequence[str]) -> list[Format]:
+    """The formats called `names` in any case, "all" of them, or the `usual` ones; FormatError for an unknown name."""
+    if names is None:
+        return [formats.get(name) for name in usual if name in formats.FORMATS]
+    if [name.lower() for name in names] == [ALL]:
+        return [formats.get(name) for name in formats.FORMATS]
+    found = dict.fromkeys(formats.describe(name).name for name in names)
+    if not found:
+        raise FormatError(f"no format is named; give some of {', '.join(formats.FORMATS)}.")
+    return [formats.get(name) for name in found]
