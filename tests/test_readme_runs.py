@@ -30,3 +30,4 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     assert 0 < float(divergence) < 1
     assert 4.5 < float(bits) < 6.5
     assert "│ dmin │" in drawing
+    assert "StoredNumber(number=3.1415, bits=(('code', '01111111'),), code=127" in drawing

@@ -7,7 +7,7 @@ from scripts.formats_document import DOCUMENT, document
 
 from fewbits import formats
 from fewbits.errors import FormatError
-from fewbits.formats.description import guide_of
+from fewbits.formats.description import entry_of
 from fewbits.formats.drawing import draw
 from fewbits.formats.guide import Part, families, guides
 
@@ -17,7 +17,7 @@ def test_the_document_is_up_to_date() -> None:
 
 
 def test_every_format_has_an_entry_in_the_guide_and_no_entry_is_left_over() -> None:
-    asked = {guide_of(formats.get(name)) for name in formats.FORMATS}
+    asked = {entry_of(formats.get(name)) for name in formats.FORMATS}
     assert asked == set(guides()), "say in formats/guide.toml who reads it and when to use it"
 
 

@@ -146,6 +146,25 @@ class TestRefusals:
 
         assert_refused(fewbits("compare", pocket, pocket, "--text", text, *json_too), "short.txt", "too short")
 
+    def test_formats_that_are_unknown(self, json_too: list[str], pocket: Path) -> None:
+        assert_refused(fewbits("formats", "Q4_KM", *json_too), "'Q4_KM'", "Q4_K")
+        assert_refused(fewbits("explain", "1", "--formats", "Q9_0,F16", *json_too), "'Q9_0'", "Q8_0")
+        assert_refused(fewbits("explain", "1", "--formats", ",", *json_too), "no format is named")
+
+    @pytest.mark.parametrize("number", ["abc", "nan", "inf", "-1e400", "--fromats", "1,5", ""])
+    def test_numbers_that_are_none(self, json_too: list[str], number: str) -> None:
+        assert_refused(fewbits("explain", "2.5", number, *json_too), "number")
+
+    def test_nothing_to_explain_or_too_much(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        place = f"{pocket}:model.norm.weight"
+
+        assert_refused(fewbits("explain", *json_too), "--tensor")
+        assert_refused(fewbits("explain", "1", "--tensor", place, *json_too), "not both")
+        assert_refused(fewbits("explain", "1", "--png", folder / "x.png", *json_too), "--tensor")
+        assert_refused(fewbits("explain", "--tensor", f"{pocket}:model.nrm.weight", *json_too), "model.norm.weight")
+        assert_refused(fewbits("explain", "--tensor", place, "--formats", "Q4_K", "--sample", "0", *json_too), "sample")
+        assert contents(folder) == []
+
     def test_a_name_that_is_no_text(self, json_too: list[str], folder: Path) -> None:
         name = os.fsdecode(b"no-\xff\x1b[31m-such")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fewbits.formats.guide import Part
+from fewbits.formats import Format
+from fewbits.formats.description import guide_of
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -41,11 +42,29 @@ def pieces(bits: int, width: int, element: tuple[int, int] | None) -> tuple[tupl
     return tuple((name, digits[start:stop]) for name, start, stop in cuts if stop > start)
 
 
-def code_width(parts: tuple[Part, ...], span: int, largest: int) -> int:
-    """Bits of a code: those that the parts of a span hold for each of its columns, or what the largest code needs.
+def code_width(format: Format, code: torch.Tensor) -> int:
+    """Bits of a code: of its type, as the format or the parts of its span state them, or what the largest code needs.
 
-    >>> code_width((Part("d", 1, 16, ""), Part("fifth bits", 32, 1, ""), Part("low bits", 32, 4, "")), 32, 31)
-    5
+    >>> import torch
+    >>> from fewbits import formats
+    >>> zeros = torch.zeros(1, 32, dtype=torch.uint8)
+    >>> code_width(formats.get("Q5_0"), zeros), code_width(formats.get("F16"), zeros.half())
+    (5, 16)
     """
-    stated = sum(part.bits for part in parts if part.count == span)
-    return max(stated, largest.bit_length(), 1)
+    if code.dtype != torch.uint8:
+        return 8 * code.element_size()
+    guide = guide_of(format)
+    stated = sum(part.bits for part in guide.parts if part.count == format.span)
+    element = 1 + sum(guide.element) if guide.element else 0
+    return stated or element or getattr(format, "code_bits", 0) or max(1, int(code.max()).bit_length())
+
+
+def as_stored(format: Format, bits: int, width: int) -> tuple[int, int]:
+    """The bits as they lie on disk, and the code that the equation speaks of: codes in memory count from 0.
+
+    Signed formats store two's complement; those whose equation subtracts no middle speak of the signed code, too.
+    """
+    turned = bits ^ 1 << (width - 1)
+    if guide_of(format).signed:
+        return turned, bits - (1 << (width - 1))
+    return (turned, bits) if getattr(format, "signed", False) else (bits, bits)

@@ -8,8 +8,8 @@ from fewbits import formats
 from fewbits.errors import FormatError
 from fewbits.formats import Format
 
-FOR_NUMBERS = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
-FOR_TENSORS = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
+FOR_NUMBERS = ("F32", "F16", "BF16", "int8_row_sym", "Q8_0", "Q6_K", "Q4_K", "Q4_0", "int4_g32_sym_f16")
+FOR_TENSORS = ("int8_row_sym", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "int4_g128_sym_f16", "Q4_0")
 ALL = "all"
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewbits import formats
 from fewbits.explanation.bits import code_width
 from fewbits.explanation.matrix import Floats
 from fewbits.formats import Format, Params
@@ -33,8 +32,7 @@ def levels(format: Format, w: Floats, like: Params | None) -> tuple[float, ...]:
     codes = format.encode(matrix, params)
     if codes.dtype != torch.uint8:
         return ()
-    described = formats.describe(format.name)
-    count = 1 << code_width(described.parts, format.span, int(codes.max()))
+    count = 1 << code_width(format, codes)
     if count > MOST:
         return ()
     every = torch.arange(count, dtype=torch.uint8).reshape(1, -1).expand(len(w), -1)

@@ -24,7 +24,7 @@ SLAB = 1 << 20
 """Numbers in memory at once, about."""
 
 TILE = 128
-"""Rows of a slab are a multiple of this where there are so many, so that no format's tiles are cut."""
+"""Rows of a slab are a multiple of this, so that no format's tiles are cut."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Matrix:
         stored = self.tensor.buffer[start * each : stop * each].reshape(stop - start, each)
         if self.tensor.format in kernels.formats():
             return kernels.decode_rows(self.tensor.format, stored, self.cols)
-        format = formats.get(self.tensor.format)
+        format = formats.as_row_format(formats.get(self.tensor.format))
         w: Floats = format.decode(*format.unpack(stored, self.cols)).numpy()
         return w
 
@@ -51,11 +51,9 @@ class Matrix:
 
         >>> tensor = StoredTensor("w", "F32", (1 << 16, 256), np.zeros(0, np.uint8))
         >>> Matrix(Path("f"), tensor, 1 << 16, 256).slabs(most=3 << 20)
-        [(8192, 12288), (28672, 32768), (49152, 53248)]
+        [(8192, 12288), (32768, 36864), (53248, 57344)]
         """
-        step = max(1, SLAB // self.cols)
-        if step >= TILE:
-            step -= step % TILE
+        step = max(TILE, SLAB // self.cols // TILE * TILE)
         starts = range(0, self.rows, step)
         wanted = len(starts) if self.rows * self.cols <= most else max(1, most // (step * self.cols))
         chosen = [starts[(2 * n + 1) * len(starts) // (2 * wanted)] for n in range(min(wanted, len(starts)))]

@@ -11,9 +11,10 @@ import numpy as np
 
 from fewbits import formats
 from fewbits.errors import FewbitsError
-from fewbits.explanation.bits import code_width, pattern, pieces
+from fewbits.explanation.bits import as_stored, code_width, pattern, pieces
 from fewbits.explanation.choice import FOR_NUMBERS, choose
 from fewbits.formats import Format, Params
+from fewbits.formats.description import guide_of
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class StoredNumber:
     bits: tuple[tuple[str, str], ...]
     """(name, binary digits), the highest bit first: sign, exponent, mantissa, or the code."""
     code: int
-    """The stored bits as an integer."""
+    """What the format's equation calls the code; for a plain float, its bits as an integer."""
     parameters: tuple[tuple[str, float], ...]
     """Scales and offsets that this number is decoded with; empty where the format has none."""
     value: float
@@ -113,23 +114,14 @@ def _in_format(numbers: tuple[float, ...], format: Format) -> NumbersInFormat:
     params = format.fit(w, like=format.prepare([w]))
     codes = format.encode(w, params)
     values = format.decode(codes, params)
-    described = formats.describe(format.name)
-    raw = [pattern(codes[0, column]) for column in range(len(numbers))]
+    width, element = code_width(format, codes), guide_of(format).element
+    stored = []
+    for n, number in enumerate(numbers):
+        bits, code = as_stored(format, pattern(codes[0, n]), width)
+        scales = _parameters(params, n, columns)
+        stored.append(StoredNumber(number, pieces(bits, width, element), code, scales, float(values[0, n])))
     size = formats.bits(format, 1, columns) // 8
-    width = 8 * size if format.span == 1 else code_width(described.parts, format.span, max(raw))
-    if format.span == 1:
-        width //= columns
-    stored = tuple(
-        StoredNumber(
-            number=number,
-            bits=pieces(raw[n], width, described.element),
-            code=raw[n],
-            parameters=_parameters(params, n, columns),
-            value=float(values[0, n]),
-        )
-        for n, number in enumerate(numbers)
-    )
-    return NumbersInFormat(format.name, 8 * size / columns, columns, size, how, format.equation, stored)
+    return NumbersInFormat(format.name, 8 * size / columns, columns, size, how, format.equation, tuple(stored))
 
 
 def _row(count: int, format: Format) -> tuple[int, str]:

@@ -93,8 +93,9 @@ def explain_tensor(
 ) -> TensorExplained:
     """Send the tensor at `place`, FILE:NAME, through each of the formats called `names`, and compare.
 
-    Reads slab by slab, at most about `sample` numbers; `levels` asks for the numbers that one group can become, too.
-    Raises FewbitsError when there is no such tensor, or none of the formats can hold it.
+    Reads slab by slab, at most about `sample` numbers, from which a scale of the whole tensor is then made, too;
+    `levels` asks for the numbers that one group can become. Raises FewbitsError when there is no such tensor, or none
+    of the formats can hold it.
     """
     matrix = open_matrix(place)
     fitting, left_out = _sorted_out(matrix, choose(names, FOR_TENSORS))

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from fewbits.errors import FormatError
 from fewbits.formats import integers
-from fewbits.formats.base import Format, Grid, Params, RowFormat, bits, bits_per_weight, fits, is_row_format, row_bytes
+from fewbits.formats.base import (
+    Format,
+    Grid,
+    Params,
+    RowFormat,
+    as_row_format,
+    bits,
+    bits_per_weight,
+    fits,
+    is_row_format,
+    row_bytes,
+)
 from fewbits.formats.description import Description
 from fewbits.formats.description import describe as _describe
 from fewbits.formats.floats import BF16, F16, F32
@@ -23,6 +34,7 @@ __all__ = [
     "Grid",
     "Params",
     "RowFormat",
+    "as_row_format",
     "bits",
     "bits_per_weight",
     "describe",

@@ -7,7 +7,7 @@ from typing import Any
 
 from fewbits.formats.base import Format, bits_per_weight, is_row_format
 from fewbits.formats.drawing import WIDTH, draw
-from fewbits.formats.guide import Family, Part, guides
+from fewbits.formats.guide import Family, Guide, Part, guides
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,19 @@ class Description:
         return {**asdict(self), "family": self.family.name, "element": element}
 
 
-def guide_of(format: Format) -> str:
-    """The entry of guide.toml that tells about `format`: its own, or the one that it shares with its family."""
+def entry_of(format: Format) -> str:
+    """Name of the entry of guide.toml that tells about `format`: its own, or the one that its family shares."""
     return str(getattr(format, "guide", format.name))
+
+
+def guide_of(format: Format) -> Guide:
+    """What guide.toml tells about `format`."""
+    return guides()[entry_of(format)]
 
 
 def describe(format: Format) -> Description:
     """Everything that is known about `format`."""
-    guide = guides()[guide_of(format)]
+    guide = guide_of(format)
     return Description(
         name=format.name,
         family=guide.family,

@@ -56,6 +56,8 @@ class Guide:
     element: tuple[int, int] | None
     """Bits of exponent and mantissa of a code that is a small float."""
     parts: tuple[Part, ...]
+    signed: bool
+    """The equation speaks of signed codes, stored in two's complement."""
 
 
 @cache
@@ -74,7 +76,14 @@ def _guide(raw: Mapping[str, Any]) -> Guide:
     element = parse_element(raw["element"]) if "element" in raw else None
     stated = tuple(Part(*part) for part in raw.get("parts", ()))
     alone = _bits_of_a_float(*element) if element and not stated else ()
-    return Guide(families()[raw["family"]], tuple(raw["readers"]), raw["when"], element, stated or alone)
+    return Guide(
+        family=families()[raw["family"]],
+        readers=tuple(raw["readers"]),
+        when=raw["when"],
+        element=element,
+        parts=stated or alone,
+        signed=raw.get("signed", False),
+    )
 
 
 def parse_element(text: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -31,6 +32,7 @@ def number_tables(explained: NumbersExplained) -> list[RenderableType]:
     for n, number in enumerate(explained.numbers):
         right = ("comes back", "error", "relative")
         table = _table(repr(number), "format", "stored bits", *right, right=right)
+        table.columns[1].no_wrap = False
         for each in explained.formats:
             stored = each.stored[n]
             table.add_row(each.format, _bits(stored), f"{stored.value:.8g}", _signed(stored.error), _relative(stored))
@@ -44,7 +46,7 @@ def _bits(stored: StoredNumber) -> Text:
     pieces = [(digits, _COLOURS.get(name, "")) for name, digits in stored.bits]
     text = Text(" ").join(Text(digits, style=colour) for digits, colour in pieces)
     if [name for name, _ in stored.bits] == ["code"]:
-        text.append(f" = {stored.code}", style="dim")
+        text.append(f"  code {stored.code}", style="dim")
     return text
 
 
@@ -136,22 +138,31 @@ def _axis(low: float, high: float, cells: int) -> str:
     return f"{line[:zero]}0{line[zero + 1 :]}" if len(left) < zero < cells - len(right) - 1 else line
 
 
+class Bar:
+    """A bar that takes the room that its column has, coloured by its length."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The bar in eighths of a cell."""
+        cells = min(options.max_width, _WIDEST_BAR)
+        yield Text(strips.bar(self._share, cells), style=strips.heat(self._share, 0, 1), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """From a few cells to the widest bar."""
+        return Measurement(4, _WIDEST_BAR)
+
+
 def _errors(e: TensorExplained) -> Table:
-    columns = ("format", "bits/weight", "bytes", "relative RMS error", "", "largest error")
-    table = _table("Error per format", *columns, right=("bits/weight", "bytes", "relative RMS error", "largest error"))
+    columns = ("format", "bits/weight", "bytes", "error", "", "largest")
+    table = _table("Relative RMS error, and the largest", *columns, right=("bits/weight", "bytes", "error", "largest"))
     worst = max(each.relative_rms for each in e.formats)
     for each in e.formats:
         share = each.relative_rms / worst if worst and math.isfinite(worst) else 0.0
-        line = Text(strips.bar(share, _WIDEST_BAR), style=strips.heat(share, 0, 1))
-        size = figures.size(each.bytes)
-        table.add_row(
-            each.format,
-            f"{each.bits_per_weight:.6g}",
-            size,
-            figures.error(each.relative_rms),
-            line,
-            f"{each.largest_error:.3g}",
-        )
+        error, largest = figures.error(each.relative_rms), f"{each.largest_error:.3g}"
+        bits, size = f"{each.bits_per_weight:.6g}", figures.size(each.bytes)
+        table.add_row(each.format, bits, size, error, Bar(share), largest)
     return table
 
 
@@ -159,4 +170,6 @@ def _table(title: str, *columns: str, right: Iterable[str]) -> Table:
     right = set(right)
     table = simple_table(title, *((name, "right" if name in right else "left") for name in columns))
     table.padding = (0, 0, 0, 1)  # 80 columns hold the bits of a binary32 number and what comes back
+    for column in table.columns[:2]:
+        column.no_wrap = True
     return table

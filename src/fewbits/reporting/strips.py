@@ -20,9 +20,8 @@ def fitting(bins: int, room: int) -> int:
 def columns(counts: Sequence[int], cells: int, height: int = 1) -> list[str]:
     """A histogram of `cells` columns and `height` lines, the top line first; what is not zero is seen.
 
-    >>> print(*columns([0, 1, 4, 16, 4, 1, 0, 0], 8, height=2), sep="\\n")
-       █
-     ▁▄█▄▁
+    >>> columns([0, 1, 4, 16, 4, 1, 0, 0], 8, height=2)
+    ['   █    ', ' ▁▄█▄▁  ']
     """
     each = len(counts) // cells
     sums = [sum(counts[n * each : (n + 1) * each]) for n in range(cells)]
