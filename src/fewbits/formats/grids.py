@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fewbits.formats.exact import inverse
 from fewbits.lazy import LazyModule
@@ -96,3 +96,62 @@ def nearest_in(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     numbers, order = table.sort(stable=True)
     halfway = (numbers[1:] + numbers[:-1]) * 0.5
     return order[torch.bucketize(x.contiguous(), halfway, right=True)]
+
+
+class Element(Protocol):
+    """A type of small numbers of its own, before any scale: a small float, or a fixed-point number."""
+
+    def __hash__(self) -> int:
+        """Elements are frozen."""
+
+    @property
+    def name(self) -> str:
+        """As its specification calls it."""
+
+    @property
+    def bits(self) -> int:
+        """Of a code, its sign included."""
+
+    @property
+    def largest(self) -> float:
+        """The largest finite number."""
+
+    def numbers(self) -> torch.Tensor:
+        """What every code means, in the order of the codes, float32."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """The uint8 codes nearest to float32 `x`, ties to the even one, saturating."""
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """The float32 numbers of `codes`."""
+
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """The numbers of the codes nearest to `x`."""
+
+
+@dataclass(frozen=True)
+class ElementGrid:
+    """Numbers scale * element[code]; a line of `scale` serves `rows` rows (0 = all), its columns are (lines, cols).
+
+    >>> import torch
+    >>> from fewbits.formats.minifloat import E2M1
+    >>> grid = ElementGrid(E2M1, scale=torch.tensor([[0.5, 2.0]]))
+    >>> grid.value(grid.nearest(torch.tensor([[1.3, -9.0]])))
+    tensor([[ 1.5000, -8.0000]])
+    """
+
+    element: Element
+    scale: torch.Tensor
+    rows: int = 1
+    vector: int = 1
+
+    def nearest(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes (rows, cols) uint8; where the scale is 0 those of 0."""
+        return self.element.encode(x * inverse(self._scale(len(x))))
+
+    def value(self, codes: torch.Tensor) -> torch.Tensor:
+        """Numbers (rows, cols) float32."""
+        return self._scale(len(codes)) * self.element.decode(codes)
+
+    def _scale(self, rows: int) -> torch.Tensor:
+        return self.scale.repeat_interleave(self.rows, 0)[:rows] if self.rows > 1 else self.scale

@@ -6,6 +6,7 @@ Every step is exact or one IEEE single-precision operation, so that native/inclu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import ldexp
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,17 @@ class MiniFloat:
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """The float32 numbers of `codes`."""
-        return self.numbers().to(codes.device)[codes.long()]
+        return _numbers(self).to(codes.device)[codes.long()]
+
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """The numbers nearest to float32 `x`, which is not NaN: what `encode` finds, as numbers.
+
+        Added to 1.5 * 2^23 of its steps a magnitude is rounded to whole steps, to nearest even, by the addition.
+        """
+        magnitude = x.abs().clamp(max=self.largest)
+        power = (magnitude.view(torch.int32) & 0x7F800000).view(torch.float32).clamp(min=2.0**self.lowest)
+        magic = power * (1.5 * 2.0 ** (_FRACTION_BITS - self.fraction_bits))
+        return ((magnitude + magic) - magic).copysign(x)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The uint8 codes nearest to float32 `x`; the sign of zero is kept."""
@@ -88,6 +99,11 @@ class MiniFloat:
         if self.nan is not None:
             codes = torch.where(x.isnan(), torch.full_like(codes, self.nan), codes)
         return (codes | x.signbit().int() << (self.bits - 1)).to(torch.uint8)
+
+
+@cache
+def _numbers(kind: MiniFloat) -> torch.Tensor:
+    return kind.numbers()
 
 
 E2M1 = MiniFloat("E2M1", 2, 1, 1, 0x07)

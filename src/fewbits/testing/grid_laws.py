@@ -6,7 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from fewbits.formats.base import Format, Params
-from fewbits.formats.grids import FloatGrid, TableGrid, UniformGrid
+from fewbits.formats.exact import SMALLEST_NORMAL
+from fewbits.formats.grids import Element, ElementGrid, FloatGrid, TableGrid, UniformGrid
 from fewbits.lazy import LazyModule
 from fewbits.testing.expect import expect
 
@@ -35,7 +36,18 @@ def all_codes(format: Format, params: Params) -> torch.Tensor | None:
         return torch.arange(len(grid.table), dtype=torch.uint8)
     if isinstance(grid, FloatGrid) and grid.dtype.itemsize == 2:
         return _finite(grid.dtype)
+    if isinstance(grid, ElementGrid):
+        return _chosen(grid.element)
     return None
+
+
+@cache
+def _chosen(element: Element) -> torch.Tensor:
+    """Codes of finite numbers in the order of the numbers, but for those that stand for what another code means."""
+    numbers = element.numbers()
+    order = numbers.argsort()
+    codes = order[numbers[order].isfinite()].to(torch.uint8)
+    return codes[element.encode(element.decode(codes)) == codes]
 
 
 @cache
@@ -59,7 +71,10 @@ def check_nearest(format: Format, w: torch.Tensor, params: Params, codes: torch.
     else:
         values = torch.stack([format.decode(code.expand_as(codes), params) for code in every]).double()
         nearest = (values - w).abs().amin(0)
-        allowed = ROUNDING * torch.maximum(values.abs().amax(0), w.double().abs())
+        size = w.double().abs()
+        if not isinstance(format.grid(params, slice(None)), ElementGrid):  # whose steps shrink with the numbers
+            size = torch.maximum(values.abs().amax(0), size)
+        allowed = ROUNDING * size
     farther = found - nearest
     expect(bool((farther <= allowed).all()), f"{where}: a nearer code exists, by {float(farther.max()):.3g}")
 
@@ -86,6 +101,8 @@ def _told_apart(format: Format, params: Params, every: torch.Tensor, value: torc
     grid = format.grid(params, slice(None))
     if isinstance(grid, FloatGrid):
         return torch.ones_like(value, dtype=torch.bool)
+    if isinstance(grid, ElementGrid):  # whose numbers lie apart in proportion to their size
+        return value.abs() >= SMALLEST_NORMAL
     if isinstance(grid, TableGrid):
         numbers = grid.table.double().sort().values
         step = grid.scale.double().abs() * numbers.diff().min()
