@@ -2,6 +2,7 @@
 // It shares nothing with the codecs but the byte layouts' documentation: offsets are written out here once more, so a
 // mistake in the codecs' structs, packing or arithmetic shows as a disagreement. Compiled once per instruction set.
 #include "floats.h"
+#include "iq4.h"
 #include "kquant.h"
 #include "legacy.h"
 
@@ -24,6 +25,7 @@ constexpr Readings families[] = {
     all_of(float_readings),
     all_of(legacy_readings),
     all_of(kquant_readings),
+    all_of(iq4_readings),
 };
 
 // nullptr beyond the last.

@@ -55,5 +55,5 @@ def test_bits_are_drawn_where_parts_are_no_whole_bytes() -> None:
 
 def test_a_name_is_found_in_any_case_and_an_unknown_one_gets_the_nearest() -> None:
     assert formats.describe("q6_k").name == "Q6_K"
-    with pytest.raises(FormatError, match=r"unknown format 'Q4_L'; did you mean 'Q4_K'"):
-        formats.describe("Q4_L")
+    with pytest.raises(FormatError, match=r"unknown format 'Q6_L'; did you mean 'Q6_K'"):
+        formats.describe("Q6_L")

@@ -14,7 +14,7 @@ from fewbits.formats import Format, Params
 FEW = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.filter_too_much]
 )
-QUANTIZED = [name for name in formats.ROWS if name.startswith("Q")]
+QUANTIZED = [name for name in formats.ROWS if name not in ("F32", "F16", "BF16")]
 ODD = [name for name in formats.ROWS if name not in ("Q4_K", "Q5_K", "Q5_1")]
 """Formats whose grids are symmetric, up to the sign of their scale."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from fewbits import formats, kernels
 from fewbits.testing.inputs import matrices, normal
+from references import table_searches
 from references.formats import SPANS, as_float32, decode
 from references.searches import one_level, two_level, weights
 
@@ -46,6 +49,13 @@ def test_decoding_what_was_encoded(name: str) -> None:
     same_numbers(format.decode(codes, params).numpy(), as_float32(decode(name, format.pack(codes, params))))
 
 
+SEARCHES = {
+    **{name: partial(one_level, name) for name in ("Q4_0", "Q5_0", "Q5_1", "Q8_0")},
+    **{name: partial(two_level, name) for name in ("Q4_K", "Q5_K", "Q6_K")},
+    **table_searches.SEARCHES,
+}
+"""Weighted error of a span, by a plain search."""
+
 KINDS = {
     "gaussian": normal(4, 256, 11) * 0.05,
     "heavy-tailed": normal(4, 256, 12) ** 3,
@@ -55,7 +65,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [n for n in formats.ROWS if n.startswith("Q")])
+@pytest.mark.parametrize("name", SEARCHES)
 def test_fit_is_no_worse_than_a_plain_search(name: str, kind: str) -> None:
     """In its own weights, over a matrix; the reference measures our numbers through its own decoder."""
     format, w = formats.get(name), KINDS[kind]
@@ -63,6 +73,5 @@ def test_fit_is_no_worse_than_a_plain_search(name: str, kind: str) -> None:
     numbers = w.double().numpy()
     stored = decode(name, format.pack(format.encode(w, params), params))
     ours = float((weights(name, numbers) * (stored - numbers) ** 2).sum())
-    search = two_level if format.span == 256 else one_level
-    theirs = sum(search(name, span) for span in numbers.reshape(-1, format.span))
+    theirs = sum(SEARCHES[name](span) for span in numbers.reshape(-1, format.span))
     assert ours <= theirs * (1 + 1e-12)

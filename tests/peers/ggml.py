@@ -22,6 +22,8 @@ _QUANTIZED = (
     "Q4_K",
     "Q5_K",
     "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
 )
 _DECODERS = {
     "F16": "ggml_fp16_to_fp32_row",

@@ -109,6 +109,26 @@ def q6_k(data: bytes) -> list[float]:
     return numbers
 
 
+UNEVEN = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+"""What the half-bytes of IQ4 mean."""
+
+
+def iq4_nl(data: bytes) -> list[float]:
+    """Half-bytes as in Q4_0."""
+    return [half(data, 0) * UNEVEN[field(data, 8 * (2 + c % 16) + 4 * (c // 16), 4)] for c in range(32)]
+
+
+def iq4_xs(data: bytes) -> list[float]:
+    """Eight pairs of bits from byte 2 on, on top of eight half-bytes from byte 4 on, are the scales plus 32."""
+    numbers = []
+    for c in range(256):
+        group, e = c // 32, c % 32
+        scale = 16 * field(data, 16 + 2 * group, 2) + field(data, 32 + 4 * group, 4) - 32
+        code = field(data, 8 * (8 + 16 * group + e % 16) + 4 * (e // 16), 4)
+        numbers.append(half(data, 0) * scale * UNEVEN[code])
+    return numbers
+
+
 SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
     "F32": (4, f32),
     "F16": (2, f16),
@@ -120,6 +140,8 @@ SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
     "Q4_K": (144, q4_k),
     "Q5_K": (176, q5_k),
     "Q6_K": (210, q6_k),
+    "IQ4_NL": (18, iq4_nl),
+    "IQ4_XS": (136, iq4_xs),
 }
 """Bytes of a span, and what they mean."""
 

@@ -18,12 +18,23 @@ def affine_weights(group: Floats) -> Floats:
     return np.sqrt(np.mean(group**2)) + np.abs(group)
 
 
-def weights(name: str, w: Floats) -> Floats:
-    """The weights (rows, cols) in which `name` measures squared errors unless importance is given."""
+SQUARED = ("Q6_K", "IQ4_NL", "IQ4_XS")
+"""Formats that ggml weights by x^2 without importance."""
+
+SPREAD = {"IQ4_NL": 32, "IQ4_XS": 256}
+"""Formats that ggml weights by importance * sqrt(2 * mean square + x^2), with the columns of that mean."""
+
+
+def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
+    """The weights (rows, cols) in which ggml measures errors of `name`, by importance (cols,) where that is given."""
+    if importance is not None:
+        spans = w.reshape(len(w), -1, SPREAD[name])
+        spread = 2 * np.mean(spans**2, axis=-1, keepdims=True)
+        return importance * np.sqrt(spread + spans**2).reshape(w.shape)
     if name in ("Q4_K", "Q5_K"):
         groups = w.reshape(-1, 32)
         return np.array([affine_weights(group) for group in groups]).reshape(w.shape)
-    return w**2 if name == "Q6_K" else np.ones_like(w)
+    return w**2 if name in SQUARED else np.ones_like(w)
 
 
 def nearest(group: Floats, scale: float, low: float, bottom: int, top: int) -> Floats:

@@ -56,4 +56,21 @@ struct SpanQ6_K {    // w = d * scale[g] * (q - 32), 256 columns, 16 groups of 1
 };
 static_assert(sizeof(SpanQ6_K) == 210, "6.5625 bits per weight");
 
+// IQ4: what the sixteen codes mean before the scale.
+constexpr int8_t iq4_table[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+struct SpanIQ4_NL {  // w = d * table[q], 32 columns
+    half_bits d;
+    uint8_t q[16];   // as in Q4_0
+};
+static_assert(sizeof(SpanIQ4_NL) == 18, "4.5 bits per weight");
+
+struct SpanIQ4_XS {  // w = d * (scale[g] - 32) * table[q], 256 columns, 8 groups of 32
+    half_bits d;
+    uint8_t high[2]; // upper two bits of 8 six-bit scales, as one number of 16 bits
+    uint8_t low[4];  // lower four bits, the even group's in the low half of a byte
+    uint8_t q[128];  // 16 bytes per group, as in IQ4_NL
+};
+static_assert(sizeof(SpanIQ4_XS) == 136, "4.25 bits per weight");
+
 }  // namespace fewbits

@@ -16,6 +16,8 @@ constexpr int16_t q4_0_steps[] = {10, 11, 12, 13};
 constexpr float smallest_extreme = 0x1p-60f;  // a scale made of less rounds to 0 in binary16 anyway
 constexpr float q5_0_levels[] = {14.0f, 14.625f, 15.25f, 15.875f, 16.4375f};
 constexpr float q5_1_levels[] = {30.0f, 30.375f, 30.75f, 31.125f, 31.5f};
+constexpr float iq4_levels[] = {-168.0f, -148.0f, -136.0f, -130.0f, -126.0f, -122.0f, -110.0f,
+                                -104.0f, -86.0f,  90.0f,   110.0f,  114.0f,  120.0f,  134.0f};
 
 // The largest element, divided into fewer than top + 1/2 steps, never rounds beyond code -top: no lower clamp is needed.
 static_assert(q4_0_whole * q4_0_steps[3] < 8.5f * 0x1p15f && q5_0_levels[4] < 16.5f, "the evenly weighted searches clamp on one side only");

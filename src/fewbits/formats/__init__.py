@@ -19,6 +19,7 @@ from fewbits.formats.base import (
 from fewbits.formats.description import Description
 from fewbits.formats.description import describe as _describe
 from fewbits.formats.floats import BF16, F16, F32
+from fewbits.formats.iq4 import IQ4_NL, IQ4_XS
 from fewbits.formats.kquant import Q4_K, Q5_K
 from fewbits.formats.kquant_symmetric import Q6_K
 from fewbits.formats.legacy import Q4_0, Q5_0, Q8_0
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 FORMATS: Registry[Format] = Registry("format", FormatError)
-for _format in (F32, F16, BF16, Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K):
+for _format in (F32, F16, BF16, Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS):
     FORMATS.add(_format.name, _format)
 
 ROWS = tuple(FORMATS)

@@ -81,6 +81,13 @@ def extreme(x: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def by_spread(w: torch.Tensor, importance: torch.Tensor, span: int) -> torch.Tensor:
+    """Weights (rows, cols) that llama.cpp gives squared errors: importance * sqrt(2 * the span's mean square + w^2)."""
+    x = w.reshape(len(w), -1, span)
+    spread = ordered_sum(x * x) * (2.0 / span)
+    return (importance.expand_as(w).reshape(x.shape) * square_root(spread[..., None] + x * x)).reshape(w.shape)
+
+
 def best_scale(x: torch.Tensor, weight: torch.Tensor, top: int, levels: tuple[float, ...]) -> torch.Tensor:
     """The best step of a symmetric grid -top .. top - 1 for `x` (..., n), of one candidate per level.
 
