@@ -1,4 +1,5 @@
-"""Make the golden files again, with the real peers: `make peers`, then `.venv/bin/python tests/golden/make.py`.
+"""Make the golden files again, with the real peers: `make peers`, then `.venv/bin/python tests/golden/make.py` (`recipes` or
+`formats` for these alone).
 
 Tests never run this; they fail when a file is missing or differs from manifest.json. Run it only when a format is
 added, a search is changed on purpose or the peers move on, and look at the difference before committing it.
@@ -7,7 +8,7 @@ formats/NAME.ours        what our codec stores for golden.inputs.matrix()
 formats/NAME.peer        what ggml's C stores for it
 formats/NAME.ours.f32    ggml's numbers for NAME.ours, which the gguf package must confirm
 formats/NAME.peer.f32    ggml's numbers for NAME.peer
-recipes.json             the type that llama-quantize chooses for each tensor of references.mixed_models, per recipe
+recipes.json             the types that llama-quantize chooses for references.recipe_models, a line per recipe
 manifest.json            SHA-256 of each file, and the versions that made them
 """
 
@@ -18,7 +19,6 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parent.parent / "src")]
@@ -27,12 +27,11 @@ import gguf  # noqa: E402
 import numpy as np  # noqa: E402
 
 from fewbits import kernels  # noqa: E402
-from fewbits.checkpoints.huggingface import convert_directory  # noqa: E402
 from fewbits.digest import sha256_of  # noqa: E402
 from golden.inputs import matrix  # noqa: E402
 from peers import ggml  # noqa: E402
-from references.conversion_file import write_f16  # noqa: E402
-from references.mixed_models import MODELS, RECIPES  # noqa: E402
+from references.condensed import condensed  # noqa: E402
+from references.recipe_models import MODELS, write_shapes  # noqa: E402
 
 
 def make_formats() -> None:
@@ -50,26 +49,24 @@ def make_formats() -> None:
 
 
 def make_recipes() -> None:
-    """Types that llama-quantize chooses, with the facts that our rules ask for."""
-    with tempfile.TemporaryDirectory() as folder:
-        models = {make.__name__: _model(make(Path(folder) / make.__name__), Path(folder)) for make in MODELS}
-    text = json.dumps({"recipes": " ".join(RECIPES), "models": models}, indent=1)
-    (FOLDER / "recipes.json").write_text(text + "\n", encoding="utf-8")
+    """Types that llama-quantize chooses without weights or, where they differ, with an importance matrix ("+")."""
+    models = {}
+    for name, model in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            matrices = {tensor for tensor, shape in model.shapes.items() if len(shape) > 1}
+            models[name] = _choices(write_shapes(model, Path(folder) / "shapes.gguf"), matrices)
+    (FOLDER / "recipes.json").write_text(json.dumps(models, indent=1) + "\n", encoding="utf-8")
 
 
-def _model(directory: Path, folder: Path) -> dict[str, Any]:
-    conversion = convert_directory(directory)
-    source = write_f16(conversion, folder / "f16.gguf")
-    chosen = [ggml.chosen_types(source, recipe, folder / "out.gguf") for recipe in RECIPES]
-    facts = ("block_count", "attention.head_count", "attention.head_count_kv")
-    return {
-        "architecture": conversion.architecture,
-        "facts": {key: conversion.metadata[f"{conversion.architecture}.{key}"].value for key in facts},
-        "tensors": {
-            p.name: " ".join(["x".join(map(str, p.source.shape)), *(types[p.name] for types in chosen)])
-            for p in conversion.placements
-        },
-    }
+def _choices(source: Path, matrices: set[str]) -> dict[str, str]:
+    lines: dict[str, str] = {}
+    for recipe in ggml.MIXES:
+        for mark, importance in (("", False), ("+", True)):
+            types = ggml.planned_types(source, recipe, importance=importance)
+            line = condensed({name: types[name] for name in matrices}) if types else "refused"
+            if line != lines.get(recipe):
+                lines[recipe + mark] = line
+    return lines
 
 
 def make_manifest() -> None:
@@ -83,6 +80,9 @@ def make_manifest() -> None:
 
 
 if __name__ == "__main__":
-    make_formats()
-    make_recipes()
+    wanted = sys.argv[1:] or ["formats", "recipes"]
+    if "formats" in wanted:
+        make_formats()
+    if "recipes" in wanted:
+        make_recipes()
     make_manifest()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +35,18 @@ _DECODERS = {
 }
 FORMATS = tuple(_DECODERS)
 """The formats that ggml and fewbits both have, but for F32."""
+
+FILE_TYPES = {
+    **{kind.name.split("_", 1)[1]: int(kind) for kind in gguf.LlamaFileType if kind.name != "GUESSED"},
+    "Q2_0": 41,  # the gguf package does not know it yet
+}
+"""llama-quantize's names of its mixes and their numbers."""
+
+LARGE_ENDS = {"Q2_K_L": "Q2_K", "Q3_K_XL": "Q3_K_L", "Q4_K_L": "Q4_K_M", "Q5_K_L": "Q5_K_M", "Q6_K_L": "Q6_K"}
+"""The community's mixes: llama-quantize's with --output-tensor-type and --token-embedding-type Q8_0."""
+
+MIXES = (*(name for name in FILE_TYPES if name != "NVFP4"), *LARGE_ENDS)
+"""All mixes; NVFP4 is one that llama.cpp reads and llama-quantize does not make."""
 
 
 @cache
@@ -94,3 +109,46 @@ def chosen_types(source: Path, recipe: str, target: Path) -> dict[str, str]:
     done = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters))
     assert done == 0, f"llama.cpp could not make {recipe} of {source}"
     return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors}
+
+
+def planned_types(source: Path, recipe: str, *, importance: bool = False) -> dict[str, str]:
+    """Tensor -> type that llama-quantize would choose for the GGUF file `source`; it writes nothing (a dry run).
+
+    `importance` stands for an importance matrix. Empty where llama-quantize refuses: Q1_0 has no fallback.
+    """
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = FILE_TYPES[LARGE_ENDS.get(recipe, recipe)]
+    parameters.nthread, parameters.dry_run = 1, True
+    if recipe in LARGE_ENDS:
+        parameters.output_tensor_type = parameters.token_embedding_type = int(gguf.GGMLQuantizationType.Q8_0)
+    number = ctypes.c_float(1)
+    entry = llama_cpp.llama_model_imatrix_data
+    entries = (entry * 2)(entry(b"any.weight", ctypes.pointer(number), 1), entry(None, None, 0))
+    if importance:
+        parameters.imatrix = entries
+    with _listening() as said:
+        done = llama_cpp.llama_model_quantize(os.fsencode(source), b"", ctypes.byref(parameters))
+    log = b"".join(said).decode()
+    assert done == 0 or "no tensor type fallback" in log, f"llama.cpp could not plan {recipe}: {log[-2000:]}"
+    found = re.findall(_PLANNED, log, re.MULTILINE) if done == 0 else []
+    return {name: (after or before).upper() for name, before, after in found}
+
+
+_PLANNED = r"^\[ *\d+/ *\d+\] +(\S+) +- \[.*?\], type = +(\w+), size = .*?(?:\((\w+)\))?$"
+"""What a dry run says of a tensor: name, type, and the type to come where it is another one."""
+
+
+@contextmanager
+def _listening() -> Iterator[list[bytes]]:
+    """What llama.cpp says meanwhile."""
+    import llama_cpp
+
+    said: list[bytes] = []
+    listen = llama_cpp.llama_log_callback(lambda _level, text, _data: said.append(text))
+    llama_cpp.llama_log_set(listen, None)
+    try:
+        yield said
+    finally:
+        llama_cpp.llama_log_set(llama_cpp._logger.llama_log_callback, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from fewbits.planning.recipe import Decision, Recipe, Rule, get, recipes
+from fewbits.planning.library import get, recipes
+from fewbits.planning.recipe import Decision, Recipe
+from fewbits.planning.rule import Rule
 
 __all__ = ["Decision", "Recipe", "Rule", "get", "recipes"]
