@@ -71,7 +71,7 @@ Without `extend` the last rule has to be for every matrix: `[[rule]]` with nothi
 | key of a rule | true of a tensor when |
 |---|---|
 | `match` | its name matches one of these globs |
-| `kinds` | it is one of these: KINDS; a model without an output matrix has its embedding as one; experts are of the kind of their part |
+| `kinds` | it is one of these (an expert's matrix is of the kind of its part, a tied embedding is an output): KINDS |
 | `layers` | its layer is one of these numbers, or its place is in the choice: CHOICES |
 | `models` | the model is one of this choice: MODELS |
 | `architectures` | the architecture, as GGUF files call it, is one of these |
@@ -83,8 +83,8 @@ Without `extend` the last rule has to be for every matrix: `[[rule]]` with nothi
 
 `exact = true` in a rule refuses a format that does not fit a width; it is what rules with `match` do unless they say
 `exact = false`. Other rules fall back to a wider format there, as llama.cpp does, and the preview says so. `name`,
-`nominal` (the format that shares are counted against), `description` and `file_type` (llama.cpp's name of the mix) may be
-stated too.
+`nominal` (the format that shares are counted against), `description` and `file_type` (llama.cpp's name of the mix) may
+be stated too.
 
 ## Importance
 
@@ -126,7 +126,8 @@ def _format(recipe: Recipe, site: Site) -> str:
     return next(rule.format for rule in recipe.rules if rule.matches(site, nominal_span=_SPANS[recipe.nominal][0]))
 
 
-def _row(recipe: Recipe, sites: dict[str, Site]) -> str:
+def _row(recipe: Recipe, sites: dict[str, Site]) -> tuple[float, str]:
+    """Bits, to sort by, and the line of the table."""
     bits = 0.0
     for site in sites.values():
         span, size = _SPANS[_format(recipe, site)]
@@ -134,7 +135,10 @@ def _row(recipe: Recipe, sites: dict[str, Site]) -> str:
     wants = any(wants_importance(recipe.name, _format(recipe, site), site) for site in sites.values())
     weights = sum(prod(site.shape) for site in sites.values())
     names = " ".join(f"`{name}`" for name in (recipe.name, *recipe.aliases))
-    return f"| {names} | {bits / weights:.3f} | {bits / 8e9:.2f} | {'yes' if wants else ''} | {recipe.description} |"
+    return (
+        bits,
+        f"| {names} | {bits / weights:.3f} | {bits / 8e9:.2f} | {'yes' if wants else ''} | {recipe.description} |",
+    )
 
 
 def document() -> str:
@@ -143,7 +147,9 @@ def document() -> str:
     from fewbits.sites import KINDS
 
     sites = llama_3_8b()
-    rows = "\n".join(_row(planning.get(name), sites) for name in planning.recipes())
+    rows = "\n".join(
+        line for _, line in sorted((_row(planning.get(n), sites) for n in planning.recipes()), reverse=True)
+    )
     lists = {"KINDS": (*KINDS, "other"), "CHOICES": (*LAYERS, BY_NUMBER), "MODELS": MODELS}
     tail = _TAIL
     for word, known in lists.items():

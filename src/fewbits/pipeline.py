@@ -7,7 +7,7 @@ under its temporary name, and only then does it appear.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -17,20 +17,21 @@ from pathlib import Path
 import numpy as np
 
 from fewbits import formats, kernels, methods, planning
-from fewbits.checkpoints.base import Bytes, Conversion, Placement, Value
+from fewbits.assignment import Assignment, assign
+from fewbits.checkpoints.base import Bytes, Conversion, Placement, StoredTensor, Value
+from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter, Layout, partial_path, plan_layout
+from fewbits.checkpoints.imatrix import Floats, read_importance
 from fewbits.checkpoints.opening import open_source
 from fewbits.digest import sha256_of
 from fewbits.errors import CheckpointError
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
-from fewbits.models import architectures
 from fewbits.planning import Recipe
 from fewbits.preflight import estimate_memory, estimate_seconds, require_room, require_writable, usable_threads
 from fewbits.reporting.card import card_path, discard_card, publish_card, stage_card
-from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
-from fewbits.sites import Site, find_sites
+from fewbits.reporting.record import ImportanceUsed, PlannedTensor, Preview, Record, TensorResult
 from fewbits.verification import Expectation, expect_directory, expect_gguf, relative_rms, verify
 from fewbits.versions import versions
 from fewbits.workers import Workers, row_slabs
@@ -44,7 +45,9 @@ def quantize(
     source: str | Path,
     output: str | Path,
     *,
-    to: str = "Q4_K_M",
+    to: str | Path = "Q4_K_M",
+    tensors: Mapping[str, str] | Iterable[str] = (),
+    importance: str | Path | None = None,
     method: str = "nearest",
     force: bool = False,
     dry_run: bool = False,
@@ -56,20 +59,26 @@ def quantize(
 ) -> Record | Preview:
     """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into the GGUF file `output`, verified.
 
-    Returns the record that was also written beside `output` as a card, or the preview when `dry_run`. `threads` None
-    means all processors. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
+    `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats:
+    {"blk.*.ffn_down": "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are
+    weighed. `threads` None means all processors. Returns the record that was also written beside `output` as a card, or
+    the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
     """
     started = time.perf_counter()
     output = Path(output)
     workers_wanted = usable_threads(threads)
-    recipe, chosen = planning.get(to), methods.get(method)
+    overrides = planning.parse_overrides(tensors)
+    recipe, chosen = planning.get(to).with_overrides(overrides), methods.get(method)
     require_writable(output, card_path(output), force=force, dry_run=dry_run)
+    weigher = read_importance(Path(importance)) if importance is not None else None
     conversion = _open(str(source), output, revision)
+    extras = [Path(file) for file in (recipe.source, importance) if file]
     with Workers(workers_wanted) as workers:
         # Hashing begins while the rest is planned: it is a quarter of the work, and one thread is free.
-        files = () if dry_run else conversion.files
+        files = () if dry_run else (*conversion.files, *extras)
         digests = {str(f): workers.submit(partial(sha256_of, f, workers.cancelled)) for f in files}
-        job = _plan(conversion, str(source), output, recipe, chosen, workers_wanted)
+        assignment = assign(conversion, recipe, chosen, weigher)
+        job = _plan(conversion, str(source), output, recipe, assignment, workers_wanted)
         if on_preview:
             on_preview(job.preview)
         if dry_run:
@@ -134,6 +143,7 @@ class _Job:
     metadata: Mapping[str, Value]
     layout: Layout
     preview: Preview
+    importance: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -150,10 +160,11 @@ def _open(source: str, output: Path, revision: str | None) -> Conversion:
     return conversion
 
 
-def _plan(conversion: Conversion, source: str, output: Path, recipe: Recipe, method: Method, threads: int) -> _Job:
-    sites = find_sites(conversion)
-    tensors = tuple(_plan_tensor(p, sites[p.name], recipe, method) for p in conversion.placements)
-    metadata = {**conversion.metadata, **_file_metadata(recipe)}
+def _plan(
+    conversion: Conversion, source: str, output: Path, recipe: Recipe, assignment: Assignment, threads: int
+) -> _Job:
+    tensors = assignment.tensors
+    metadata = {**conversion.metadata, **_file_metadata(recipe, assignment.used)}
     rows = [(t.name, t.format, t.shape, t.bytes_out) for t in tensors]
     layout = plan_layout(conversion.architecture, metadata, rows)
     preview = Preview(
@@ -163,57 +174,28 @@ def _plan(conversion: Conversion, source: str, output: Path, recipe: Recipe, met
         nominal_format=recipe.nominal,
         architecture=conversion.architecture,
         tensors=tensors,
-        notes=(*conversion.notes, *_rule_notes(conversion)),
+        notes=(*conversion.notes, *assignment.notes),
         bytes_in=sum(t.bytes_in for t in tensors),
         bytes_out=layout.size,
         seconds_estimated=estimate_seconds(tensors, conversion.files, threads),
         memory_estimated=resident_memory() + estimate_memory(threads),
+        recipe_file=recipe.source or None,
+        overrides=recipe.overrides,
+        importance=assignment.used,
     )
-    return _Job(output, conversion, metadata, layout, preview)
+    return _Job(output, conversion, metadata, layout, preview, assignment.importance)
 
 
-def _rule_notes(conversion: Conversion) -> tuple[str, ...]:
-    """Architectures for which the recipes' rules are not known to be llama.cpp's."""
-    experts = conversion.metadata.get(f"{conversion.architecture}.expert_count")
-    known = conversion.architecture in {a.gguf for a in architectures()}
-    if known and experts is None:
-        return ()
-    kind = "models with experts" if known else f"architecture '{conversion.architecture}'"
-    return (f"For {kind} llama.cpp may choose other types for some tensors than this recipe's rules do.",)
-
-
-def _plan_tensor(placement: Placement, site: Site, recipe: Recipe, method: Method) -> PlannedTensor:
-    stored = placement.source
-    quantizable = site.kind != "kept"
-    if quantizable:
-        decision = recipe.decide(site)
-        format_name, fallback = decision.format, decision.fallback
-    else:
-        # Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants.
-        format_name, fallback = ("F32" if len(stored.shape) < 2 or placement.computed else stored.format), None
-    row_bytes = formats.row_bytes(formats.get(format_name), stored.cols)
-    return PlannedTensor(
-        name=placement.name,
-        source_name=stored.name,
-        shape=stored.shape,
-        source_format=stored.format,
-        format=format_name,
-        method=method.name if quantizable else "kept",
-        nominal=format_name == recipe.nominal,
-        quantizable=quantizable,
-        fallback=fallback,
-        bytes_in=stored.buffer.size,
-        bytes_out=stored.rows * row_bytes,
-    )
-
-
-def _file_metadata(recipe: Recipe) -> dict[str, Value]:
-    from gguf import LlamaFileType
-
-    return {
-        "general.file_type": Value(int(LlamaFileType[recipe.file_type]), "uint32"),
-        "general.quantization_version": Value(QUANTIZATION_VERSION, "uint32"),
-    }
+def _file_metadata(recipe: Recipe, used: ImportanceUsed | None) -> dict[str, Value]:
+    stated = {"general.quantization_version": Value(QUANTIZATION_VERSION, "uint32")}
+    if recipe.file_type:
+        stated["general.file_type"] = Value(file_type(recipe.file_type), "uint32")
+    if used:
+        stated["quantize.imatrix.file"] = Value(Path(used.file).name, "string")
+        stated["quantize.imatrix.dataset"] = Value(used.text, "string")
+        stated["quantize.imatrix.entries_count"] = Value(used.entries, "uint32")
+        stated["quantize.imatrix.chunks_count"] = Value(used.chunks, "uint32")
+    return stated
 
 
 def _run(job: _Job, method: Method, writer: GGUFWriter, workers: Workers, progress: Progress) -> _Outcome:
@@ -234,14 +216,17 @@ def _encode_all(
     placements = {p.name: p for p in job.conversion.placements}
     work = [
         (name, start, stop)
-        for name, t in planned.items()
-        for start, stop in row_slabs(placements[name].source.rows, placements[name].source.row_bytes)
+        for name in planned
+        for start, stop in _slabs(placements[name].source, job.importance.get(name))
     ]
 
     def encode(item: tuple[str, int, int]) -> kernels.Encoded:
         name, start, stop = item
-        placement = placements[name]
-        encoded = encode_slab(method, planned[name], placement.source.format, placement.slab(start, stop))
+        source = placements[name].source
+        weights = job.importance.get(name)
+        matrix = None if weights is None else weights[start * len(weights) // source.rows]
+        slab = placements[name].slab(start, stop)
+        encoded = encode_slab(method, planned[name], source.format, slab, matrix)
         writer.write_rows(name, start, encoded.stored)
         return replace(encoded, stored=np.empty((0, 0), np.uint8))
 
@@ -257,17 +242,31 @@ def _encode_all(
     return tuple(TensorResult(t, relative_rms(errors[t.name], squares[t.name])) for t in planned.values())
 
 
-def encode_slab(method: Method, tensor: PlannedTensor, numbers: str, slab: Bytes) -> kernels.Encoded:
-    """Encode `slab` (rows, bytes of `numbers`) of `tensor`: natively where that is all the method does."""
+def _slabs(source: StoredTensor, importance: Floats | None) -> Iterator[tuple[int, int]]:
+    """Row ranges of `source`; with importance (matrices, cols) none reaches into a second matrix."""
+    height = source.rows if importance is None else source.rows // len(importance)
+    for first in range(0, source.rows, max(1, height)):
+        for start, stop in row_slabs(height, source.row_bytes):
+            yield first + start, first + stop
+
+
+def encode_slab(
+    method: Method, tensor: PlannedTensor, numbers: str, slab: Bytes, importance: Floats | None = None
+) -> kernels.Encoded:
+    """Encode `slab` (rows, bytes of `numbers`) of `tensor`: natively where that is all the method does.
+
+    `importance` (cols,) weighs errors where it is given.
+    """
     format = formats.get(tensor.format)
     cols = slab.shape[1] // kernels.NUMBERS[numbers]
     row_bytes = formats.row_bytes(format, cols)
     if format.name in kernels.formats() and (method.codec_is_enough or not tensor.quantizable):
-        return kernels.encode_rows(format.name, slab, numbers, row_bytes)
+        return kernels.encode_rows(format.name, slab, numbers, row_bytes, importance=importance)
     import torch
 
     w = torch.from_numpy(kernels.decode_rows(numbers, slab, cols))
-    q = method.solve(w, format, {})
+    stats = {} if importance is None else {"importance": torch.from_numpy(importance)}
+    q = method.solve(w, format, stats)
     back = q.dequantize().double()
     largest, not_finite = kernels.extent(slab, numbers)
     error, square = (w.double() - back).square().sum(1).numpy(), w.double().square().sum(1).numpy()
@@ -303,7 +302,9 @@ def _verify(job: _Job, tensors: tuple[TensorResult, ...], workers: Workers, prog
     computed = {p.name: (p.source, None) for p in job.conversion.placements if p.computed}
     planned = {t.planned.name: t for t in tensors}
     expected = {
-        name: Expectation(source, order, planned[name].planned.format, planned[name].relative_rms)
+        name: Expectation(
+            source, order, planned[name].planned.format, planned[name].relative_rms, name in job.importance
+        )
         for name, (source, order) in {**sources, **computed}.items()
         if name in planned
     }

@@ -1,14 +1,15 @@
-"""Make the golden files again, with the real peers: `make peers`, then `.venv/bin/python tests/golden/make.py` (`recipes` or
-`formats` for these alone).
+"""Make the golden files again, with the real peers: `make peers`, then `.venv/bin/python tests/golden/make.py`.
 
-Tests never run this; they fail when a file is missing or differs from manifest.json. Run it only when a format is
-added, a search is changed on purpose or the peers move on, and look at the difference before committing it.
+With `formats` or `recipes` it makes these alone, with `manifest` only the manifest. Tests never run this; they fail
+when a file is missing or differs from manifest.json. Run it only when a format is added, a search is changed on purpose
+or the peers move on, and look at the difference before committing it.
 
 formats/NAME.ours        what our codec stores for golden.inputs.matrix()
 formats/NAME.peer        what ggml's C stores for it
 formats/NAME.ours.f32    ggml's numbers for NAME.ours, which the gguf package must confirm
 formats/NAME.peer.f32    ggml's numbers for NAME.peer
 recipes.json             the types that llama-quantize chooses for references.recipe_models, a line per recipe
+pocket.imatrix.gguf/dat  what llama-imatrix -c 256 --chunks 8 measured for the embedded model, in both its forms
 manifest.json            SHA-256 of each file, and the versions that made them
 """
 
@@ -71,7 +72,7 @@ def _choices(source: Path, matrices: set[str]) -> dict[str, str]:
 
 def make_manifest() -> None:
     """SHA-256 of everything that was made."""
-    files = sorted([FOLDER / "recipes.json", *(FOLDER / "formats").iterdir()])
+    files = sorted([FOLDER / "recipes.json", *FOLDER.glob("pocket.imatrix.*"), *(FOLDER / "formats").iterdir()])
     manifest = {
         "made by": {name: version(name) for name in ("llama-cpp-python", "gguf")},
         "sha256": {file.relative_to(FOLDER).as_posix(): sha256_of(file) for file in files},

@@ -112,10 +112,21 @@ def chosen_types(source: Path, recipe: str, target: Path) -> dict[str, str]:
 
 
 def planned_types(source: Path, recipe: str, *, importance: bool = False) -> dict[str, str]:
-    """Tensor -> type that llama-quantize would choose for the GGUF file `source`; it writes nothing (a dry run).
+    """Tensor -> type that llama-quantize would choose for the GGUF file `source`; it writes nothing.
 
     `importance` stands for an importance matrix. Empty where llama-quantize refuses: Q1_0 has no fallback.
     """
+    found = re.findall(_PLANNED, _dry_run(source, recipe, importance=importance), re.MULTILINE)
+    return {name: (after or before).upper() for name, before, after in found}
+
+
+def requires_importance(source: Path, recipe: str) -> bool:
+    """Whether llama-quantize would refuse `recipe` for the GGUF file `source` without an importance matrix."""
+    return "will require an imatrix" in _dry_run(source, recipe, importance=False)
+
+
+def _dry_run(source: Path, recipe: str, *, importance: bool) -> str:
+    """What llama-quantize says; "" where it refuses."""
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()
@@ -132,8 +143,7 @@ def planned_types(source: Path, recipe: str, *, importance: bool = False) -> dic
         done = llama_cpp.llama_model_quantize(os.fsencode(source), b"", ctypes.byref(parameters))
     log = b"".join(said).decode()
     assert done == 0 or "no tensor type fallback" in log, f"llama.cpp could not plan {recipe}: {log[-2000:]}"
-    found = re.findall(_PLANNED, log, re.MULTILINE) if done == 0 else []
-    return {name: (after or before).upper() for name, before, after in found}
+    return log if done == 0 else ""
 
 
 _PLANNED = r"^\[ *\d+/ *\d+\] +(\S+) +- \[.*?\], type = +(\w+), size = .*?(?:\((\w+)\))?$"

@@ -1,27 +1,45 @@
-"""Files made by the real llama-quantize choose the same types as our recipes, tensor by tensor."""
+"""The real llama-quantize chooses the same types as our recipes, tensor by tensor; llama.cpp runs our experts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 
 import fewbits
+from fewbits import formats, planning
 from fewbits.checkpoints.huggingface import convert_directory
+from fewbits.planning import wants_importance
+from fewbits.planning.recipe import fallbacks
+from fewbits.sites import find_sites
 from references.conversion_file import write_f16
-from references.mixed_models import MODELS, RECIPES
+from references.mixed_models import MODELS as DIRECTORIES
+from references.moe_files import write_moe
+from references.recipe_models import MODELS, conversion, write_shapes
 
-pytest.importorskip("llama_cpp")
+llama_cpp = pytest.importorskip("llama_cpp")
 
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
+
+
+def is_complete(name: str) -> bool:
+    """Whether every format that the recipe can lead to is registered."""
+    named = {rule.format for rule in planning.get(name).rules}
+    return {*named, *(fallbacks().get(format_name, "F16") for format_name in named)} <= set(formats.FORMATS)
+
+
+RECIPES = [name for name in planning.recipes() if is_complete(name)]
 
 
 def pocket_llama(directory: Path) -> Path:
     return POCKET
 
 
-@pytest.fixture(scope="module", params=[*MODELS, pocket_llama], ids=lambda make: make.__name__)
+@pytest.fixture(scope="module", params=[*DIRECTORIES, pocket_llama], ids=lambda make: make.__name__)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     make: Callable[[Path], Path] = request.param
     return make(tmp_path_factory.mktemp("models") / make.__name__)
@@ -32,10 +50,73 @@ def f16(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_f16(convert_directory(model), tmp_path_factory.mktemp("f16") / "f16.gguf")
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_types_are_those_of_llama_quantize(recipe: str, model: Path, f16: Path, tmp_path: Path) -> None:
-    from peers.ggml import chosen_types
+def test_types_for_directories_are_those_of_llama_quantize(model: Path, f16: Path, tmp_path: Path) -> None:
+    from peers.ggml import LARGE_ENDS, planned_types
 
-    wanted = chosen_types(f16, recipe, tmp_path / "theirs.gguf")
-    preview = fewbits.quantize(model, tmp_path / "ours.gguf", to=recipe, dry_run=True)
-    assert {tensor.name: tensor.format for tensor in preview.tensors} == wanted
+    narrow = model.name == "narrow"
+    for recipe in RECIPES:
+        wanted = planned_types(f16, recipe)
+        if not wanted or (narrow and recipe in LARGE_ENDS):
+            continue  # llama-quantize makes no such file
+        preview = fewbits.quantize(model, tmp_path / "ours.gguf", to=recipe, dry_run=True)
+        assert {tensor.name: tensor.format for tensor in preview.tensors} == wanted, recipe
+
+
+@pytest.mark.parametrize("recipe", ["Q4_K_M", "Q8_0"])
+def test_a_dry_run_says_what_is_done(recipe: str, f16: Path, tmp_path: Path) -> None:
+    from peers.ggml import chosen_types, planned_types
+
+    assert planned_types(f16, recipe) == chosen_types(f16, recipe, tmp_path / "theirs.gguf")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_golden_types_are_those_of_today(name: str, tmp_path: Path) -> None:
+    import json
+
+    from peers.ggml import MIXES, planned_types
+    from references.condensed import condensed
+
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text())[name]
+    source = write_shapes(MODELS[name], tmp_path / "shapes.gguf")
+    matrices = [tensor for tensor, shape in MODELS[name].shapes.items() if len(shape) > 1]
+    for recipe in MIXES:
+        for mark, importance in (("", False), ("+", True)):
+            types = planned_types(source, recipe, importance=importance)
+            line = condensed({tensor: types[tensor] for tensor in matrices}) if types else "refused"
+            assert line == golden.get(recipe + mark, golden[recipe]), recipe + mark
+
+
+def test_importance_is_wanted_where_llama_quantize_requires_it(tmp_path: Path) -> None:
+    from peers.ggml import MIXES, requires_importance
+
+    name = "llama gqa2 16"
+    source = write_shapes(MODELS[name], tmp_path / "shapes.gguf")
+    sites = find_sites(conversion(MODELS[name])).values()
+    for recipe in (recipe for recipe in MIXES if recipe in RECIPES):
+        decide = planning.get(recipe).decide
+        ours = any(wants_importance(recipe, decide(s).format, s) for s in sites if s.kind != "kept")
+        assert ours == requires_importance(source, recipe), recipe
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["mixtral", "qwen2moe"])
+def test_llama_cpp_computes_experts_as_their_decoded_weights_say(shared: bool, tmp_path: Path) -> None:
+    source = write_moe(tmp_path / "model", experts=8, shared=shared)
+    fewbits.quantize(source, tmp_path / "q.gguf", to="Q8_0")
+    stored = {t.name: t for t in gguf.GGUFReader(tmp_path / "q.gguf").tensors}
+
+    def decode(tensors: dict[str, Any]) -> None:
+        for tensor_name in tensors:
+            tensors[tensor_name] = gguf.quants.dequantize(stored[tensor_name].data, stored[tensor_name].tensor_type)
+
+    decoded = write_moe(tmp_path / "decoded", experts=8, shared=shared, kind="F32", edit=decode)
+    ours, theirs, original = (_logits(file) for file in (tmp_path / "q.gguf", decoded, source))
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
+    assert np.corrcoef(original.ravel(), theirs.ravel())[0, 1] > 0.99
+
+
+def _logits(file: Path) -> Any:
+    peer = llama_cpp.Llama(str(file), n_ctx=64, logits_all=True, n_threads=2, verbose=False)
+    peer.eval(list(range(5, 45)))
+    logits = np.array(peer.scores[:40])
+    peer.close()
+    return logits

@@ -165,7 +165,7 @@ RULE = '[[rule]]\nformat = "Q4_K"\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name = ", r"x\.toml is no recipe.*line 1"),
+        ("a = 1\nname = \n", r"x\.toml is no recipe.*line 2"),
         (GOOD, r"no \[\[rule\]\]"),
         (GOOD + "rule = 3", r"line 5, .*no \[\[rule\]\]"),
         (GOOD + "rule = [3]", r"line 5, .*no \[\[rule\]\]"),
@@ -202,7 +202,9 @@ def test_what_is_no_recipe_is_refused_with_its_line_and_what_is_near(text: str, 
 
 
 def test_a_line_is_found_behind_strings_over_several_lines() -> None:
-    text = 'description = """\n[[rule]]\nformat = "Q9"\n"""\n[[rule]]\nformat = "Q4_K" # ok\n[[rule]]\n\nformat = "Q9"\n'
+    text = (
+        'description = """\n[[rule]]\nformat = "Q9"\n"""\n[[rule]]\nformat = "Q4_K" # ok\n[[rule]]\n\nformat = "Q9"\n'
+    )
     with pytest.raises(RecipeError, match="line 9, has the unknown format 'Q9'"):
         parse(text)
 

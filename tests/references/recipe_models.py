@@ -133,9 +133,7 @@ def fused(
         attention = {"attn_norm": (256,), "attn_qkv": (512, 256), "attn_output": (256, 256)}
         return attention | {"ffn_up": (1024 if gate else 512, 256), "ffn_down": (256, 512)}
 
-    return ModelShape(
-        architecture, _facts(layers, heads, kv, **more), _around(_layers(layers, layer), 256, tied=tied)
-    )
+    return ModelShape(architecture, _facts(layers, heads, kv, **more), _around(_layers(layers, layer), 256, tied=tied))
 
 
 def deepseek(*, split: bool) -> ModelShape:

@@ -65,3 +65,11 @@ def ggml_type(number: int) -> GGMLType | None:
         if kind.value == number:
             return GGMLType(kind.name, span, span_bytes)
     return None
+
+
+def file_type(name: str) -> int:
+    """llama.cpp's number of the mix called `name`, "MOSTLY_Q4_K_M" for instance."""
+    from gguf import LlamaFileType
+
+    # The gguf package does not know the newest yet.
+    return 41 if name == "MOSTLY_Q2_0" else int(LlamaFileType[name])

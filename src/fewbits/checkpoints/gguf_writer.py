@@ -50,6 +50,15 @@ class Layout:
     size: int
 
 
+def refuses(format_name: str) -> str | None:
+    """Why a GGUF file cannot hold tensors of `format_name`; None when it can."""
+    import gguf
+
+    if format_name in gguf.GGMLQuantizationType.__members__:
+        return None
+    return "ggml has no type of that name"
+
+
 def plan_layout(
     architecture: str, metadata: Mapping[str, Value], tensors: list[tuple[str, str, tuple[int, ...], int]]
 ) -> Layout:

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", required=True, metavar="OUT.gguf", type=click.Path(path_type=Path), help="File to write."
 )
-@click.option("--to", "recipe", default="Q4_K_M", show_default=True, metavar="RECIPE", help="What to quantize to.")
+@click.option(
+    "--to", "recipe", default="Q4_K_M", show_default=True, metavar="RECIPE", help="A recipe's name or TOML file."
+)
+@click.option(
+    "--tensor",
+    "tensors",
+    multiple=True,
+    metavar="PATTERN=FORMAT",
+    help="Give these tensors another format; repeatable.",
+)
+@click.option("--importance", metavar="FILE", help="Weigh errors by what llama-imatrix measured.")
 @click.option("--method", default="nearest", show_default=True, metavar="NAME", help="How codes are chosen.")
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -33,6 +43,8 @@ def command(
     source: str,
     output: Path,
     recipe: str,
+    tensors: tuple[str, ...],
+    importance: str | None,
     method: str,
     dry_run: bool,
     force: bool,
@@ -67,6 +79,8 @@ def command(
             source,
             output,
             to=recipe,
+            tensors=tensors,
+            importance=importance,
             method=method,
             force=force,
             dry_run=dry_run,

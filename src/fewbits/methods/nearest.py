@@ -29,6 +29,7 @@ class Nearest:
     codec_is_enough: bool = True
 
     def solve(self, w: torch.Tensor, format: Format, stats: Mapping[str, Any]) -> QTensor:
-        """Fit, then encode `w` (rows, cols) float32."""
-        params = format.fit(w)
+        """Fit, then encode `w` (rows, cols) float32; errors are weighed by stats["importance"] (cols,) where given."""
+        importance = stats.get("importance")
+        params = format.fit(w, importance=None if importance is None else format.weights(w, importance))
         return QTensor(format, format.encode(w, params), params)

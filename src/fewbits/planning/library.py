@@ -14,13 +14,10 @@ from fewbits.planning.parsing import MOST_BYTES, parse_recipe, parse_rules
 from fewbits.planning.recipe import Recipe
 from fewbits.registry import Registry
 
-ORDER = ("F32", "BF16", "F16", "Q8_0", "Q6_K", "Q5_K", "Q5", "Q4_K", "Q4", "IQ4", "Q3", "IQ3", "Q2_K", "IQ2", "IQ1")
-"""Beginnings of names, in the order in which recipes are listed; the rest follows."""
-
 
 @cache
 def recipes() -> Registry[Recipe]:
-    """The recipes that come with fewbits, by name, the largest first."""
+    """The recipes that come with fewbits, by name."""
     folder = resources.files("fewbits.planning")
     texts = {e.name: e.read_text(encoding="utf-8") for e in (folder / "recipes").iterdir() if e.name.endswith(".toml")}
     common = parse_rules((folder / "common.toml").read_text(encoding="utf-8"), "common.toml")
@@ -32,13 +29,9 @@ def recipes() -> Registry[Recipe]:
         return parse_recipe(texts[f"{name}.toml"], f"{name}.toml", base=parsed, common=common, shipped=True)
 
     registry: Registry[Recipe] = Registry("recipe", RecipeError)
-    for name in sorted((name.removesuffix(".toml") for name in texts), key=_listed):
+    for name in sorted(name.removesuffix(".toml") for name in texts):
         registry.add(name, parsed(name))
     return registry
-
-
-def _listed(name: str) -> tuple[int, str]:
-    return next((n for n, start in enumerate(ORDER) if name.startswith(start)), len(ORDER)), name
 
 
 @cache

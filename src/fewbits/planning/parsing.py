@@ -6,6 +6,8 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import resources
+from reprlib import repr as shown
 from typing import Any
 
 from fewbits import formats
@@ -67,8 +69,8 @@ def parse_recipe(
 ) -> Recipe:
     """The recipe that TOML `text` states; raises RecipeError naming `where`, the line and what is near.
 
-    `base` finds the recipe that `extend` names; `common` are the rules that `common = true` puts first. A recipe that is
-    not `shipped` may leave its name and what its base says unsaid.
+    `base` finds the recipe that `extend` names; `common` are the rules that `common = true` puts first. A recipe that
+    is not `shipped` may leave its name and what its base says unsaid.
     """
     here = Text(text, where)
     raw = _load(here)
@@ -83,13 +85,29 @@ def parse_recipe(
     rules = tuple(_rule(here, rule, number, shipped) for number, rule in enumerate(stated))
     first = common if _flag(here, raw, "common") else ()
     texts = _texts(here, raw, inherited, rules, shipped)
-    _require_known(here, "format", [texts["nominal"]], formats.FORMATS if not shipped else [texts["nominal"]], "nominal")
+    if not shipped:
+        _require_known(here, "format", [texts["nominal"]], formats.FORMATS, "nominal")
+        if "file_type" in raw and texts["file_type"] not in (known := file_types()):
+            raise here.complain(
+                f"has the unknown file type {shown(texts['file_type'])}{nearest(texts['file_type'][:80], known)}",
+                "file_type",
+            )
     return Recipe(
+        name=texts["name"],
+        nominal=texts["nominal"],
+        file_type=texts["file_type"],
+        description=texts["description"],
         rules=(*first, *rules, *(inherited.rules if inherited else ())),
         aliases=_list(here, raw, "aliases"),
         source="" if shipped else where,
-        **texts,
     )
+
+
+def file_types() -> list[str]:
+    """llama.cpp's names of mixes, as our own recipes state them."""
+    folder = resources.files("fewbits.planning") / "recipes"
+    loaded = [tomllib.loads(e.read_text(encoding="utf-8")) for e in folder.iterdir() if e.name.endswith(".toml")]
+    return sorted({raw["file_type"] for raw in loaded if "file_type" in raw})
 
 
 def parse_rules(text: str, where: str) -> tuple[Rule, ...]:
@@ -169,7 +187,7 @@ def _text(here: Text, raw: Mapping[str, Any], key: str, *at: str | int, default:
     if value is None:
         raise here.complain(f"has no {key}.", *at)
     if not isinstance(value, str):
-        raise here.complain(f"has {key} = {value!r}, which should be a text in quotes.", *at, key)
+        raise here.complain(f"has {key} = {shown(value)}, which should be a text in quotes.", *at, key)
     return value
 
 
@@ -178,14 +196,16 @@ def _comparison(here: Text, raw: Mapping[str, Any], key: str, *at: str | int) ->
     text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
     if value == "" or is_comparison(text):
         return text
-    raise here.complain(f'has {key} = {value!r}, which should be a number or a comparison such as ">=4".', *at, key)
+    raise here.complain(
+        f'has {key} = {shown(value)}, which should be a number or a comparison such as ">=4".', *at, key
+    )
 
 
 def _flag(here: Text, raw: Mapping[str, Any], key: str, *at: str | int) -> bool | None:
     value = raw.get(key)
     if value is None or isinstance(value, bool):
         return value
-    raise here.complain(f"has {key} = {value!r}, which should be true or false.", *at, key)
+    raise here.complain(f"has {key} = {shown(value)}, which should be true or false.", *at, key)
 
 
 def _list(here: Text, raw: Mapping[str, Any], key: str, *at: str | int) -> tuple[str, ...]:
@@ -194,7 +214,7 @@ def _list(here: Text, raw: Mapping[str, Any], key: str, *at: str | int) -> tuple
     if key == "match" and isinstance(value, str):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-        raise here.complain(f"has {key} = {value!r}, which should be a list of texts.", *at, key)
+        raise here.complain(f"has {key} = {shown(value)}, which should be a list of texts.", *at, key)
     return tuple(value)
 
 
@@ -204,7 +224,7 @@ def _require_known(here: Text, what: str, names: Iterable[str], known: Iterable[
     for name in names:
         if name not in known:
             said = at if at and isinstance(at[-1], str) else (*at, name)
-            raise here.complain(f"has the unknown {what} {name!r}{nearest(name, known)}", *said, item=name)
+            raise here.complain(f"has the unknown {what} {shown(name)}{nearest(name[:80], known)}", *said, item=name)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -43,6 +43,8 @@ class Recipe:
     aliases: tuple[str, ...] = ()
     source: str = ""
     """The file that states a user's own recipe."""
+    overrides: tuple[str, ...] = ()
+    """"PATTERN=FORMAT" of the rules that were put first."""
 
     def decide(self, site: Site, *, importance: bool = False) -> Decision:
         """The format for `site`, falling back where its width does not divide; raises RecipeError without a rule.
@@ -57,9 +59,10 @@ class Recipe:
             f"recipe {self.name} has no rule for tensor {site.name}; end it with a rule for every matrix."
         )
 
-    def with_rules(self, rules: tuple[Rule, ...]) -> Recipe:
-        """The same recipe with `rules` before its own."""
-        return replace(self, rules=(*rules, *self.rules))
+    def with_overrides(self, rules: tuple[Rule, ...]) -> Recipe:
+        """The same recipe with `rules`, a pattern each, before its own."""
+        overrides = tuple(f"{rule.match[0]}={rule.format}" for rule in rules)
+        return replace(self, rules=(*rules, *self.rules), overrides=overrides)
 
 
 def _decision(rule: Rule, site: Site) -> Decision:

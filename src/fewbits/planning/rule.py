@@ -36,6 +36,11 @@ LAYERS: Mapping[str, Place] = MappingProxyType(
 BY_NUMBER = "first_eighth_by_number"
 """The first eighth as counted tensor by tensor, also where a layer has several: llama.cpp's IQ1 and IQ2 mixes do so."""
 
+
+def _no_model(_: Model) -> bool:
+    return False
+
+
 _SEVENTY: Mapping[str, Callable[[Model], bool]] = MappingProxyType(
     {
         "llama": lambda model: model.layers == 80 and model.heads != model.key_heads and model.experts != 8,
@@ -50,7 +55,7 @@ MODELS: Mapping[str, Callable[[Model], bool]] = MappingProxyType(
     {
         "all": lambda _: True,
         # Llama 2/3 70B and their kin: many heads share one value matrix, so bits there are cheap.
-        "seventy_billion": lambda model: _SEVENTY.get(model.architecture, lambda _: False)(model),
+        "seventy_billion": lambda model: _SEVENTY.get(model.architecture, _no_model)(model),
     }
 )
 """Which models a rule is for; "seventy_billion" are those that llama.cpp takes for models of 70 billion parameters."""

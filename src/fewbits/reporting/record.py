@@ -11,6 +11,11 @@ SCHEMA = 1
 """Version of the JSON of a preview and a record; it grows when a key changes its meaning or goes."""
 
 
+def override_origin(override: str) -> str:
+    """How `PlannedTensor.chosen_by` names an override "PATTERN=FORMAT"."""
+    return f"the override '{override}'"
+
+
 @dataclass(frozen=True)
 class PlannedTensor:
     """The decision for one tensor of the target, taken before any weight is read."""
@@ -29,11 +34,30 @@ class PlannedTensor:
     """Why this is not the format that the recipe's rules chose; None when it is."""
     bytes_in: int
     bytes_out: int
+    chosen_by: str | None = None
+    """The user's rule or override that chose the format; None where the recipe's own rules did."""
+    weighed: bool = False
+    """Errors were weighed by an importance matrix while the codes were chosen."""
 
     @property
     def parameters(self) -> int:
         """Number of weights."""
         return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ImportanceUsed:
+    """The importance matrix that errors were weighed by."""
+
+    file: str
+    text: str
+    """Name of the text that it was measured on; "" where the file does not say."""
+    chunks: int
+    """Pieces of that text; 0 where the file does not say."""
+    entries: int
+    """Tensors of this model that it knows."""
+    tensors: int
+    """Tensors that were weighed by it: the others' formats do not search."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,11 @@ class Preview:
     seconds_estimated: float
     memory_estimated: int
     """Expected peak of anonymous memory in bytes; mapped files not counted."""
+    recipe_file: str | None = None
+    """The user's file that states the recipe."""
+    overrides: tuple[str, ...] = ()
+    """"PATTERN=FORMAT", in the order in which they are tried, before the recipe's rules."""
+    importance: ImportanceUsed | None = None
 
     @property
     def parameters(self) -> int:

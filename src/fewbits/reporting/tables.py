@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewbits.reporting import figures
-from fewbits.reporting.record import FormatSummary, Preview, Record
+from fewbits.reporting.record import FormatSummary, Preview, Record, override_origin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,6 +38,7 @@ def preview_tables(preview: Preview, *, choices: Sequence[str] = ()) -> list[Ren
             f"{figures.duration(preview.seconds_estimated)}, {figures.size(preview.memory_estimated)} memory",
         ),
     ]
+    facts += _changes(preview)
     if choices:
         facts.append(("by default", ", ".join(choices)))
     return [
@@ -159,6 +161,24 @@ def _worst_tensors(record: Record) -> list[RenderableType]:
     for t in worst:
         table.add_row(Text(clean(t.planned.name)), t.planned.format, figures.error(t.relative_rms))
     return [table]
+
+
+def _changes(preview: Preview) -> list[tuple[str, str]]:
+    """What the user changed: recipe, formats of tensors, importance."""
+    facts = [("recipe from", preview.recipe_file)] if preview.recipe_file else []
+    if preview.overrides:
+        chosen = Counter(t.chosen_by for t in preview.tensors)
+        counts = [f"{o} ({_count(chosen[override_origin(o)], 'tensor')})" for o in preview.overrides]
+        facts.append(("overrides", ", ".join(counts)))
+    used = preview.importance
+    if used:
+        measured = f", measured on {used.chunks} chunks of {used.text or 'a text'}" if used.chunks else ""
+        facts.append(("importance", f"{used.file}: {_count(used.tensors, 'tensor')} weighed{measured}"))
+    return facts
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _fallback_lines(preview: Preview) -> list[RenderableType]:

@@ -1,0 +1,148 @@
+"""Which format each tensor of a source gets, before any weight is read: recipe, overrides, importance and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fewbits import formats, kernels
+from fewbits.checkpoints.base import Conversion, Placement
+from fewbits.checkpoints.gguf_writer import refuses
+from fewbits.checkpoints.imatrix import Floats, ImportanceMatrix
+from fewbits.errors import CheckpointError
+from fewbits.methods import Method
+from fewbits.planning import Recipe, require_meaning, wants_importance
+from fewbits.reporting.record import ImportanceUsed, PlannedTensor
+from fewbits.sites import Site, find_sites
+
+MAKE_ONE = "make one with llama-imatrix -m MODEL-F16.gguf -f TEXT -o imatrix.gguf and give it with --importance"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The decision for every tensor, in the order of the target file."""
+
+    tensors: tuple[PlannedTensor, ...]
+    importance: Mapping[str, Floats]
+    """Target name -> (matrices, cols): what errors are weighed by; tensors that are not named count evenly."""
+    used: ImportanceUsed | None
+    notes: tuple[str, ...]
+
+
+def assign(conversion: Conversion, recipe: Recipe, method: Method, importance: ImportanceMatrix | None) -> Assignment:
+    """Decide for every tensor of `conversion`; raises FewbitsError where a rule, a format or an importance is amiss."""
+    sites = find_sites(conversion)
+    require_meaning(recipe.rules, sites.values())
+    weights = _weights(sites, importance) if importance else {}
+    tensors = []
+    for placement in conversion.placements:
+        site = sites[placement.name]
+        tensors.append(
+            _plan(placement, site, recipe, method, given=importance is not None, weighed=site.name in weights)
+        )
+    weighed = [t for t in tensors if t.weighed]
+    used = None
+    if importance:
+        used = ImportanceUsed(str(importance.path), importance.text, importance.chunks, len(weights), len(weighed))
+    return Assignment(
+        tensors=tuple(tensors),
+        importance={t.name: weights[t.name] for t in weighed},
+        used=used,
+        notes=(*_wanting(tensors, sites, recipe), *_gaps(tensors, importance, weights)),
+    )
+
+
+def _weights(sites: Mapping[str, Site], importance: ImportanceMatrix) -> dict[str, Floats]:
+    found = {}
+    for name, site in sites.items():
+        # As in llama.cpp, an entry for an embedding of another size is no sign of another model.
+        embedding = site.kind == "token_embd" and name in importance.entries
+        if embedding and importance.entries[name].size != site.cols:
+            continue
+        rows = importance.of(name, site.shape) if site.kind != "kept" else None
+        if rows is not None:
+            found[name] = rows
+    if not found:
+        known = next(iter(importance.entries), "nothing")
+        raise CheckpointError(
+            f"{importance.path} names no tensor of this model (it knows {known}, for instance); it was measured on "
+            "another one."
+        )
+    return found
+
+
+def _plan(
+    placement: Placement, site: Site, recipe: Recipe, method: Method, *, given: bool, weighed: bool
+) -> PlannedTensor:
+    stored = placement.source
+    quantizable = site.kind != "kept"
+    fallback = chosen_by = None
+    if quantizable:
+        decision = recipe.decide(site, importance=given)
+        format_name, fallback = decision.format, decision.fallback
+        chosen_by = (decision.rule.origin if decision.rule else "") or None
+    else:
+        # Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants.
+        format_name = "F32" if len(stored.shape) < 2 or placement.computed else stored.format
+    refused = refuses(format_name)
+    if refused:
+        raise CheckpointError(f"tensor {site.name} cannot be {format_name} in a GGUF file: {refused}.")
+    return PlannedTensor(
+        name=placement.name,
+        source_name=stored.name,
+        shape=stored.shape,
+        source_format=stored.format,
+        format=format_name,
+        method=method.name if quantizable else "kept",
+        nominal=format_name == recipe.nominal,
+        quantizable=quantizable,
+        fallback=fallback,
+        bytes_in=stored.buffer.size,
+        bytes_out=stored.rows * formats.row_bytes(formats.get(format_name), stored.cols),
+        chosen_by=chosen_by,
+        weighed=weighed and quantizable and format_name in kernels.weighted_formats(),
+    )
+
+
+def _wanting(tensors: Iterable[PlannedTensor], sites: Mapping[str, Site], recipe: Recipe) -> list[str]:
+    """The note about tensors that are poor because nothing weighs their errors."""
+    wanting = [t for t in tensors if not t.weighed and wants_importance(recipe.name, t.format, sites[t.name])]
+    if not wanting:
+        return []
+    kinds = ", ".join(dict.fromkeys(t.format for t in wanting))
+    note = (
+        f"{kinds} wants an importance matrix and {_count(len(wanting), 'tensor')} in it {_have(len(wanting))} none: "
+        f"their errors count evenly, where llama-quantize would refuse; {MAKE_ONE}."
+    )
+    return [note]
+
+
+def _gaps(
+    tensors: Iterable[PlannedTensor], importance: ImportanceMatrix | None, weights: Mapping[str, Floats]
+) -> list[str]:
+    """Notes about what the importance matrix does not know, and what it knows in vain."""
+    if importance is None:
+        return []
+    notes = []
+    weighable = kernels.weighted_formats()
+    missing = [t.name for t in tensors if t.quantizable and t.format in weighable and t.name not in weights]
+    if missing:
+        notes.append(
+            f"{importance.path} does not know {_count(len(missing), 'tensor')} ({missing[0]}"
+            f"{' and others' if len(missing) > 1 else ''}), whose errors count evenly."
+        )
+    strange = [name for name in importance.entries if name not in weights]
+    if strange:
+        notes.append(
+            f"{importance.path} knows {_count(len(strange), 'tensor')} that this model does not have or that stay as "
+            f"they are ({strange[0]}{' and others' if len(strange) > 1 else ''})."
+        )
+    return notes
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"

@@ -1,0 +1,158 @@
+"""Read importance matrices as llama.cpp's llama-imatrix writes them: a GGUF file, or the older .dat.
+
+For each matrix of the model the mean square of what each of its columns is multiplied with, measured on a text. GGUF:
+two F32 tensors per matrix, NAME.in_sum2 (experts, cols) and NAME.counts (experts, 1). The .dat: a count of entries;
+for each the length of its name, the name, the number of calls, the number of values, the values; at the end, if at
+all, the number of chunks and the name of the text; int32 and float32, little-endian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fewbits.checkpoints.gguf import MAGIC, GGUFReader
+from fewbits.checkpoints.gguf_values import Cursor
+from fewbits.checkpoints.mapping import map_file
+from fewbits.checkpoints.quoting import quoted
+from fewbits.errors import CheckpointError
+
+Floats = npt.NDArray[np.float32]
+
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+
+
+@dataclass(frozen=True)
+class ImportanceMatrix:
+    """Tensor name -> (matrices, cols) float32: one row per expert, one row for an ordinary matrix."""
+
+    path: Path
+    entries: Mapping[str, Floats]
+    text: str
+    """Name of the text that was measured on; "" where the file does not say."""
+    chunks: int
+    """Pieces of that text; 0 where the file does not say."""
+
+    def of(self, name: str, shape: tuple[int, ...]) -> Floats | None:
+        """Importance (matrices, cols) of the tensor `name`; None without an entry.
+
+        Raises CheckpointError where the entry has another number of values than `shape` has columns.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        matrices, cols = prod(shape[:-2]), shape[-1]
+        if entry.size != matrices * cols:
+            raise CheckpointError(
+                f"{self.path} has {entry.size} values for {quoted(name)}, whose shape {list(shape)} calls for "
+                f"{matrices * cols}; it was measured on another model."
+            )
+        rows = entry.reshape(matrices, cols)
+        # A matrix that the text never reached says nothing about its columns: they count evenly.
+        return np.where(rows.any(axis=1, keepdims=True), rows, np.float32(1))
+
+
+def read_importance(path: Path) -> ImportanceMatrix:
+    """The importance matrix in `path`, checked completely; raises CheckpointError when it is none or is damaged."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory; give the file that llama-imatrix wrote.")
+    data = map_file(path)
+    found = _read_gguf(path) if bytes(data[:4]) == MAGIC else _read_dat(path, Cursor(path, data))
+    for name, values in found.entries.items():
+        if not np.isfinite(values).all() or values.min(initial=0.0) < 0:
+            raise CheckpointError(
+                f"{path} holds NaN, infinite or negative numbers for {quoted(name)}; make it again with llama-imatrix."
+            )
+    return found
+
+
+def _read_gguf(path: Path) -> ImportanceMatrix:
+    reader = GGUFReader(path)
+    stored = set(reader.names())
+    names = [name.removesuffix(_SUMS) for name in reader.names() if name.endswith(_SUMS)]
+    if not names:
+        raise CheckpointError(
+            f"{path} is a GGUF file without importance (no tensor ends in {_SUMS}); make one with llama-imatrix."
+        )
+    entries = {}
+    for name in names:
+        if name + _COUNTS not in stored:
+            raise CheckpointError(f"{path} has sums for {quoted(name)} and no counts; it is damaged.")
+        entries[name] = _mean(path, name, _floats(reader, name + _SUMS), _floats(reader, name + _COUNTS))
+    texts = _value(reader.metadata, "imatrix.datasets", [])
+    text = str(texts[0]) if isinstance(texts, list) and texts else ""
+    chunks = _value(reader.metadata, "imatrix.chunk_count", 0)
+    return ImportanceMatrix(path, entries, text, chunks if isinstance(chunks, int) else 0)
+
+
+def _value(metadata: Mapping[str, Any], key: str, default: object) -> object:
+    return metadata[key].value if key in metadata else default
+
+
+def _floats(reader: GGUFReader, name: str) -> Floats:
+    tensor = reader.read(name)
+    if tensor.format != "F32":
+        raise CheckpointError(f"{reader.path} stores {quoted(name)} as {tensor.format}, which should be F32; damaged.")
+    values: Floats = tensor.buffer.view("<f4")
+    return values
+
+
+def _mean(path: Path, name: str, sums: Floats, counts: Floats) -> Floats:
+    """Sums (experts * cols,) over counts (experts,); an expert that nothing reached counts evenly."""
+    if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
+        raise CheckpointError(
+            f"{path} has {sums.size} sums and {counts.size} counts for {quoted(name)}; it is damaged."
+        )
+    if not (counts >= 0).all():
+        raise CheckpointError(f"{path} has counts for {quoted(name)} that are NaN or negative; it is damaged.")
+    times = np.rint(counts)[:, None]
+    rows = sums.reshape(counts.size, -1)
+    return np.where(times > 0, rows / np.maximum(times, 1), np.float32(1))
+
+
+def _read_dat(path: Path, cursor: Cursor) -> ImportanceMatrix:
+    count = _int32(cursor, "the number of entries")
+    smallest = 4 + 1 + 4 + 4 + 4
+    if not 1 <= count <= cursor.data.size // smallest:
+        raise CheckpointError(
+            f"{path} is no importance matrix: neither a GGUF file nor the older .dat of llama.cpp; make one with "
+            "llama-imatrix."
+        )
+    entries = dict(_dat_entries(cursor, count))
+    if len(entries) != count:
+        raise CheckpointError(f"{path} names a tensor twice; it is damaged.")
+    left = cursor.data.size - cursor.position
+    chunks = _int32(cursor, "the number of chunks") if left >= 4 else 0
+    text = _string(cursor, "the name of the text") if left >= 8 else ""
+    return ImportanceMatrix(path, entries, text, max(chunks, 0))
+
+
+def _dat_entries(cursor: Cursor, count: int) -> Iterator[tuple[str, Floats]]:
+    for number in range(count):
+        name = _string(cursor, f"the name of entry {number}")
+        calls = _int32(cursor, f"the calls of {quoted(name)}")
+        size = _int32(cursor, f"the number of values of {quoted(name)}")
+        if size < 1:
+            raise CheckpointError(f"{cursor.path} has {size} values for {quoted(name)}; it is damaged.")
+        values = np.frombuffer(cursor.take(4 * size, f"the values of {quoted(name)}"), "<f4")
+        yield name, (values / np.float32(max(calls, 1))).astype(np.float32)
+
+
+def _int32(cursor: Cursor, what: str) -> int:
+    return int.from_bytes(cursor.take(4, what), "little", signed=True)
+
+
+def _string(cursor: Cursor, what: str) -> str:
+    length = _int32(cursor, f"the length of {what}")
+    if length < 0:
+        raise CheckpointError(f"{cursor.path} states {what} with {length} bytes; it is damaged.")
+    try:
+        return str(cursor.take(length, what), "utf-8")
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{cursor.path} has {what} that is not UTF-8; it is damaged.") from None
