@@ -123,7 +123,7 @@ def llama_3_8b() -> dict[str, Site]:
 def _format(recipe: Recipe, site: Site) -> str:
     if site.kind == "kept":
         return "F32"
-    return next(rule.format for rule in recipe.rules if rule.matches(site, nominal_span=_SPANS[recipe.nominal][0]))
+    return next(rule.format for rule in recipe.rules if rule.matches(site))
 
 
 def _row(recipe: Recipe, sites: dict[str, Site]) -> tuple[float, str]:

@@ -16,12 +16,14 @@ from references.searches import weights
 FOLDER = Path(__file__).parent
 QUANTIZED = [name for name in formats.ROWS if name != "F32"]
 
+OTHERS = {"recipes.json", "pocket.imatrix.gguf", "pocket.imatrix.dat"}
+
 
 def test_every_file_is_there_and_as_it_was_made() -> None:
     manifest = json.loads((FOLDER / "manifest.json").read_text())["sha256"]
     wanted = {f"formats/{name}.{who}{kind}" for name in QUANTIZED for who in ("ours", "peer") for kind in ("", ".f32")}
-    present = {f"formats/{file.name}" for file in (FOLDER / "formats").iterdir()} | {"recipes.json"}
-    assert set(manifest) == present == wanted | {"recipes.json"}
+    present = {f"formats/{file.name}" for file in (FOLDER / "formats").iterdir()} | OTHERS
+    assert set(manifest) == present == wanted | OTHERS
     assert {name: sha256_of(FOLDER / name) for name in manifest} == manifest
 
 

@@ -37,10 +37,10 @@ def _override(text: str) -> Rule:
     pattern, name = pattern.strip(), name.strip()
     if not (pattern and equals and name):
         raise RecipeError(f"the override {text!r} is not PATTERN=FORMAT; 'blk.*.ffn_down=Q6_K' is an example.")
-    known = {n.upper(): n for n in formats.FORMATS}
-    if name.upper() not in known:
+    known = {n.upper(): n for n in formats.ROWS}
+    format_name = known.get(name.upper(), name)
+    if format_name not in formats.FORMATS:
         raise RecipeError(f"the override {text!r} has the unknown format {name!r}{nearest(name, known.values())}")
-    format_name = name if name in formats.FORMATS else known[name.upper()]
     return Rule(format_name, match=(pattern,), exact=True, origin=f"the override '{pattern}={format_name}'")
 
 

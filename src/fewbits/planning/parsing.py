@@ -86,7 +86,7 @@ def parse_recipe(
     first = common if _flag(here, raw, "common") else ()
     texts = _texts(here, raw, inherited, rules, shipped)
     if not shipped:
-        _require_known(here, "format", [texts["nominal"]], formats.FORMATS, "nominal")
+        _require_format(here, texts["nominal"], "nominal")
         if "file_type" in raw and texts["file_type"] not in (known := file_types()):
             raise here.complain(
                 f"has the unknown file type {shown(texts['file_type'])}{nearest(texts['file_type'][:80], known)}",
@@ -178,7 +178,7 @@ def _rule(here: Text, raw: Mapping[str, Any], number: int, shipped: bool) -> Rul
     if not is_choice_of_layers(rule.layers):
         _require_known(here, "choice of layers", [rule.layers], (*LAYERS, BY_NUMBER, "0-3,31"), *at, "layers")
     if not shipped:  # which formats our own recipes name is tested; a recipe stays known while one of them is not
-        _require_known(here, "format", [rule.format], formats.FORMATS, *at, "format")
+        _require_format(here, rule.format, *at, "format")
     return rule
 
 
@@ -225,6 +225,11 @@ def _require_known(here: Text, what: str, names: Iterable[str], known: Iterable[
         if name not in known:
             said = at if at and isinstance(at[-1], str) else (*at, name)
             raise here.complain(f"has the unknown {what} {shown(name)}{nearest(name[:80], known)}", *said, item=name)
+
+
+def _require_format(here: Text, name: str, *at: str | int) -> None:
+    if name not in formats.FORMATS:
+        _require_known(here, "format", [name], formats.ROWS, *at)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from fewbits import formats
 from fewbits.errors import RecipeError
-from fewbits.planning.rule import Rule, fits
+from fewbits.planning.rule import Rule
 from fewbits.sites import Site
 
 if sys.version_info >= (3, 11):
@@ -51,9 +51,9 @@ class Recipe:
 
         `importance` says whether there is an importance matrix: some mixes spend their bits otherwise then.
         """
-        span = formats.get(self.nominal).span
+        nominal_fits = formats.fits(formats.get(self.nominal), site.cols)
         for rule in self.rules:
-            if rule.matches(site, importance=importance, nominal_span=span):
+            if rule.matches(site, importance=importance, nominal_fits=nominal_fits):
                 return _decision(rule, site)
         raise RecipeError(
             f"recipe {self.name} has no rule for tensor {site.name}; end it with a rule for every matrix."

@@ -126,15 +126,19 @@ class Rule:
     origin: str = ""
     """Where the rule stands, for messages and the record: "mine.toml, line 7", "--tensor 'blk.*.ffn_down=Q6_K'"."""
 
-    def matches(self, site: Site, *, importance: bool = False, nominal_span: int = 1) -> bool:
-        """Whether this rule speaks of `site`; `importance` says whether there is an importance matrix."""
+    def matches(self, site: Site, *, importance: bool = False, nominal_fits: bool = True) -> bool:
+        """Whether this rule speaks of `site`.
+
+        `importance` says whether there is an importance matrix, `nominal_fits` whether the recipe's nominal format
+        could store the site.
+        """
         return (
             self._means(site)
             and self._knows_layer(site)
             and self._knows_model(site.model)
             and self.stacked in (None, site.stacked)
             and self.importance in (None, importance)
-            and (self.nominal_fits is None or self.nominal_fits == fits(nominal_span, site.cols))
+            and self.nominal_fits in (None, nominal_fits)
         )
 
     def _means(self, site: Site) -> bool:
@@ -157,12 +161,3 @@ class Rule:
             and _holds(self.experts, model.experts)
             and _holds(self.group, model.group)
         )
-
-
-def fits(span: int, cols: int) -> bool:
-    """Whether `cols` columns are whole spans of `span`; a span of 0 is the whole row.
-
-    >>> fits(256, 896), fits(32, 896), fits(0, 7)
-    (False, True, True)
-    """
-    return span <= 1 or cols % span == 0
