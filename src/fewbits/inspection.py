@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
@@ -10,9 +12,13 @@ from typing import Any
 
 from fewbits.checkpoints.base import Reader, StoredTensor
 from fewbits.errors import CheckpointError
+from fewbits.mixes import Mix, find_mix
 
 _LONGEST_VALUE = 120
 """Characters of a text, and a tenth as many elements of an array, that metadata shows before it is cut."""
+
+_LAYER = re.compile(r"(?:^|\.)(?:blk|layers?|h|blocks)\.(\d+)\.")
+"""A layer's number in a tensor's name, as GGUF and the models of transformers write it."""
 
 
 def _bits_per_weight(size: int, parameters: int) -> float:
@@ -52,6 +58,37 @@ class FormatTotal:
 
 
 @dataclass(frozen=True)
+class LayerTotal:
+    """All tensors of one transformer layer."""
+
+    layer: int
+    parameters: int
+    bytes: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits over the number of weights, scales included."""
+        return _bits_per_weight(self.bytes, self.parameters)
+
+
+@dataclass(frozen=True)
+class KindTotal:
+    """All tensors that have one name but for the layer's number."""
+
+    kind: str
+    tensors: int
+    parameters: int
+    bytes: int
+    formats: dict[str, int]
+    """Format -> number of tensors, most first."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits over the number of weights, scales included."""
+        return _bits_per_weight(self.bytes, self.parameters)
+
+
+@dataclass(frozen=True)
 class Inspection:
     """A checkpoint seen from outside."""
 
@@ -63,6 +100,12 @@ class Inspection:
     tensors: tuple[InspectedTensor, ...]
     formats: tuple[FormatTotal, ...]
     """Largest number of parameters first."""
+    layers: tuple[LayerTotal, ...]
+    """In order; empty where no tensor's name has a layer's number."""
+    kinds: tuple[KindTotal, ...]
+    """Largest number of parameters first."""
+    mix: Mix | None
+    """Which mix of formats a GGUF file is; None for other containers and where recipes have nothing to say."""
     parameters: int
     bytes: int
     """Bytes of all tensors."""
@@ -80,7 +123,14 @@ class Inspection:
         """The inspection as plain data, with the derived figures spelled out."""
         data = asdict(self)
         data["bits_per_weight"] = self.bits_per_weight
-        for key, items in (("tensors", self.tensors), ("formats", self.formats)):
+        data["mix"] = self.mix.to_json() if self.mix else None
+        sections = (
+            ("tensors", self.tensors),
+            ("formats", self.formats),
+            ("layers", self.layers),
+            ("kinds", self.kinds),
+        )
+        for key, items in sections:
             data[key] = [{**asdict(item), "bits_per_weight": item.bits_per_weight} for item in items]
         for tensor in data["tensors"]:
             tensor["shape"] = list(tensor["shape"])
@@ -121,7 +171,10 @@ def _inspect_gguf(path: Path) -> Inspection:
     reader = GGUFReader(path)
     values = {key: value.value for key, value in reader.metadata.items()}
     architecture = values.get("general.architecture")
-    return _summary(path, "GGUF", architecture, reader, (path,), values)
+    mix = None
+    if isinstance(architecture, str):
+        mix = find_mix(architecture, reader.metadata, tuple(map(reader.read, reader.names())))
+    return _summary(path, "GGUF", architecture, reader, (path,), values, mix)
 
 
 def _inspect_safetensors(path: Path) -> Inspection:
@@ -154,6 +207,7 @@ def _summary(
     reader: Reader,
     files: tuple[Path, ...],
     metadata: Mapping[str, Any],
+    mix: Mix | None = None,
 ) -> Inspection:
     tensors = tuple(_tensor(reader.read(name)) for name in reader.names())
     return Inspection(
@@ -162,6 +216,9 @@ def _summary(
         architecture=architecture if isinstance(architecture, str) else None,
         tensors=tensors,
         formats=_totals(tensors),
+        layers=_layers(tensors),
+        kinds=_kinds(tensors),
+        mix=mix,
         parameters=sum(t.parameters for t in tensors),
         bytes=sum(t.bytes for t in tensors),
         file_bytes=sum(file.stat().st_size for file in files),
@@ -182,6 +239,42 @@ def _totals(tensors: tuple[InspectedTensor, ...]) -> tuple[FormatTotal, ...]:
         share = parameters / everything if everything else 0.0
         totals.append(FormatTotal(name, len(members), parameters, sum(t.bytes for t in members), share))
     return tuple(sorted(totals, key=lambda total: -total.parameters))
+
+
+def _layers(tensors: tuple[InspectedTensor, ...]) -> tuple[LayerTotal, ...]:
+    members: dict[int, list[InspectedTensor]] = {}
+    for tensor in tensors:
+        if found := _LAYER.search(tensor.name):
+            members.setdefault(int(found[1]), []).append(tensor)
+    return tuple(
+        LayerTotal(layer, sum(t.parameters for t in group), sum(t.bytes for t in group))
+        for layer, group in sorted(members.items())
+    )
+
+
+def _kinds(tensors: tuple[InspectedTensor, ...]) -> tuple[KindTotal, ...]:
+    members: dict[str, list[InspectedTensor]] = {}
+    for tensor in tensors:
+        members.setdefault(kind_of(tensor.name), []).append(tensor)
+    totals = [_kind_total(kind, group) for kind, group in members.items()]
+    return tuple(sorted(totals, key=lambda total: -total.parameters))
+
+
+def _kind_total(kind: str, group: list[InspectedTensor]) -> KindTotal:
+    formats = Counter(tensor.format for tensor in group)
+    size = sum(t.bytes for t in group)
+    return KindTotal(kind, len(group), sum(t.parameters for t in group), size, dict(formats.most_common()))
+
+
+def kind_of(name: str) -> str:
+    """A tensor's name without the number of its layer, and without what every name has.
+
+    >>> kind_of("blk.12.attn_v.weight"), kind_of("model.layers.3.mlp.down_proj.weight"), kind_of("lm_head.weight")
+    ('attn_v', 'mlp.down_proj', 'lm_head')
+    """
+    found = _LAYER.search(name)
+    rest = name[found.end() :] if found else name.removeprefix("model.")
+    return rest.removesuffix(".weight") or name
 
 
 def _shortened(value: Any) -> Any:

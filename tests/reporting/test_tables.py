@@ -12,6 +12,7 @@ from fewbits.evaluation.compare import Comparison
 from fewbits.evaluation.metrics import Estimate
 from fewbits.inspection import inspect
 from fewbits.reporting import tables
+from fewbits.reporting.inspection_tables import inspection_tables
 from references import records
 
 
@@ -98,7 +99,7 @@ def test_a_hostile_name_drives_neither_terminal_nor_markup(tmp_path: Path) -> No
 
 
 def test_an_inspection_lists_tensors_formats_and_metadata(pocket: Path) -> None:
-    text = drawn(tables.inspection_tables(inspect(pocket)))
+    text = drawn(inspection_tables(inspect(pocket)))
 
     for expected in (
         "model.embed_tokens.weight",

@@ -17,6 +17,6 @@ def command(file: str, as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        from fewbits.reporting.tables import inspection_tables
+        from fewbits.reporting.inspection_tables import inspection_tables
 
         print_tables(inspection_tables(result))

@@ -30,6 +30,15 @@ def columns(counts: Sequence[int], cells: int, height: int = 1) -> list[str]:
     return ["".join(_HEIGHTS[min(8, max(0, e - 8 * line))] for e in eighths) for line in reversed(range(height))]
 
 
+def column(value: float, low: float, high: float) -> str:
+    """One cell whose height tells where `value` lies between `low` and `high`.
+
+    >>> column(4.5, 4.5, 6.5), column(6.5, 4.5, 6.5), column(4.5, 4.5, 4.5)
+    ('▂', '█', '█')
+    """
+    return _HEIGHTS[2 + round(6 * (value - low) / (high - low))] if high > low else _HEIGHTS[8]
+
+
 def bar(share: float, cells: int) -> str:
     """A bar from the left; what is not zero is seen.
 

@@ -1,4 +1,4 @@
-"""The tables a person reads, drawn from the same data as the JSON: preview, result, comparison, inspection."""
+"""The tables a person reads, drawn from the same data as the JSON: preview, result, comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from fewbits.evaluation.compare import Comparison
     from fewbits.evaluation.metrics import Estimate
-    from fewbits.inspection import Inspection
 
 MOST_FALLBACKS = 20
 WORST = 5
@@ -95,39 +94,6 @@ def comparison_tables(comparison: Comparison) -> list[RenderableType]:
         ("quantized", c.quantized),
     ]
     return [table, facts_table("", facts), *_notes(c.notes)]
-
-
-def inspection_tables(inspection: Inspection) -> list[RenderableType]:
-    """What is in a file."""
-    i = inspection
-    facts = [
-        ("file", i.path),
-        ("kind", f"{i.container}, architecture {i.architecture or 'not stated'}"),
-        ("size", f"{figures.size(i.file_bytes)}, of which tensors {figures.size(i.bytes)}"),
-        ("parameters", figures.count(i.parameters)),
-        ("bits per weight", f"{i.bits_per_weight:.3f}"),
-    ]
-    metadata = [(key, value if isinstance(value, str) else repr(value)) for key, value in i.metadata.items()]
-    described = [facts_table("Metadata", metadata)] if metadata else []
-    return [_tensor_table(i), *described, _share_table(i), facts_table("File", facts)]
-
-
-def _tensor_table(inspection: Inspection) -> Table:
-    columns = (("shape", "right"), ("format", "left"), ("bytes", "right"), ("bits/weight", "right"))
-    table = simple_table("Tensors", ("name", "left"), *columns)
-    for t in inspection.tensors:
-        shape = " x ".join(map(str, t.shape)) or "1"
-        table.add_row(Text(clean(t.name)), shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
-    return table
-
-
-def _share_table(inspection: Inspection) -> Table:
-    columns = (("tensors", "right"), ("parameters", "right"), ("share", "right"), ("bytes", "right"))
-    table = simple_table("Formats", ("format", "left"), *columns)
-    for f in inspection.formats:
-        share = figures.percent(f.share)
-        table.add_row(f.format, str(f.tensors), figures.count(f.parameters), share, figures.size(f.bytes))
-    return table
 
 
 def _format_table(formats: Iterable[FormatSummary], *, errors: bool = False) -> Table:

@@ -1,0 +1,87 @@
+"""Which mix a GGUF file is: what it says of itself, checked against what the recipe of that name would choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fewbits import planning
+from fewbits.checkpoints.base import Conversion, Placement, StoredTensor, Value
+from fewbits.planning import Recipe
+from fewbits.sites import Site, find_sites
+
+CUSTOM = "custom"
+_GUESSED = 1024
+"""llama.cpp adds this to a file type that it guessed from the tensors."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor in another format than the recipe would choose for it."""
+
+    tensor: str
+    format: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a file is called, and by whom."""
+
+    name: str
+    """A recipe whose every choice the file agrees with, or "custom"."""
+    stated: str | None
+    """What the file says of itself ("Q4_K_M"), true or not; None where it says nothing that is known."""
+    nearest: str | None
+    """For a custom mix, the recipe that it differs from least."""
+    differences: tuple[Difference, ...]
+    """Where a custom mix differs from it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The mix as plain data."""
+        return {**asdict(self), "differences": [asdict(difference) for difference in self.differences]}
+
+
+def find_mix(architecture: str, metadata: Mapping[str, Value], tensors: tuple[StoredTensor, ...]) -> Mix | None:
+    """The mix of a file's tensors; None where no matrix is of a kind that recipes speak of.
+
+    The recipe that the file names comes first; then any other that chooses the same format for every matrix.
+    """
+    placements = tuple(Placement(tensor.name, tensor) for tensor in tensors)
+    sites = find_sites(Conversion(architecture, metadata, placements, ()))
+    stored = {t.name: t.format for t in tensors if sites[t.name].kind != "kept"}
+    if not stored:
+        return None
+    stated = _stated(metadata)
+    found = {recipe.name: _differences(recipe, sites, stored) for recipe in _recipes(stated)}
+    name = next((name for name, differences in found.items() if not differences), None)
+    said = stated.removeprefix("MOSTLY_").removeprefix("ALL_") if stated else None
+    if name is not None:
+        return Mix(name, said, None, ())
+    # A file that names its mix differs from that one, whatever others are nearer.
+    named = next((recipe.name for recipe in _recipes(stated) if recipe.file_type == stated), None)
+    nearest = named or min(found, key=lambda name: len(found[name]))
+    return Mix(CUSTOM, said, nearest, found[nearest])
+
+
+def _recipes(stated: str | None) -> list[Recipe]:
+    """All recipes, those of the stated file type first."""
+    known = [planning.recipes().get(name) for name in planning.recipes()]
+    return sorted(known, key=lambda recipe: recipe.file_type != stated)
+
+
+def _stated(metadata: Mapping[str, Value]) -> str | None:
+    """The file type in the metadata, as ggml names it."""
+    from gguf import LlamaFileType
+
+    number = metadata.get("general.file_type")
+    if number is None or not isinstance(number.value, int):
+        return None
+    types = {int(kind): kind.name for kind in LlamaFileType}
+    return types.get(number.value, types.get(number.value - _GUESSED))
+
+
+def _differences(recipe: Recipe, sites: Mapping[str, Site], stored: Mapping[str, str]) -> tuple[Difference, ...]:
+    chosen = {name: recipe.decide(sites[name]).format for name in stored}
+    return tuple(Difference(name, stored[name], chosen[name]) for name in stored if stored[name] != chosen[name])
