@@ -21,9 +21,10 @@ from fewbits.assignment import Assignment, assign
 from fewbits.checkpoints.base import Bytes, Conversion, Placement, StoredTensor, Value
 from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
-from fewbits.checkpoints.gguf_writer import GGUFWriter, Layout, partial_path, plan_layout
+from fewbits.checkpoints.gguf_writer import GGUFWriter, Layout, plan_layout
 from fewbits.checkpoints.imatrix import Floats, read_importance
 from fewbits.checkpoints.opening import open_source
+from fewbits.checkpoints.partial_file import partial_path
 from fewbits.digest import sha256_of
 from fewbits.errors import CheckpointError
 from fewbits.memory import PeakMemory, resident_memory

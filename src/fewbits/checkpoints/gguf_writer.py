@@ -1,17 +1,10 @@
-"""Write GGUF files: the header through the gguf package, tensor bytes in place, the whole file or nothing.
-
-The file grows beside its target under a fixed name, so that whatever a killed run leaves behind is replaced by the next
-run. Space is reserved before work starts; rows may arrive in any order and from several threads.
-"""
+"""Write GGUF files: the header through the gguf package, tensor bytes in place, the whole file or nothing."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import struct
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Value
+from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
 from fewbits.errors import CheckpointError
 
 if TYPE_CHECKING:
     import gguf
 
 ALIGNMENT = 32
-FLUSH_EVERY = 64 << 20
-"""Bytes after which what was written is sent to the disk, while the next rows are computed."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +135,6 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
         writer.add_key_value(key, value.value, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType[element.upper()])
 
 
-def partial_path(output: Path) -> Path:
-    """Where `output` grows until it is complete and verified."""
-    return output.with_name(f".{output.name}.partial")
-
-
 class GGUFWriter:
     """A file that is being written; a context manager that leaves nothing behind unless `publish` was called."""
 
@@ -156,15 +143,9 @@ class GGUFWriter:
         self.partial = partial_path(output)
         self.layout = layout
         self._slots = {slot.name: slot for slot in layout.slots}
-        self._unflushed = 0
-        self._flushing: Future[None] | None = None
-        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="fewbits-flush")
-        self._file = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file = PartialFile(self.partial, output, layout.size)
         try:
-            self._lock()
-            os.ftruncate(self._file, 0)
-            self._reserve()
-            self._write(layout.header, 0)
+            self._file.write(layout.header, 0)
         except BaseException:
             self.discard()
             raise
@@ -175,75 +156,28 @@ class GGUFWriter:
     def __exit__(self, *_: object) -> None:
         self.discard()
 
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # pragma: no cover - not on Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            os.close(self._file)
-            self._file = -1
-            raise CheckpointError(
-                f"{self.output} is being written by another run of fewbits; wait for it or choose another output."
-            ) from e
-
-    def _reserve(self) -> None:
-        """Take the disk space now: a full disk is found before hours of work, not after."""
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._file, 0, self.layout.size)
-        else:  # pragma: no cover - macOS and Windows reserve while writing
-            os.ftruncate(self._file, self.layout.size)
-
-    def _write(self, data: Bytes | bytes, position: int) -> None:
-        view = memoryview(data if isinstance(data, bytes) else data.data).cast("B")
-        while view:
-            done = os.pwrite(self._file, view, position)
-            view, position = view[done:], position + done
-
     def write_rows(self, name: str, first_row: int, rows: Bytes) -> None:
         """Write `rows` (rows, bytes per row) of tensor `name`, beginning with `first_row`."""
         slot = self._slots[name]
         position = slot.offset + first_row * rows.shape[1]
         if position + rows.size > slot.offset + slot.size:
             raise CheckpointError(f"tensor {name} got more rows than its {slot.size} bytes hold; this is a bug.")
-        self._write(np.ascontiguousarray(rows), position)
-        self._unflushed += rows.size
-        if self._unflushed >= FLUSH_EVERY and (self._flushing is None or self._flushing.done()):
-            self._unflushed = 0
-            self._flushing = self._flusher.submit(os.fsync, self._file)
+        self._file.write(rows, position)
 
     def start_flush(self) -> None:
         """Send everything to the disk in the background; `sync` waits for it."""
-        self._flushing = self._flusher.submit(os.fsync, self._file)
+        self._file.start_flush()
 
     def sync(self) -> None:
         """Wait until every byte is on the disk."""
-        if self._flushing is not None:
-            self._flushing.result()
-        self._flusher.submit(os.fsync, self._file).result()
+        self._file.sync()
 
     def publish(self) -> None:
         """Make the complete, synced file appear under its name, durably and at once."""
         self.partial.replace(self.output)
-        with contextlib.suppress(OSError):  # some file systems cannot sync a folder
-            folder = os.open(self.output.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        self._close()
+        sync_folder(self.output.parent)
+        self._file.close()
 
     def discard(self) -> None:
         """Forget the file unless it was published; safe to call twice."""
-        if self._file >= 0:
-            with contextlib.suppress(FileNotFoundError):
-                self.partial.unlink()
-        self._close()
-
-    def _close(self) -> None:
-        self._flusher.shutdown(wait=True, cancel_futures=True)
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._file.discard()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fewbits.errors import FormatError
 from fewbits.formats import fp8, integers, mx, nvfp4
 from fewbits.formats.base import (
+    Fields,
     Format,
     Grid,
     Params,
@@ -31,6 +32,7 @@ __all__ = [
     "MEMBERS",
     "ROWS",
     "Description",
+    "Fields",
     "Format",
     "Grid",
     "Params",

@@ -29,6 +29,8 @@ else:
 Bytes = npt.NDArray[np.uint8]
 Shape = tuple[int, int]
 Fields = dict[str, npt.NDArray[Any]]
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+"""Field -> its numpy type and shape; numpy has no bfloat16, so its bits are kept as uint16."""
 """What lies on disk for one matrix, by name: codes, scales, zero points, tables; its bytes are all that is stored."""
 
 
@@ -175,6 +177,9 @@ class Format(Protocol):
     def from_fields(self, fields: Fields, shape: Shape) -> tuple[torch.Tensor, Params]:
         """Codes and parameters of stored fields; raises FormatError when they do not make a matrix of `shape`."""
 
+    def shapes(self, rows: int, cols: int) -> Shapes:
+        """Field -> numpy type and shape, of a (rows, cols) matrix; raises FormatError when the width does not fit."""
+
     def bits(self, rows: int, cols: int) -> int:
         """Exact storage in bits, all fields included; raises FormatError when the width does not fit."""
 
@@ -224,10 +229,14 @@ class GridCodec(Gridded):
         """The stored bytes (rows, bytes per row) as `data`."""
         return {"data": self.pack(codes, params)}
 
+    def shapes(self: RowFormat, rows: int, cols: int) -> Shapes:
+        """The bytes of the rows."""
+        return {"data": ("uint8", (rows, row_bytes(self, cols)))}
+
     def from_fields(self: RowFormat, fields: Fields, shape: Shape) -> tuple[torch.Tensor, Params]:
         """Codes and parameters of `data`."""
         rows, cols = shape
-        check_fields(self.name, fields, {"data": ("uint8", (rows, row_bytes(self, cols)))})
+        check_fields(self.name, fields, self.shapes(rows, cols))
         return self.unpack(fields["data"], cols)
 
     def bits(self: RowFormat, rows: int, cols: int) -> int:

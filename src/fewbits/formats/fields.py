@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.formats.base import Bytes
+from fewbits.formats.base import Bytes, Shapes
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = LazyModule("torch")
-
-Shapes = dict[str, tuple[str, tuple[int, ...]]]
-"""Field -> its numpy type and shape."""
 
 NUMBERS = {"f32": "float32", "f16": "float16", "bf16": "uint16"}
 """Types of stored numbers -> the numpy type that holds them; numpy has no bfloat16, so its bits are kept."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewbits.formats.base import Fields, Params, Shape
+from fewbits.formats.base import Fields, Params, Shape, Shapes
 from fewbits.formats.exact import divided, inverse, stored_as
-from fewbits.formats.fields import Shapes, pack_bits, packed_bytes, unpack_bits
+from fewbits.formats.fields import pack_bits, packed_bytes, unpack_bits
 from fewbits.formats.grids import UniformGrid
 from fewbits.formats.names import Words
 from fewbits.formats.scaled import LARGEST_SCALE, NUMBER_WORDS, SMALLEST_SCALE, Scaled

@@ -6,10 +6,9 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewbits.formats.base import Fields, Gridded, Params, Shape, check_fields, spans_per_row
+from fewbits.formats.base import Fields, Gridded, Params, Shape, Shapes, check_fields, spans_per_row
 from fewbits.formats.fields import (
     NUMBERS,
-    Shapes,
     from_field,
     pack_bits,
     packed_bytes,

@@ -1,0 +1,209 @@
+"""Write a Hugging Face model directory whose matrices lie in the fewbits dialect of safetensors; whole, or not at all.
+
+The directory grows under another name. Weights are written as fields of formats, slab by slab; configuration and
+tokenizer are the source's, but for `quantization_config`, which says that these weights need fewbits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewbits import formats
+from fewbits.checkpoints.fields import DTYPES, PLAIN, field_name, statement
+from fewbits.checkpoints.jsonfile import load_object
+from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
+from fewbits.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME
+from fewbits.errors import CheckpointError
+from fewbits.formats import Fields
+
+METHOD = "fewbits"
+"""`quantization_config.quant_method`: transformers refuses what it does not know instead of reading it wrongly."""
+
+
+@dataclass(frozen=True)
+class FieldSlot:
+    """Where one field lies: `lines` of `line_bytes` from byte `offset` of the file on, each serving `rows` rows."""
+
+    offset: int
+    lines: int
+    line_bytes: int
+    rows: int
+    """0: the field belongs to the whole tensor."""
+
+
+@dataclass(frozen=True)
+class DirectoryLayout:
+    """The weights file before its tensors, and what else belongs into the directory."""
+
+    header: bytes
+    slots: Mapping[tuple[str, str], FieldSlot]
+    size: int
+    config: bytes
+    copied: tuple[Path, ...]
+
+
+def plan_directory(
+    source: Path, files: tuple[Path, ...], tensors: list[tuple[str, str, tuple[int, ...]]], recipe: str
+) -> DirectoryLayout:
+    """The layout of a directory with `tensors` (name, format, shape), made from the model directory `source`."""
+    matrices = {name: (format_name, shape) for name, format_name, shape in tensors if format_name not in PLAIN}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", METHOD: statement(matrices)}}
+    slots: dict[tuple[str, str], FieldSlot] = {}
+    position = 0
+    for name, format_name, shape in tensors:
+        for field, (dtype, lines) in _fields(format_name, shape).items():
+            size = prod(lines) * np.dtype(dtype).itemsize
+            entry = {"dtype": DTYPES[dtype], "shape": list(lines), "data_offsets": [position, position + size]}
+            header[name if format_name in PLAIN else field_name(name, field)] = entry
+            serves = _rows_of_a_line(format_name, shape, lines)
+            slots[name, field] = FieldSlot(position, lines[0], size // lines[0], serves)
+            position += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    return DirectoryLayout(
+        header=len(text).to_bytes(8, "little") + text,
+        slots={key: replace(slot, offset=slot.offset + start) for key, slot in slots.items()},
+        size=start + position,
+        config=_config(source, recipe),
+        copied=_copied(source, files),
+    )
+
+
+def _fields(format_name: str, shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Field -> numpy type and shape; a plain tensor of any number of dimensions is its own field `data`."""
+    if format_name in PLAIN:
+        return {"data": ({"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16"}[format_name], shape)}
+    return formats.get(format_name).shapes(prod(shape[:-1]), shape[-1])
+
+
+def _rows_of_a_line(format_name: str, shape: tuple[int, ...], lines: tuple[int, ...]) -> int:
+    rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
+    if lines[0] == rows or format_name in PLAIN:
+        return 1
+    together = formats.get(format_name).rows
+    return together if together and lines[0] == -(-rows // together) else 0
+
+
+def _config(source: Path, recipe: str) -> bytes:
+    config = load_object(source / "config.json")
+    if "quantization_config" in config:
+        raise CheckpointError(
+            f"{source} is quantized already: its config.json has a quantization_config; start from the original model."
+        )
+    config["quantization_config"] = {"quant_method": METHOD, "recipe": recipe}
+    return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+_SIDE_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def _copied(source: Path, files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """What the directory takes over as it is."""
+    wanted = {*(source / name for name in _SIDE_FILES), *files}
+    left = {"config.json", INDEX_NAME}
+    return tuple(sorted(f for f in wanted if f.is_file() and f.name not in left and f.suffix != ".safetensors"))
+
+
+class DirectoryWriter:
+    """A directory that is being written; a context manager that leaves nothing behind unless `publish` was called."""
+
+    def __init__(self, output: Path, layout: DirectoryLayout) -> None:
+        self.output = output
+        self.layout = layout
+        self.partial = partial_path(output)
+        self.partial.mkdir(exist_ok=True)
+        self.weights = self.partial / SINGLE_NAME
+        self._published = False
+        self._file = PartialFile(self.weights, output, layout.size)
+        try:
+            self._file.write(layout.header, 0)
+        except BaseException:
+            self.discard()
+            raise
+
+    def __enter__(self) -> DirectoryWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def write_fields(self, name: str, first_row: int, fields: Fields) -> None:
+        """Write the fields of rows from `first_row` on; what all rows share comes with row 0."""
+        for field, array in fields.items():
+            slot = self.layout.slots[name, field]
+            line = first_row // slot.rows if slot.rows else 0
+            if line * slot.line_bytes + array.nbytes > slot.lines * slot.line_bytes:
+                raise CheckpointError(f"tensor {name} got more of {field} than its {slot.lines} lines; this is a bug.")
+            if slot.rows or first_row == 0:
+                self._file.write(array.reshape(-1).view(np.uint8), slot.offset + line * slot.line_bytes)
+
+    def start_flush(self) -> None:
+        """Send everything to the disk in the background; `sync` waits for it."""
+        self._file.start_flush()
+
+    def sync(self) -> None:
+        """Wait until every byte of the weights is on the disk."""
+        self._file.sync()
+
+    def publish(self) -> None:
+        """Add configuration and tokenizer, and make the complete directory appear under its name."""
+        _write_synced(self.partial / "config.json", self.layout.config)
+        for file in self.layout.copied:
+            _write_synced(self.partial / file.name, file.read_bytes())
+        sync_folder(self.partial)
+        replaced = self.output.with_name(f".{self.output.name}.replaced")
+        if self.output.exists():
+            self.output.rename(replaced)
+        self.partial.rename(self.output)
+        self._published = True
+        sync_folder(self.output.parent)
+        self._file.close()
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Forget the directory unless it was published; safe to call twice."""
+        if not self._published:
+            self._file.discard()
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self._file.close()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def require_replaceable(output: Path, *, force: bool) -> None:
+    """Refuse a directory that exists, and with `force` one that fewbits did not write."""
+    if not output.exists():
+        return
+    if not force:
+        raise CheckpointError(f"{output} exists already; choose another output, or replace it with --force.")
+    config = output / "config.json"
+    stated = load_object(config).get("quantization_config") if config.is_file() else None
+    if any(output.iterdir()) and not (isinstance(stated, dict) and stated.get("quant_method") == METHOD):
+        raise CheckpointError(
+            f"{output} is a directory that fewbits did not write, and is not replaced; choose another."
+        )
