@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fewbits.formats.base import Fields, Gridded, Params, Shape, check_fields, spans_per_row
-from fewbits.formats.fields import Shapes, pack_bits, packed_bytes, stored_bits, unpack_bits
+from fewbits.formats.base import Fields, Gridded, Params, Shape, Shapes, check_fields, spans_per_row
+from fewbits.formats.fields import pack_bits, packed_bytes, stored_bits, unpack_bits
 from fewbits.formats.grids import Element
 from fewbits.lazy import LazyModule
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.errors import FormatError
-from fewbits.formats.base import Fields, Params, Shape
+from fewbits.formats.base import Fields, Params, Shape, Shapes
 from fewbits.formats.exact import divided, inverse, lane_sum
-from fewbits.formats.fields import Shapes
 from fewbits.formats.grids import ElementGrid
 from fewbits.formats.microscaled import Microscaled
 from fewbits.formats.minifloat import E2M1, E4M3, MiniFloat
