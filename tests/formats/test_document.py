@@ -45,6 +45,15 @@ def test_a_drawing_fits_and_names_every_part(name: str, width: int) -> None:
         assert all(any(line.startswith(part.name) for line in lines) for part in described.parts)
 
 
+@pytest.mark.parametrize("name", formats.MEMBERS)
+def test_the_fields_of_a_matrix_are_its_bits(name: str) -> None:
+    described = formats.describe(name)
+    cols = 4096 // described.span * described.span if described.span else 4096
+
+    assert 8 * sum(field.size for field in described.fields) == formats.get(name).bits(4096, cols)
+    assert all(field.name in described.drawing(100) for field in described.fields)
+
+
 def test_bits_are_drawn_where_parts_are_no_whole_bytes() -> None:
     drawn = draw((Part("sign", 1, 1, "s"), Part("exponent", 1, 4, "e"), Part("mantissa", 1, 3, "m")))
 

@@ -54,6 +54,16 @@ def plain(text: str) -> list[str]:
     return Text.from_ansi(text).plain.splitlines()
 
 
+def test_the_list_shows_every_equation_as_it_is_and_every_use_once() -> None:
+    described = [formats.describe(name) for name in formats.FORMATS]
+    text = " ".join(drawn(family_tables(described), 200).split())
+
+    for d in described:
+        assert f"{d.name} {d.bits_per_weight:.7g}" in text
+        assert " ".join(d.equation.split()) in text
+        assert text.count(d.when) == len({other.entry for other in described if other.when == d.when})
+
+
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
 def test_no_width_breaks_the_tables(width: int, pocket: Path) -> None:
     described = [formats.describe(name) for name in formats.FORMATS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fewbits.formats import Format
-from fewbits.formats.description import guide_of
+from fewbits.formats.description import COLS, ROWS, describe, guide_of
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -53,10 +53,12 @@ def code_width(format: Format, code: torch.Tensor) -> int:
     """
     if code.dtype != torch.uint8:
         return 8 * code.element_size()
-    guide = guide_of(format)
-    stated = sum(part.bits for part in guide.parts if part.count == format.span)
-    element = 1 + sum(guide.element) if guide.element else 0
-    return stated or element or getattr(format, "code_bits", 0) or max(1, int(code.max()).bit_length())
+    described = describe(format)
+    fields = {field.name: field for field in described.fields}
+    if "codes" in fields:
+        return 8 * fields["codes"].size // (ROWS * (COLS // format.span * format.span if format.span else COLS))
+    stated = sum(part.bits for part in described.parts if part.count == format.span)
+    return stated or max(1, int(code.max()).bit_length())
 
 
 def as_stored(format: Format, bits: int, width: int) -> tuple[int, int]:

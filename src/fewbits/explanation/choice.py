@@ -8,8 +8,36 @@ from fewbits import formats
 from fewbits.errors import FormatError
 from fewbits.formats import Format
 
-FOR_NUMBERS = ("F32", "F16", "BF16", "int8_row_sym", "Q8_0", "Q6_K", "Q4_K", "Q4_0", "int4_g32_sym_f16")
-FOR_TENSORS = ("int8_row_sym", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "int4_g128_sym_f16", "Q4_0")
+FOR_NUMBERS = (
+    "F32",
+    "F16",
+    "BF16",
+    "fp8_e4m3_row",
+    "mxfp4",
+    "nvfp4",
+    "int8_row_sym",
+    "int4_g32_sym_f16",
+    "nf4_g64",
+    "Q8_0",
+    "Q6_K",
+    "Q4_K",
+    "Q4_0",
+    "IQ4_XS",
+)
+FOR_TENSORS = (
+    "int8_row_sym",
+    "fp8_e4m3_row",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K",
+    "Q4_K",
+    "int4_g128_sym_f16",
+    "nvfp4",
+    "mxfp4",
+    "IQ4_XS",
+    "Q3_K",
+    "Q2_K",
+)
 ALL = "all"
 
 

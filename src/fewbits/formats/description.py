@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from textwrap import wrap
 from typing import Any
 
 from fewbits.formats.base import Format, bits_per_weight, is_row_format
-from fewbits.formats.drawing import WIDTH, draw
-from fewbits.formats.guide import Family, Guide, Part, guides
+from fewbits.formats.drawing import WIDTH, draw, draw_fields
+from fewbits.formats.guide import Family, Field, Guide, Part, guides
+
+ROWS = COLS = 4096
+"""The matrix whose fields are shown."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,8 @@ class Description:
     """What docs/formats.md and `fewbits formats` show of one format."""
 
     name: str
+    entry: str
+    """The entry of guide.toml: members of a family share one."""
     family: Family
     bits_per_weight: float
     """Exactly, scales included; where rows share something, of a 4096 x 4096 matrix."""
@@ -26,7 +32,9 @@ class Description:
     layout: str
     """The bytes of a span, or the fields, in a sentence."""
     parts: tuple[Part, ...]
-    """The bytes of a span one after another; empty where the format only states the sentence."""
+    """The bytes of a span one after another, or the bits of one code; empty where only the sentence is stated."""
+    fields: tuple[Field, ...]
+    """The arrays of a matrix of 4096 rows and about as many columns; empty where there is one string of bytes."""
     element: tuple[int, int] | None
     """Bits of exponent and mantissa where a code is a small float."""
     largest: float
@@ -39,8 +47,13 @@ class Description:
     source: str
 
     def drawing(self, width: int = WIDTH) -> str:
-        """The bytes of a span as plain text: boxes where the parts are stated, else the sentence."""
-        return draw(self.parts, width) if self.parts else self.layout
+        """What is stored, as plain text: boxes for the parts of a span, or of a code, and for fields; or a sentence."""
+        if not self.fields:
+            return draw(self.parts, width) if self.parts else "\n".join(wrap(self.layout, width))
+        code = ["One code:", draw(self.parts, width), ""] if self.parts else []
+        cols = COLS // self.span * self.span if self.span else COLS
+        matrix = [f"A matrix of {ROWS} x {cols}:", draw_fields(self.fields, width), *wrap(self.layout, width)]
+        return "\n".join([*code, *matrix])
 
     def to_json(self) -> dict[str, Any]:
         """The description as plain data."""
@@ -63,6 +76,7 @@ def describe(format: Format) -> Description:
     guide = guide_of(format)
     return Description(
         name=format.name,
+        entry=entry_of(format),
         family=guide.family,
         bits_per_weight=bits_per_weight(format),
         span=format.span,
@@ -70,6 +84,7 @@ def describe(format: Format) -> Description:
         equation=format.equation,
         layout=format.layout,
         parts=guide.parts,
+        fields=_fields(format),
         element=guide.element,
         largest=format.largest,
         error_bound=format.error_bound,
@@ -78,3 +93,12 @@ def describe(format: Format) -> Description:
         when=guide.when,
         source=format.source,
     )
+
+
+def _fields(format: Format) -> tuple[Field, ...]:
+    """The arrays of a matrix, where the format has several and says so."""
+    shapes = getattr(format, "shapes", None)
+    if is_row_format(format) or shapes is None:
+        return ()
+    cols = COLS // format.span * format.span if format.span else COLS
+    return tuple(Field(name, dtype, shape) for name, (dtype, shape) in shapes(ROWS, cols).items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from textwrap import wrap
 
-from fewbits.formats.guide import Part
+from fewbits.formats.guide import Field, Part
 
 WIDTH = 78
 
@@ -39,20 +39,44 @@ def draw(parts: Sequence[Part], width: int = WIDTH) -> str:
     return "\n".join([*_boxes(parts, ruler, unit, width), *_legend(parts, places, width)])
 
 
+def draw_fields(fields: Sequence[Field], width: int = WIDTH) -> str:
+    """Boxes in proportion to the bytes of each field, with its type and shape.
+
+    >>> print(draw_fields((Field("codes", "uint8", (4, 64)), Field("scale", "float16", (4, 1))), width=36))
+    ┌──────────────────┬───────────────┐
+    │      codes       │     scale     │
+    │   uint8 4 x 64   │ float16 4 x 1 │
+    └──────────────────┴───────────────┘
+    """
+    insides = [(field.name, f"{field.dtype} {' x '.join(map(str, field.shape))}") for field in fields]
+    widths = _shares([field.size for field in fields], _widths(insides), width - len(fields) - 1)
+    return "\n".join(_frame(insides, widths, ""))
+
+
+def _widths(insides: Sequence[tuple[str, str]]) -> list[int]:
+    return [max(map(len, inside)) + 2 for inside in insides]
+
+
+def _frame(insides: Sequence[tuple[str, str]], widths: Sequence[int], margin: str) -> list[str]:
+    rows = [[inside[row].center(w) for inside, w in zip(insides, widths, strict=True)] for row in (0, 1)]
+    return [
+        margin + "┌" + "┬".join("─" * w for w in widths) + "┐",
+        *(margin + "│" + "│".join(row) + "│" for row in rows if "".join(row).strip()),
+        margin + "└" + "┴".join("─" * w for w in widths) + "┘",
+    ]
+
+
 def _boxes(parts: Sequence[Part], ruler: Sequence[int], unit: str, width: int) -> list[str]:
     insides = [(part.name, f"{part.count} x {part.bits}" if part.count > 1 else "") for part in parts]
     # A box is wide enough for its words and for the position above it; the last one for two positions.
-    least = [max(*map(len, inside), len(str(n))) + 2 for inside, n in zip(insides, ruler, strict=False)]
+    least = [max(w, len(str(n)) + 2) for w, n in zip(_widths(insides), ruler, strict=False)]
     least[-1] = max(least[-1], len(f"{ruler[-2]} {ruler[-1]}"))
     margin = " " * (len(unit) + 1)
     widths = _shares([part.size for part in parts], least, width - len(margin) - len(parts) - 1)
     numbers = "".join(str(n).ljust(w + 1) for n, w in zip(ruler[:-1], widths, strict=True))
     last = str(ruler[-1])
-    lines = [f"{unit} {numbers[: len(numbers) + 1 - len(last)]:<{len(numbers) + 1 - len(last)}}{last}"]
-    lines.append(margin + "┌" + "┬".join("─" * w for w in widths) + "┐")
-    rows = [[i[row].center(w) for i, w in zip(insides, widths, strict=True)] for row in (0, 1)]
-    lines += [margin + "│" + "│".join(row) + "│" for row in rows if "".join(row).strip()]
-    return [*lines, margin + "└" + "┴".join("─" * w for w in widths) + "┘"]
+    room = len(numbers) + 1 - len(last)
+    return [f"{unit} {numbers[:room]:<{room}}{last}", *_frame(insides, widths, margin)]
 
 
 def _shares(sizes: Sequence[int], least: Sequence[int], room: int) -> list[int]:

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from math import prod
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,6 +38,21 @@ class Part:
     def size(self) -> int:
         """Bits of the whole part."""
         return self.count * self.bits
+
+
+@dataclass(frozen=True)
+class Field:
+    """One of several arrays that a format stores for a matrix."""
+
+    name: str
+    dtype: str
+    """As numpy calls it; bfloat16 numbers lie in uint16."""
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fewbits.formats.guide import families
 from fewbits.reporting.tables import facts_table
 
 if TYPE_CHECKING:
@@ -20,28 +22,35 @@ WIDEST_DRAWING = 100
 
 
 def family_tables(described: Sequence[Description]) -> list[RenderableType]:
-    """Every format under the sentence of its family, two lines each."""
+    """A line per format, under the sentences of its family and of the formats that are used alike."""
     names = max(len(d.name) for d in described)
+    bits = max(len(_exact(d)) for d in described)
     parts: list[RenderableType] = []
-    for family in dict.fromkeys(d.family for d in described):
-        parts += [Text(family.title, style="bold"), Text(family.about, style="dim")]
-        parts += [_rows([d for d in described if d.family == family], names), Text()]
-    return [
-        *parts,
-        Text("The first number is bits per weight, scales included. `fewbits formats NAME` draws the bytes."),
-    ]
+    for family in families().values():
+        members = [d for d in described if d.family == family]
+        if members:
+            parts += [Text(family.title, style="bold"), Text(family.about, style="dim"), Text()]
+        for entry in dict.fromkeys(d.entry for d in members):
+            alike = [d for d in members if d.entry == entry]
+            note = Text.assemble((", ".join(alike[0].readers), "italic"), f". {alike[0].when}", style="dim")
+            parts += [_rows(alike, names, bits), Padding(note, (0, 0, 1, 2))]
+    return [*parts, Text("The numbers are bits per weight, scales included. `fewbits formats NAME` draws the bytes.")]
 
 
-def _rows(members: Sequence[Description], names: int) -> Table:
+def _rows(members: Sequence[Description], names: int, bits: int) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold cyan", min_width=names, no_wrap=True)
-    table.add_column(justify="right", min_width=6, no_wrap=True)
+    table.add_column(style="bold cyan", min_width=names, overflow="fold")
+    table.add_column(justify="right", min_width=bits, no_wrap=True)
     table.add_column(style="dim", min_width=8, no_wrap=True)
-    table.add_column(overflow="fold")
+    table.add_column(style="green", overflow="fold")
     for d in members:
-        texts = Text.assemble((d.equation, "green"), (f"   {', '.join(d.readers)}", "dim"), f"\n{d.when}")
-        table.add_row(d.name, f"{d.bits_per_weight:.7g}", f"span {d.span}" if d.span > 1 else "", texts)
+        span = f"span {d.span or 'all'}" if d.span != 1 else ""
+        table.add_row(d.name, _exact(d), span, Text(d.equation))  # Text: `scale[g]` is no markup
     return table
+
+
+def _exact(d: Description) -> str:
+    return f"{d.bits_per_weight:.7g}"
 
 
 def format_details(described: Sequence[Description]) -> list[RenderableType]:
@@ -80,5 +89,4 @@ class Drawing:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The lines of the drawing; cut, never folded, where the terminal is narrower than its boxes."""
         width = min(options.max_width, WIDEST_DRAWING)
-        drawn = self._described.drawing(width) if self._described.parts else self._described.layout
-        yield Text(drawn, no_wrap=bool(self._described.parts), overflow="crop" if self._described.parts else "fold")
+        yield Text(self._described.drawing(width), no_wrap=True, overflow="crop")
