@@ -23,6 +23,7 @@ _ORIGINAL, _STORED, _LEVELS, _INK = "#c3cfdd", "#cf4f2a", "#22313f", "#22313f"
 _DIM = "#5b6b7a"
 _HEAD, _PANEL, _GAP, _FOOT = 1.2, 2.3, 0.9, 0.45
 """Inches: above the panels, of a line of panels, between panels and bars, below the bars."""
+_NOTE: dict[str, Any] = {"fontsize": 8, "color": _STORED}
 _TALLEST = 2.0
 """A peak higher than so many times the original's is cut, and its height written beside it."""
 
@@ -65,7 +66,8 @@ def _figure(e: TensorExplained) -> Figure:
     figure.text(0.04, 1 - 0.70 / height, _subtitle(e), fontsize=9.5, color=_DIM, va="center")
     for n, each in enumerate(e.formats):
         _panel(figure.add_subplot(grid[n // ACROSS, n % ACROSS]), e, each, first=n == 0)
-    below = {"left": 0.16, "right": 0.97, "top": (_FOOT + bars) / height, "bottom": _FOOT / height}
+    longest = max(len(_label(each)) for each in e.formats)
+    below = {"left": 0.03 + 0.0066 * longest, "right": 0.97, "top": (_FOOT + bars) / height, "bottom": _FOOT / height}
     rest: Any = figure.add_gridspec(1, 1, **below)
     _errors(figure.add_subplot(rest[0, 0]), e.formats)
     return figure
@@ -88,13 +90,10 @@ def _panel(axes: Axes, e: TensorExplained, each: TensorInFormat, *, first: bool)
     top = min(max(*before, *after), _TALLEST * tallest) * 1.08
     axes.set_ylim(-0.06 * top if each.levels else 0, top)
     if max(after) > top:
-        place = edges[after.index(max(after))]
-        axes.annotate(
-            f"{max(after) / tallest:.1f}×", (place, top), (4, -9), textcoords="offset points", fontsize=8, color=_STORED
-        )
+        axes.text(0.99, 0.9, f"peak {max(after) / tallest:.1f}×", transform=axes.transAxes, ha="right", **_NOTE)
     inside = [level for level in each.levels if e.low <= level <= e.high]
     axes.vlines(inside, -0.05 * top, -0.01 * top, color=_LEVELS, linewidth=1.0, label="levels of one group")
-    title = f"{each.format}   {each.bits_per_weight:.6g} bits   error {figures.error(each.relative_rms)}"
+    title = f"{each.format}   {each.bits_per_weight:.5g} bits   error {figures.error(each.relative_rms)}"
     axes.set_title(title, fontsize=10, color=_INK, loc="left")
     _plain(axes)
     axes.set_xlim(e.low, e.high)
@@ -115,11 +114,15 @@ def _errors(axes: Axes, formats: Sequence[TensorInFormat]) -> None:
             f" {figures.error(each.relative_rms)}   {figures.size(each.bytes)}, largest error {each.largest_error:.3g}"
         )
         axes.text(share, place, text, va="center", fontsize=8.5, color=_INK)
-    axes.set_yticks(places, [f"{each.format}  ({each.bits_per_weight:.6g} bits)" for each in formats], fontsize=9)
+    axes.set_yticks(places, [_label(each) for each in formats], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.38 * worst)
     axes.set_title("Relative RMS error in percent", fontsize=10, color=_INK, loc="left")
     _plain(axes)
+
+
+def _label(each: TensorInFormat) -> str:
+    return f"{each.format}  ({each.bits_per_weight:.5g} bits)"
 
 
 def _coarse(histogram: Sequence[int]) -> list[int]:
