@@ -46,7 +46,8 @@ fewbits quantize SOURCE -o OUT.gguf --to Q4_K_M --tensor 'blk.*.ffn_down=Q6_K' -
 ```
 
 A pattern that matches nothing is refused, and so is a format that does not fit a tensor's width: what you name is never
-replaced. The preview and the card list what you changed.
+replaced. The preview and the card list what you changed. All other tensors get what the recipe gives them (where
+`llama-quantize --tensor-type` counts the layers anew without those that were named).
 
 ## Write a recipe
 

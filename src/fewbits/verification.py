@@ -30,6 +30,10 @@ from fewbits.workers import Workers, row_slabs
 TOLERANCE = 1e-9
 """Relative difference allowed between the recorded and the measured error: both sum the same numbers in float64."""
 
+WEIGHED_BOUND = 2.0
+"""Largest |w - stored| within a span over its largest |w|, where errors were weighed: what counts little may
+come back as anything that the span can hold, of the other sign at worst. The recorded error has to be met still."""
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -138,7 +142,7 @@ def _check_tensor(
             f"tensor {name} is off by {measured:.6g} (relative RMS) when read back and {want.relative_rms:.6g} was "
             "recorded; the file does not hold what was meant and is not kept."
         )
-    if not worst <= (max(1.0, format.error_bound) if want.weighed else format.error_bound):
+    if not worst <= (WEIGHED_BOUND if want.weighed else format.error_bound):
         raise VerificationError(
             f"tensor {name} has an element off by {worst:.3g} of its span's largest, beyond the "
             f"{format.error_bound:.3g} of {format.name}; its numbers do not suit this format: choose a wider one."

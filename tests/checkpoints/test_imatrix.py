@@ -32,7 +32,10 @@ def test_sums_over_counts_expert_by_expert(tmp_path: Path) -> None:
     )
     found = read_importance(path)
     # The text never reached the second expert: its columns count evenly.
-    assert np.array_equal(found.of("a.weight", (2, 16, 4)), [[0.5, 1, 1.5, 2], [1, 1, 1, 1]])
+    assert np.array_equal(found.entries["a.weight"], [[0.5, 1, 1.5, 2], [1, 1, 1, 1]])
+    assert np.array_equal(found.entries["b.weight"], [[0.25, 0.5, 0.75, 1]])
+    # Each row as it is, up to a power of two that brings its mean near one.
+    assert np.array_equal(found.of("a.weight", (2, 16, 4)), [[0.25, 0.5, 0.75, 1], [0.5, 0.5, 0.5, 0.5]])
     assert np.array_equal(found.of("b.weight", (16, 4)), [[0.25, 0.5, 0.75, 1]])
     assert found.of("c.weight", (16, 4)) is None
     assert (found.text, found.chunks) == ("manual.txt", 3)
@@ -51,6 +54,18 @@ def test_the_older_form_divides_by_calls_and_may_end_early(tmp_path: Path) -> No
 def test_columns_that_nothing_reached_count_evenly(tmp_path: Path) -> None:
     path = write_imatrix(tmp_path / "i.gguf", {"a.weight": (np.zeros((1, 4)), np.array([5]))})
     assert np.array_equal(read_importance(path).of("a.weight", (3, 4)), [[1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 1e30, 3e38])
+def test_no_column_counts_nothing_and_no_size_overflows(size: float, tmp_path: Path) -> None:
+    values = np.array([[0, 0, 1, 1]], np.float32) * np.float32(size)
+    rows = read_importance(write_imatrix(tmp_path / "i.gguf", {"a.weight": (values, np.array([1]))})).of(
+        "a.weight", (3, 4)
+    )
+    assert rows is not None
+    assert rows.dtype == np.float32
+    assert 0.25 <= rows.mean() <= 1
+    assert rows[0, :2] == pytest.approx(rows[0, 2:].mean() / 2 * 2.0**-20, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(16, 8), (2, 16, 4), (16, 2)])

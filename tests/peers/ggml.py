@@ -111,6 +111,20 @@ def chosen_types(source: Path, recipe: str, target: Path) -> dict[str, str]:
     return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors}
 
 
+def quantize_by_importance(source: Path, recipe: str, target: Path, importance: dict[str, Floats]) -> None:
+    """Write what llama-quantize makes of the GGUF file `source` with an importance matrix."""
+    import llama_cpp
+
+    values = {name: np.ascontiguousarray(rows, np.float32).ravel() for name, rows in importance.items()}
+    entry, pointer = llama_cpp.llama_model_imatrix_data, ctypes.POINTER(ctypes.c_float)
+    entries = [entry(name.encode(), v.ctypes.data_as(pointer), v.size) for name, v in values.items()]
+    array = (entry * (len(entries) + 1))(*entries, entry(None, None, 0))
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype, parameters.nthread, parameters.imatrix = FILE_TYPES[recipe], 1, array
+    done = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters))
+    assert done == 0, f"llama.cpp could not make {recipe} of {source}"
+
+
 def planned_types(source: Path, recipe: str, *, importance: bool = False) -> dict[str, str]:
     """Tensor -> type that llama-quantize would choose for the GGUF file `source`; it writes nothing.
 

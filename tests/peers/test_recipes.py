@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import fewbits
-from fewbits import formats, planning
+from fewbits import formats, kernels, planning
 from fewbits.checkpoints.huggingface import convert_directory
+from fewbits.checkpoints.imatrix import read_importance
 from fewbits.planning import wants_importance
 from fewbits.planning.recipe import fallbacks
 from fewbits.sites import find_sites
@@ -23,6 +24,7 @@ from references.recipe_models import MODELS, conversion, write_shapes
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
 
 
@@ -76,7 +78,7 @@ def test_golden_types_are_those_of_today(name: str, tmp_path: Path) -> None:
     from peers.ggml import MIXES, planned_types
     from references.condensed import condensed
 
-    golden = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text())[name]
+    golden = json.loads((GOLDEN / "recipes.json").read_text())[name]
     source = write_shapes(MODELS[name], tmp_path / "shapes.gguf")
     matrices = [tensor for tensor, shape in MODELS[name].shapes.items() if len(shape) > 1]
     for recipe in MIXES:
@@ -96,6 +98,33 @@ def test_importance_is_wanted_where_llama_quantize_requires_it(tmp_path: Path) -
         decide = planning.get(recipe).decide
         ours = any(wants_importance(recipe, decide(s).format, s) for s in sites if s.kind != "kept")
         assert ours == requires_importance(source, recipe), recipe
+
+
+WEIGHTS_NOT_YET = {"Q4_0", "Q4_K", "Q5_K", "Q6_K"} - kernels.weighted_formats()
+"""Formats whose native codecs do not look at importance yet."""
+
+
+@pytest.mark.parametrize("recipe", [name for name in ("Q4_K_M", "IQ4_XS", "Q4_0", "IQ2_XXS") if name in RECIPES])
+def test_weighed_by_importance_no_tensor_is_worse_than_llama_quantizes(recipe: str, tmp_path: Path) -> None:
+    from peers.ggml import quantize_by_importance
+
+    importance = read_importance(GOLDEN / "pocket.imatrix.gguf").entries
+    source = write_f16(convert_directory(POCKET), tmp_path / "f16.gguf")
+    record: Any = fewbits.quantize(source, tmp_path / "ours.gguf", to=recipe, importance=GOLDEN / "pocket.imatrix.gguf")
+    quantize_by_importance(source, recipe, tmp_path / "theirs.gguf", dict(importance))
+    w, ours, theirs = (_numbers(tmp_path / f"{name}.gguf") for name in ("f16", "ours", "theirs"))
+    kinds = {t.planned.name: t.planned.format for t in record.tensors}
+    assert kinds == {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "theirs.gguf").tensors}
+    totals = np.zeros(2)
+    for name, rows in importance.items():
+        if kinds[name] not in WEIGHTS_NOT_YET:
+            totals += [float((((w[name] - q[name]) ** 2) * rows).sum()) for q in (ours, theirs)]
+    assert totals[0] <= 1.01 * totals[1]
+
+
+def _numbers(file: Path) -> dict[str, Any]:
+    tensors = gguf.GGUFReader(file).tensors
+    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float64) for t in tensors}
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["mixtral", "qwen2moe"])

@@ -25,6 +25,9 @@ from fewbits.errors import CheckpointError
 
 Floats = npt.NDArray[np.float32]
 
+FLOOR = 2.0**-20
+"""The least that a column counts, as a part of what the columns of its matrix count on average."""
+
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
 
@@ -40,7 +43,7 @@ class ImportanceMatrix:
     """Pieces of that text; 0 where the file does not say."""
 
     def of(self, name: str, shape: tuple[int, ...]) -> Floats | None:
-        """Importance (matrices, cols) of the tensor `name`; None without an entry.
+        """Importance (matrices, cols) of the tensor `name`, up to a factor per matrix; None without an entry.
 
         Raises CheckpointError where the entry has another number of values than `shape` has columns.
         """
@@ -53,9 +56,19 @@ class ImportanceMatrix:
                 f"{self.path} has {entry.size} values for {quoted(name)}, whose shape {list(shape)} calls for "
                 f"{matrices * cols}; it was measured on another model."
             )
-        rows = entry.reshape(matrices, cols)
-        # A matrix that the text never reached says nothing about its columns: they count evenly.
-        return np.where(rows.any(axis=1, keepdims=True), rows, np.float32(1))
+        return _bounded(entry.reshape(matrices, cols))
+
+
+def _bounded(rows: Floats) -> Floats:
+    """Rows scaled by a power of two to a mean near 1, so that no square overflows, and with nothing quite at zero.
+
+    A column that the text never reached counts hardly, but it counts: else whole groups would come back as nonsense. A
+    row of zeros says nothing about its columns, and they count evenly.
+    """
+    mean = rows.astype(np.float64).mean(axis=1, keepdims=True)
+    scaled = np.ldexp(rows.astype(np.float64), -np.frexp(mean)[1])
+    raised = np.maximum(scaled, FLOOR * scaled.mean(axis=1, keepdims=True)).astype(np.float32)
+    return np.where(mean > 0, raised, np.float32(1))
 
 
 def read_importance(path: Path) -> ImportanceMatrix:
