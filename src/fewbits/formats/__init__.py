@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fewbits.errors import FormatError
-from fewbits.formats import fp8, integers, mx, nvfp4
+from fewbits.formats import codebooks, fp8, integers, learned, mx, nvfp4, ternary
 from fewbits.formats.base import (
     Fields,
     Format,
@@ -55,7 +55,7 @@ ROWS = tuple(FORMATS)
 """Names of the formats that are a string of bytes per row, as GGUF stores matrices."""
 
 # One line per family: a module with its PATTERN, its parser, and LISTED, the members that are tested for all.
-for _family in (integers, fp8, mx, nvfp4):
+for _family in (integers, ternary, codebooks, learned, fp8, mx, nvfp4):
     FORMATS.add_family(_family.PATTERN, _family.parse)
     for _name in _family.LISTED:
         FORMATS.add(_name, _family.parse(_name))

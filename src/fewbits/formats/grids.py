@@ -89,11 +89,15 @@ class TableGrid:
 def nearest_in(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Indices, shaped like `x`, of the numbers of `table` nearest to `x`; halfway between two, of the larger one.
 
+    A number that the table holds several times is taken where it stands first.
+
     >>> import torch
     >>> nearest_in(torch.tensor([4.0, 0.0, 1.0]), torch.tensor([-3.0, 0.5, 2.0, 9.0]))
     tensor([1, 2, 2, 0])
     """
     numbers, order = table.sort(stable=True)
+    first = torch.cat([numbers[:1] == numbers[:1], numbers[1:] != numbers[:-1]])
+    numbers, order = numbers[first], order[first]
     halfway = (numbers[1:] + numbers[:-1]) * 0.5
     return order[torch.bucketize(x.contiguous(), halfway, right=True)]
 

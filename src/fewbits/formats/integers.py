@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewbits.formats.base import Fields, Params, Shape, Shapes
-from fewbits.formats.exact import divided, inverse, stored_as
+from fewbits.formats.base import Fields, Params, Shape, Shapes, spans_per_row
 from fewbits.formats.fields import pack_bits, packed_bytes, unpack_bits
 from fewbits.formats.grids import UniformGrid
+from fewbits.formats.histogram import Histogram
 from fewbits.formats.names import Words
-from fewbits.formats.scaled import LARGEST_SCALE, NUMBER_WORDS, SMALLEST_SCALE, Scaled
+from fewbits.formats.scaled import LARGEST_SCALE, SMALLEST_SCALE, Scaled, scale_of
 from fewbits.formats.steps import Measured, sign_step, step_at, symmetric_step, zero_and_step, zero_and_step_at
 from fewbits.lazy import LazyModule
 
@@ -31,10 +31,13 @@ LISTED = (
     "uint6_g64_asym_f16",
     "int5_g32_sym_f16",
     "int4_g32_sym_f16",
+    "int4_g64_sym_dq",
     "int4_g128_sym_f16",
     "uint4_g128_asym_f16",
     "uint4_g64_asym_bf16",
     "int3_g96_asym_f16",
+    "uint3_row_asym_dq",
+    "uint4_tensor_asym",
     "uint2_g64_asym_f16",
     "int2_g32_sym_restricted_f16",
     "int1_g128_sym_f16",
@@ -66,7 +69,7 @@ class Integer(Scaled):
         words = [f"{'' if self.signed else 'u'}int{self.code_bits}", self.scope.word]
         words += ["sym" if self.symmetric else "asym"]
         words += ["restricted"] if self.restricted else []
-        return "_".join(words + ([] if self.scale == "f32" else [self.scale]))
+        return "_".join(words + self.scale_words)
 
     @property
     def guide(self) -> str:
@@ -115,15 +118,13 @@ class Integer(Scaled):
 
     def prepare(self, slabs: Iterable[torch.Tensor]) -> Params | None:
         """The scale of the whole tensor, where there is one: from the smallest and the largest number."""
-        if self.rows != 0:
-            return None
-        ends = torch.stack([torch.stack([slab.amin(), slab.amax()]) for slab in slabs])
-        low, high = ends[:, 0].amin().clamp(max=0.0)[None, None], ends[:, 1].amax().clamp(min=0.0)[None, None]
-        if self.symmetric:
-            step = divided(torch.maximum(-low, high), max(self.top - self.middle, 1))
-            return self.shared(scale=stored_as(step, self.scale))
-        scale = stored_as(divided(high - low, self.top), self.scale)
-        return self.shared(scale=scale, zero=(-low * inverse(scale)).round().clamp(0, self.top) + 0.0)
+        if self.scope.rows != 0:
+            return super().prepare(slabs)
+        return self._of_tensor(slabs)
+
+    def _of_tensor(self, slabs: Iterable[torch.Tensor]) -> Params:
+        zero, step = self._search(Histogram.of(slabs).measured(), None)
+        return self._stored(zero.float(), step.float())
 
     def fit(
         self,
@@ -134,14 +135,14 @@ class Integer(Scaled):
         like: Params | None = None,
     ) -> Params:
         """The scale, and the zero point, per scope."""
-        shared = None if codes is not None else like or self.prepare([w])
-        if shared is not None:
-            return shared
-        x = self.grouped(w)
-        weight = torch.ones_like(x) if importance is None else self.grouped(importance.expand_as(w))
-        zero, step = self._search(Measured.of(x, weight), None if codes is None else self.grouped(codes.float()))
-        scale = stored_as(step, self.scale)
-        return self.shared(scale=scale) if self.symmetric else self.shared(scale=scale, zero=zero)
+        if self.scope.rows == 0 and codes is None and importance is None:
+            return like or self._of_tensor([w])
+        m = Measured.of(self.grouped(w), self.weights_of(w, importance))
+        return self._stored(*self._search(m, None if codes is None else self.grouped(codes.float())), like)
+
+    def _stored(self, zero: torch.Tensor, step: torch.Tensor, like: Params | None = None) -> Params:
+        zeros = {} if self.symmetric else {"zero": zero}
+        return self.shared(**self.stored_scales(step, like), **zeros)
 
     def _search(self, m: Measured, codes: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The zero point and the step."""
@@ -158,7 +159,7 @@ class Integer(Scaled):
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> UniformGrid:
         """What columns `cols` can become."""
-        scale = self.spread(params["scale"], cols)
+        scale = self.spread(self.scales(params), cols)
         if self.code_bits == 1 and self.symmetric:
             return UniformGrid(scale + scale, scale, top=1)
         zero = self.middle if self.symmetric else self.spread(params["zero"], cols)
@@ -168,7 +169,7 @@ class Integer(Scaled):
         """The fields of a (rows, cols) matrix."""
         shapes = super().shapes(rows, cols)
         if not self.symmetric:
-            lines, count = shapes["scale"][1]
+            lines, count = self.lines(rows), spans_per_row(self.name, self.span, cols)
             shapes["zero"] = ("uint8", (lines, packed_bytes(count, self.code_bits)))
         return shapes
 
@@ -185,8 +186,9 @@ class Integer(Scaled):
         codes, params = super().from_fields(fields, shape)
         if self.symmetric:
             return codes, params
-        zero = torch.from_numpy(unpack_bits(fields["zero"], self.code_bits, params["scale"].shape[1]))
-        return codes, self.shared(scale=params["scale"], zero=self.stored_codes(zero).float())
+        count = fields["scale"].shape[1]
+        zero = torch.from_numpy(unpack_bits(fields["zero"], self.code_bits, count))
+        return codes, self.shared(**params.arrays, zero=self.stored_codes(zero).float())
 
     def stored_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """The upper bit of a signed code is that of a counted one, turned over."""
@@ -210,8 +212,14 @@ def parse(name: str) -> Integer:
     scope = words.scope()
     symmetric = words.one_of({"sym": True, "asym": False}, kind == "")
     restricted = symmetric and int(bits) > 1 and words.has("restricted")
-    scale = words.one_of(NUMBER_WORDS, "f32")
+    double, scale = scale_of(words, scope)
     words.end()
     return Integer(
-        code_bits=int(bits), scope=scope, symmetric=symmetric, signed=kind == "", restricted=restricted, scale=scale
+        code_bits=int(bits),
+        scope=scope,
+        symmetric=symmetric,
+        signed=kind == "",
+        restricted=restricted,
+        scale=scale,
+        double=double,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewbits.formats.exact import SMALLEST_NORMAL, inverse, lane_sum
+from fewbits.formats.grids import nearest_in
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -45,6 +46,23 @@ def symmetric_step(m: Measured, bottom: int, top: int, levels: tuple[float, ...]
         codes = (m.y * level).round().clamp(bottom, top)
         weighted = m.weight * codes
         slx, sll = lane_sum(weighted * m.y), lane_sum(weighted * codes)
+        candidate = slx * inverse(sll)
+        gain = candidate * slx
+        step = torch.where(gain > best, candidate, step)
+        best = torch.where(gain > best, gain, best)
+    return step * m.size
+
+
+def table_step(m: Measured, table: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
+    """The best scale of the numbers `table` (codes,), (lines, n): of one candidate per level.
+
+    A candidate puts the largest magnitude at `level`; the scale is then refitted by least squares.
+    """
+    best, step = torch.zeros_like(m.size), torch.zeros_like(m.size)
+    for level in levels:
+        numbers = table[nearest_in(table, m.y * level)]
+        weighted = m.weight * numbers
+        slx, sll = lane_sum(weighted * m.y), lane_sum(weighted * numbers)
         candidate = slx * inverse(sll)
         gain = candidate * slx
         step = torch.where(gain > best, candidate, step)
