@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+import references.families as references
 from fewbits import formats
 from fewbits.errors import FormatError
+from fewbits.formats import codebooks, doubled
 from fewbits.formats.names import Scope
 from fewbits.qtensor import QTensor
 
@@ -106,3 +108,81 @@ def test_scopes_are_words() -> None:
         assert scope is not None
         assert scope.word == word
     assert [Scope.of(word) for word in ("g1", "g0", "g01", "g", "tile", "rows", "", "g1048577")] == [None] * 8
+
+
+OURS = [name for name in formats.MEMBERS if name.startswith(("int", "uint", "ternary", "nf", "fp4_bnb", "learned"))]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_fields_mean_what_the_layout_says(name: str) -> None:
+    """Ours, and random bytes under random scales, number by number against the slow reference."""
+    format = formats.get(name)
+    rows, cols = 3, 2 * (format.span or 21)
+    w = torch.randn(rows, cols, generator=torch.Generator().manual_seed(2)) ** 3
+    params = format.fit(w)
+    fields = format.fields(format.encode(w, params), params)
+    scrambled = {key: scramble(field, seed) for seed, (key, field) in enumerate(fields.items())}
+    if name.startswith("ternary"):
+        scrambled["codes"] = fields["codes"][::-1].copy()  # not every byte is five codes
+    for stored in (fields, scrambled):
+        found = format.decode(*format.from_fields(stored, (rows, cols))).numpy()
+        wanted = references.decode(name, stored, (rows, cols), format.span)
+        # The reference knows the table of quantized scales in float64, not as it was rounded.
+        near = 1e-6 * np.abs(wanted).max() if name.endswith("dq") else 0.0
+        assert np.allclose(found, wanted, rtol=0, atol=near)
+
+
+def scramble(field: np.ndarray, seed: int) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    if field.dtype == np.uint8:
+        return draw.integers(0, 256, field.shape).astype(np.uint8)
+    if field.dtype == np.uint16:  # upper halves of float32, none of them infinite
+        return draw.integers(0, 2**16, field.shape).astype(np.uint16) & 0xBFFF
+    return (draw.normal(size=field.shape) ** 3).astype(field.dtype)
+
+
+def test_tables_are_what_their_construction_gives() -> None:
+    assert codebooks.TABLES["nf4"][0] == tuple(references.NF4)
+    assert np.allclose(references.normal_float(4), references.NF4, rtol=0, atol=2e-7)
+    assert np.array_equal(np.float32(references.normal_float(3)), np.float32(codebooks.TABLES["nf3"][0]))
+    assert np.array_equal(np.float32(references.FP4), np.float32(codebooks.TABLES["fp4_bnb"][0]))
+    assert np.allclose(references.dynamic_map(), doubled.dynamic_map(), rtol=1e-6, atol=0)
+
+
+def test_quantized_scales_cost_what_the_paper_says() -> None:
+    """0.5 bits per weight become 0.127 at groups of 64: 8 / 64 + 32 / (64 * 256)."""
+    plain, double = formats.get("nf4_g64"), formats.get("nf4_g64_dq")
+    count = 4096 * 4096
+    assert plain.bits(4096, 4096) == (4 + 0.5) * count
+    assert double.bits(4096, 4096) == (4 + 8 / 64 + 32 / (64 * 256)) * count + 32
+    assert formats.get("int4_g64_sym_dq").bits(4096, 4096) == double.bits(4096, 4096)
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if "_g" in n and not n.startswith(("learned", "int1"))])
+def test_the_search_beats_the_usual_choice(name: str) -> None:
+    """The scale that takes the largest magnitude, or the range, to the end of the grid."""
+    format = formats.get(name)
+    cols = 4 * format.span
+    for power in (1, 3):
+        w = torch.randn(8, cols, generator=torch.Generator().manual_seed(9)) ** power
+        params = format.fit(w)
+        x = format.grouped(w)
+        if name.startswith("uint") or "_asym" in name:
+            low, high = x.amin(-1).clamp(max=0), x.amax(-1).clamp(min=0)
+            scale = (high - low) / (2**format.code_bits - 1)
+            usual = format._stored((-low / scale).round(), scale)
+        else:
+            steps = 1 if format.code_bits == 2 or not hasattr(format, "top") else 2 ** (format.code_bits - 1) - 1
+            usual = format.shared(**format.stored_scales(x.abs().amax(-1) / steps))
+        errors = [(format.decode(format.encode(w, p), p) - w).square().sum() for p in (params, usual)]
+        assert errors[0] < errors[1]
+
+
+def test_a_learned_table_beats_a_fixed_one() -> None:
+    w = torch.randn(64, 512, generator=torch.Generator().manual_seed(4)) ** 3
+    errors = {}
+    for name in ("nf4_g64", "learned4_g64"):
+        format = formats.get(name)
+        params = format.fit(w)
+        errors[name] = float((format.decode(format.encode(w, params), params) - w).square().sum())
+    assert errors["learned4_g64"] < 0.9 * errors["nf4_g64"]

@@ -46,8 +46,12 @@ _FP4 = tuple(n / 12 for n in (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0))
 TABLES = {
     "nf4": (_NF4, "Dettmers et al. 2023, arXiv:2305.14314, appendix E; numbers as in bitsandbytes"),
     "nf3": (_NF3, "NF4's construction with 8 numbers (docs/design/0005-families.md)"),
-    "fp4_bnb": ((*_FP4, 0.0, *(-n for n in _FP4[1:])), "bitsandbytes, quant_type fp4: sign, 2 bits of exponent, 1 of mantissa"),
+    "fp4_bnb": (
+        (*_FP4, 0.0, *(-n for n in _FP4[1:])),
+        "bitsandbytes, quant_type fp4: sign, 2 bits of exponent, 1 of mantissa",
+    ),
 }
+_BOUNDS = {"nf4": 0.35, "nf3": 0.5, "fp4_bnb": 0.45}
 _LEVELS = (1.0, 1.0625, 1.125, 0.9375)
 
 
@@ -89,7 +93,7 @@ class Codebook(Scaled):
     @property
     def error_bound(self) -> float:
         """What the widest gap of the table, and a scale that was refitted, leave of the largest magnitude."""
-        return 1.0
+        return _BOUNDS.get(self.kind, 1.0)
 
     @property
     def error_floor(self) -> float:

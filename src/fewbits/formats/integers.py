@@ -12,7 +12,7 @@ from fewbits.formats.grids import UniformGrid
 from fewbits.formats.histogram import Histogram
 from fewbits.formats.names import Words
 from fewbits.formats.scaled import LARGEST_SCALE, SMALLEST_SCALE, Scaled, scale_of
-from fewbits.formats.steps import Measured, sign_step, step_at, symmetric_step, zero_and_step, zero_and_step_at
+from fewbits.formats.steps import Measured, levels, sign_step, step_at, symmetric_step, zero_and_step, zero_and_step_at
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ LISTED = (
     "int1_g128_sym_f16",
 )
 
-_LEVELS = (0.93, 1.0, 1.07, 1.15, 1.3, 1.6)
+_SYMMETRIC = {2: (1.7, 4.2), 3: (1.15, 2.5), 4: (0.95, 1.6), 5: (0.93, 1.2), 6: (0.92, 1.08), 7: (0.92, 1.04)}
+_ASYMMETRIC = {1: (1.0, 2.5), 2: (1.0, 2.2), 3: (1.0, 1.8), 4: (0.95, 1.4), 5: (0.93, 1.15), 6: (0.93, 1.06)}
+_EIGHT = (0.92, 1.02)
+"""Windows of `levels` per number of bits: they hold the best one for nine in ten spans, normal or heavy-tailed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +110,13 @@ class Integer(Scaled):
 
     @property
     def error_bound(self) -> float:
-        """Half a step, in the span's largest magnitude; with asymmetric codes the step spans both signs."""
+        """What the search may cut off of the largest magnitude where many smaller numbers gain by it, and steps."""
         steps = self.top - self.middle if self.symmetric else self.top / 2
-        return 1.0 if self.code_bits < 4 else min(1.0, 3.2 / steps)
+        if self.code_bits < 4:
+            return 1.0
+        if self.span == 0:
+            return min(1.0, 1.0 - self.levels[0] / self.levels[-1] + 2.0 / steps)
+        return (3.2 if self.code_bits == 4 else 2.4) / steps
 
     @property
     def error_floor(self) -> float:
@@ -149,13 +156,19 @@ class Integer(Scaled):
         none = torch.zeros_like(m.size)
         if not self.symmetric:
             at_codes = None if codes is None else zero_and_step_at(m, codes, self.top)
-            return at_codes or zero_and_step(m, self.top, tuple(self.top * level for level in _LEVELS))
+            return at_codes or zero_and_step(m, self.top, self.levels)
         if codes is not None:
             return none, step_at(m, codes * 2 - 1 if self.top == 1 else codes - self.middle)
         if self.top == 1:
             return none, sign_step(m)
-        bottom, steps = int(self.restricted) - self.middle, self.top - self.middle
-        return none, symmetric_step(m, bottom, steps, tuple(steps * level for level in _LEVELS))
+        return none, symmetric_step(m, int(self.restricted) - self.middle, self.top - self.middle, self.levels)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Into how many steps the search divides the largest magnitude, or the range."""
+        window = (_SYMMETRIC if self.symmetric else _ASYMMETRIC).get(self.code_bits, _EIGHT)
+        steps = self.top - self.middle if self.symmetric else self.top
+        return levels(steps, window, 7 if self.code_bits < 6 else 4, self.span)
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> UniformGrid:
         """What columns `cols` can become."""

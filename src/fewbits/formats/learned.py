@@ -31,7 +31,8 @@ class Learned(Codebook):
 
     Numbers are divided by the largest magnitude of their scope and counted; k-means (Lloyd) places the table's numbers
     where they leave the least squared error. It starts from quantiles of the density to the power of 1/3, where the
-    best table of many numbers has them (Panter and Dite 1951): nothing is drawn, and every run finds the same.
+    best table of many numbers has them (Panter and Dite 1951): nothing is drawn, and every run finds the same. One
+    number of the table is 0, so that what is 0 stays 0 and no error exceeds the number itself.
     """
 
     @property
@@ -110,14 +111,16 @@ class Learned(Codebook):
 
 
 def best_table(values: torch.Tensor, counts: torch.Tensor, size: int) -> torch.Tensor:
-    """`size` numbers (float64, ascending) for ascending `values` that occur `counts` times.
+    """`size` numbers (float64, ascending, 0 among them) for ascending `values` that occur `counts` times.
 
     >>> import torch
-    >>> best_table(torch.tensor([-1.0, 0.0, 0.1, 1.0]).double(), torch.tensor([1.0, 2.0, 2.0, 1.0]).double(), 3)
-    tensor([-1.0000,  0.0500,  1.0000], dtype=torch.float64)
+    >>> values, counts = torch.tensor([[-1.0, 0.0, 0.5, 0.75, 1.0], [1.0, 5.0, 1.0, 1.0, 1.0]]).double()
+    >>> best_table(values, counts, 4)
+    tensor([-1.0000,  0.0000,  0.6250,  1.0000], dtype=torch.float64)
     """
-    if len(values) <= size:
-        return torch.nn.functional.pad(values, (0, size - len(values)), value=float(values[-1]))
+    distinct = torch.cat([values[values != 0], torch.zeros(1, dtype=torch.float64)]).sort().values
+    if len(distinct) <= size:
+        return torch.nn.functional.pad(distinct, (0, size - len(distinct)), value=float(distinct[-1]))
     mass, moment = (torch.nn.functional.pad(part.cumsum(0), (1, 0)) for part in (counts, counts * values))
     table = _start(values, counts, size)
     for _ in range(ROUNDS):
@@ -125,10 +128,17 @@ def best_table(values: torch.Tensor, counts: torch.Tensor, size: int) -> torch.T
         ends = torch.cat([torch.zeros(1, dtype=torch.long), cuts, torch.tensor([len(values)])])
         held = mass[ends[1:]] - mass[ends[:-1]]
         moved = torch.where(held > 0, (moment[ends[1:]] - moment[ends[:-1]]) / held.clamp(min=1), table)
+        moved = _with_zero(moved).sort().values
         if torch.equal(moved, table):
             break
-        table = moved.sort().values
+        table = moved
     return table
+
+
+def _with_zero(table: torch.Tensor) -> torch.Tensor:
+    """The number nearest to 0 replaced by 0."""
+    at = torch.arange(len(table)) == table.abs().argmin()
+    return torch.where(at, torch.zeros_like(table), table)
 
 
 def _start(values: torch.Tensor, counts: torch.Tensor, size: int) -> torch.Tensor:

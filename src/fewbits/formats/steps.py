@@ -19,6 +19,26 @@ else:
     torch = LazyModule("torch")
 
 
+REACH = {32: 0.85, 64: 0.93, 128: 1.0, 256: 1.07, 512: 1.2}
+"""The longer a span, the farther its largest number is from the usual ones: how much, up to each length."""
+LONG = 1.7
+
+
+def levels(steps: int, window: tuple[float, float], count: int, length: int) -> tuple[float, ...]:
+    """Into how many steps a search divides the largest magnitude: `steps` itself, then `count` more numbers.
+
+    `window` is what pays at spans of 128, in units of `steps`, from the smallest number to the largest; they grow by a
+    constant ratio between. All are multiples of steps / 64, so that no machine rounds them otherwise.
+
+    >>> levels(7, (1.0, 1.5), 3, 128)
+    (7.0, 7.0, 8.53125, 10.5)
+    """
+    reach = next((factor for longest, factor in REACH.items() if 0 < length <= longest), LONG)
+    low, high = max(window[0] * min(reach, 1.0), 0.85), max(window[1] * reach, 1.02)
+    factors = (low * (high / low) ** (k / (count - 1)) for k in range(count))
+    return (float(steps), *(steps * round(64 * factor) / 64 for factor in factors))
+
+
 @dataclass(frozen=True)
 class Measured:
     """Numbers `y` (lines, n, length) in -1 .. 1, in units of `size` (lines, n), and the weights of their errors."""
