@@ -18,6 +18,20 @@ float clamp(float x, float low, float high) { return std::fmin(std::fmax(x, low)
 
 half_bits stored_half(float x) { return float_to_half(clamp(x, -search::half_max, search::half_max)); }
 
+// A long group's sum in sixteen lanes: element e goes to lane e % 16; then the upper half of the lanes is added to the
+// lower one until one is left.
+struct LaneSum {
+    float lanes[16] = {};
+    void add(int e, float x) { lanes[e % 16] += x; }
+    float total() const {
+        float left[16];
+        std::memcpy(left, lanes, sizeof left);
+        for (int half = 8; half; half /= 2)
+            for (int lane = 0; lane < half; ++lane) left[lane] += left[lane + half];
+        return left[0];
+    }
+};
+
 // Groups of an affine span: what is known of each while the span is fitted.
 struct AffineGroup {
     std::vector<float> x, w;

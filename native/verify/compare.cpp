@@ -5,6 +5,9 @@
 #include "iq4.h"
 #include "kquant.h"
 #include "legacy.h"
+#include "micro.h"
+#include "ternary.h"
+#include "tiny.h"
 
 #define FEWBITS_JOIN_(a, b) a##_##b
 #define FEWBITS_JOIN(a, b) FEWBITS_JOIN_(a, b)
@@ -26,6 +29,9 @@ constexpr Readings families[] = {
     all_of(legacy_readings),
     all_of(kquant_readings),
     all_of(iq4_readings),
+    all_of(ternary_readings),
+    all_of(tiny_readings),
+    all_of(micro_readings),
 };
 
 // nullptr beyond the last.

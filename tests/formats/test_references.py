@@ -10,7 +10,7 @@ import torch
 
 from fewbits import formats, kernels
 from fewbits.testing.inputs import matrices, normal
-from references import table_searches
+from references import small_searches, table_searches
 from references.formats import SPANS, as_float32, decode
 from references.searches import one_level, two_level, weights
 
@@ -53,6 +53,7 @@ SEARCHES = {
     **{name: partial(one_level, name) for name in ("Q4_0", "Q5_0", "Q5_1", "Q8_0")},
     **{name: partial(two_level, name) for name in ("Q4_K", "Q5_K", "Q6_K")},
     **table_searches.SEARCHES,
+    **small_searches.SEARCHES,
 }
 """Weighted error of a span, by a plain search."""
 

@@ -27,6 +27,12 @@ _QUANTIZED = (
     "Q6_K",
     "IQ4_NL",
     "IQ4_XS",
+    "TQ1_0",
+    "TQ2_0",
+    "Q1_0",
+    "Q2_0",
+    "MXFP4",
+    "NVFP4",
 )
 _DECODERS = {
     "F16": "ggml_fp16_to_fp32_row",
@@ -35,6 +41,8 @@ _DECODERS = {
 }
 FORMATS = tuple(_DECODERS)
 """The formats that ggml and fewbits both have, but for F32."""
+UNKNOWN_TO_THE_PACKAGE = ("Q1_0", "Q2_0")
+"""The types that gguf 0.19 cannot decode: the C code is the only peer."""
 
 FILE_TYPES = {
     **{kind.name.split("_", 1)[1]: int(kind) for kind in gguf.LlamaFileType if kind.name != "GUESSED"},
@@ -66,10 +74,28 @@ def _library() -> ctypes.CDLL:
         ctypes.c_int64,
         ctypes.c_void_p,
     ]
+    library.ggml_type_name.restype = ctypes.c_char_p
+    library.ggml_blck_size.restype = ctypes.c_int64
+    library.ggml_type_size.restype = ctypes.c_size_t
     for name in _DECODERS.values():
         getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         getattr(library, name).restype = None
     return library
+
+
+TYPE_COUNT = 43
+"""ggml.h's GGML_TYPE_COUNT in llama-cpp-python 0.3.36."""
+
+
+@cache
+def types() -> dict[str, tuple[int, int, int]]:
+    """Name -> type number, columns and bytes per span, of the types that the library has; newer than the package's."""
+    library, found = _library(), {}
+    for number in range(TYPE_COUNT):
+        if span := library.ggml_blck_size(number):
+            name = library.ggml_type_name(number).decode()
+            found[name.upper()] = (number, span, library.ggml_type_size(number))
+    return found
 
 
 def encode(name: str, w: Floats, importance: Floats | None = None) -> Bytes:
@@ -77,22 +103,21 @@ def encode(name: str, w: Floats, importance: Floats | None = None) -> Bytes:
 
     `importance` (cols,) is a tensor's vector of an importance matrix; some types of ggml refuse to work without one.
     """
-    kind = gguf.GGMLQuantizationType[name]
-    span, size = gguf.GGML_QUANT_SIZES[kind]
+    kind, span, size = types()[name]
     w = np.ascontiguousarray(w, np.float32)
     rows, cols = w.shape
     stored = np.zeros((rows, cols // span * size), np.uint8)
     vector = None if importance is None else np.ascontiguousarray(importance, np.float32)
     assert vector is None or vector.shape == (cols,)
     at = None if vector is None else vector.ctypes.data
-    written = _library().ggml_quantize_chunk(int(kind), w.ctypes.data, stored.ctypes.data, 0, rows, cols, at)
+    written = _library().ggml_quantize_chunk(kind, w.ctypes.data, stored.ctypes.data, 0, rows, cols, at)
     assert written == stored.size
     return stored
 
 
 def decode(name: str, stored: Bytes) -> Floats:
     """ggml's numbers (rows, cols) of stored bytes (rows, bytes per row)."""
-    span, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+    _, span, size = types()[name]
     stored = np.ascontiguousarray(stored)
     w = np.empty((len(stored), stored.shape[1] // size * span), np.float32)
     getattr(_library(), _DECODERS[name])(stored.ctypes.data, w.ctypes.data, w.size)

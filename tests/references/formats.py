@@ -129,6 +129,63 @@ def iq4_xs(data: bytes) -> list[float]:
     return numbers
 
 
+def base_three(byte: int) -> list[int]:
+    """Five digits: the byte is 256 / 243 of the number, rounded up."""
+    number = byte * 243 // 256
+    return [number // 3**place % 3 for place in (4, 3, 2, 1, 0)]
+
+
+def tq1_0(data: bytes) -> list[float]:
+    """Digits of a byte lie 32 columns apart, then 16 for the next 16 bytes, then 4 for the last four; the scale."""
+    numbers = [0.0] * 256
+    for at in range(52):
+        first, apart = (at, 32) if at < 32 else (160 + at - 32, 16) if at < 48 else (240 + at - 48, 4)
+        for place, digit in enumerate(base_three(data[at])):
+            if at < 48 or place < 4:
+                numbers[first + apart * place] = half(data, 52) * (digit - 1)
+    return numbers
+
+
+def tq2_0(data: bytes) -> list[float]:
+    """Four columns to a byte, 32 apart, in each half of the span; scale at the end."""
+    codes = [field(data, 8 * (c // 128 * 32 + c % 32) + 2 * (c % 128 // 32), 2) for c in range(256)]
+    return [half(data, 64) * (code - 1) for code in codes]
+
+
+def q1_0(data: bytes) -> list[float]:
+    return [half(data, 0) * (1 if field(data, 16 + c, 1) else -1) for c in range(128)]
+
+
+def q2_0(data: bytes) -> list[float]:
+    return [half(data, 0) * (field(data, 16 + 2 * c, 2) - 1) for c in range(64)]
+
+
+E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+
+
+def e2m1(code: int) -> float:
+    """The upper bit is the sign; there is no negative zero."""
+    return -E2M1[code - 8] if code > 8 else E2M1[code % 8]
+
+
+def mxfp4(data: bytes) -> list[float]:
+    """A power of two, then half-bytes as in Q4_0."""
+    return [2.0 ** (data[0] - 127) * e2m1(field(data, 8 * (1 + c % 16) + 4 * (c // 16), 4)) for c in range(32)]
+
+
+def e4m3(code: int) -> float:
+    """Without sign; code 127 means 0 and 255 the number after the largest."""
+    exponent, fraction = code >> 3 & 15, code & 7
+    number = (8 + fraction) * 2.0 ** (exponent - 10) if exponent else fraction * 2.0**-9
+    return 0.0 if code == 127 else number
+
+
+def nvfp4(data: bytes) -> list[float]:
+    """Four scales, then half-bytes: columns 0-7 of each 16 the low ones of eight bytes, columns 8-15 the high ones."""
+    codes = [field(data, 8 * (4 + c // 16 * 8 + c % 8) + c % 16 // 8 * 4, 4) for c in range(64)]
+    return [e4m3(data[c // 16]) * e2m1(code) for c, code in enumerate(codes)]
+
+
 SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
     "F32": (4, f32),
     "F16": (2, f16),
@@ -142,6 +199,12 @@ SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
     "Q6_K": (210, q6_k),
     "IQ4_NL": (18, iq4_nl),
     "IQ4_XS": (136, iq4_xs),
+    "TQ1_0": (54, tq1_0),
+    "TQ2_0": (66, tq2_0),
+    "Q1_0": (18, q1_0),
+    "Q2_0": (18, q2_0),
+    "MXFP4": (17, mxfp4),
+    "NVFP4": (36, nvfp4),
 }
 """Bytes of a span, and what they mean."""
 

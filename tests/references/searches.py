@@ -27,6 +27,8 @@ SPREAD = {"IQ4_NL": 32, "IQ4_XS": 256}
 
 def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
     """The weights (rows, cols) in which ggml measures errors of `name`, by importance (cols,) where that is given."""
+    if importance is not None and name not in SPREAD:
+        return np.broadcast_to(importance, w.shape)
     if importance is not None:
         spans = w.reshape(len(w), -1, SPREAD[name])
         spread = 2 * np.mean(spans**2, axis=-1, keepdims=True)

@@ -73,4 +73,41 @@ struct SpanIQ4_XS {  // w = d * (scale[g] - 32) * table[q], 256 columns, 8 group
 };
 static_assert(sizeof(SpanIQ4_XS) == 136, "4.25 bits per weight");
 
+struct SpanTQ1_0 {   // w = d * (q - 1), 256 columns; ceil(256 / 243 * number) of a number of five digits to base 3
+    uint8_t q[48];       // byte i < 32: columns i, i + 32, ...; byte 32 + i: columns 160 + i, 176 + i, ...
+    uint8_t rest[4];     // byte i: columns 240 + i, 244 + i, ..., and a fifth digit 0
+    half_bits d;
+};
+static_assert(sizeof(SpanTQ1_0) == 54, "1.6875 bits per weight");
+
+struct SpanTQ2_0 {   // w = d * (q - 1), 256 columns
+    uint8_t q[64];       // bits 2n, 2n + 1 of byte 32 h + i: column 128 h + 32 n + i
+    half_bits d;
+};
+static_assert(sizeof(SpanTQ2_0) == 66, "2.0625 bits per weight");
+
+struct SpanQ1_0 {    // w = d * (2 q - 1), 128 columns
+    half_bits d;
+    uint8_t q[16];       // bit e % 8 of byte e / 8
+};
+static_assert(sizeof(SpanQ1_0) == 18, "1.125 bits per weight");
+
+struct SpanQ2_0 {    // w = d * (q - 1), 64 columns
+    half_bits d;
+    uint8_t q[16];       // bits 2n, 2n + 1 of byte i: column 4 i + n
+};
+static_assert(sizeof(SpanQ2_0) == 18, "2.25 bits per weight");
+
+struct SpanMXFP4 {   // w = 2^(scale - 128) * twice the E2M1 number q, 32 columns
+    uint8_t scale;
+    uint8_t q[16];       // element e (< 16) in the low half of byte e, element e + 16 in the high half
+};
+static_assert(sizeof(SpanMXFP4) == 17, "4.25 bits per weight");
+
+struct SpanNVFP4 {   // w = E4M3(scale) / 2 * twice the E2M1 number q, 64 columns, 4 groups of 16
+    uint8_t scales[4];
+    uint8_t q[32];       // group g from byte 8 g on: element e (< 8) in the low half of byte e, e + 8 in the high half
+};
+static_assert(sizeof(SpanNVFP4) == 36, "4.5 bits per weight");
+
 }  // namespace fewbits

@@ -19,6 +19,14 @@ constexpr float q5_1_levels[] = {30.0f, 30.375f, 30.75f, 31.125f, 31.5f};
 constexpr float iq4_levels[] = {-168.0f, -148.0f, -136.0f, -130.0f, -126.0f, -122.0f, -110.0f,
                                 -104.0f, -86.0f,  90.0f,   110.0f,  114.0f,  120.0f,  134.0f};
 
+// Shares of a span's mean magnitude and of its largest one: thresholds of the ternary formats, steps of Q2_0.
+constexpr float ternary_of_mean[] = {0.78125f, 2.0f}, ternary_of_largest[] = {0.25f, 0.5f};
+constexpr float q2_0_of_mean[] = {1.0f, 1.375f}, q2_0_of_largest[] = {0.8125f, 0.4375f};
+
+// Codes of MXFP4's powers of two that are chosen, and the neighbours of a scale that NVFP4 tries.
+constexpr int mxfp4_lowest = 2, mxfp4_highest = 252;
+constexpr int nvfp4_neighbours[] = {0, -2, -1, 1, 2, 3, 4, 5, 6};
+
 // The largest element, divided into fewer than top + 1/2 steps, never rounds beyond code -top: no lower clamp is needed.
 static_assert(q4_0_whole * q4_0_steps[3] < 8.5f * 0x1p15f && q5_0_levels[4] < 16.5f, "the evenly weighted searches clamp on one side only");
 

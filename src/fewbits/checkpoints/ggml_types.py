@@ -1,10 +1,12 @@
-"""What ggml's type numbers mean for a reader: a name, columns per span, and bytes per span."""
+"""What ggml's type numbers mean for readers and writers: a name, columns per span, and bytes per span."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from fewbits.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,22 @@ _TABLE: tuple[tuple[int, str, int, int], ...] = (
     (34, "TQ1_0", 256, 54),
     (35, "TQ2_0", 256, 66),
     (39, "MXFP4", 32, 17),
+    (40, "NVFP4", 64, 36),
+    (41, "Q1_0", 128, 18),
+    (42, "Q2_0", 64, 18),
 )
 
 GGML_TYPES: Mapping[int, GGMLType] = MappingProxyType({n: GGMLType(name, s, b) for n, name, s, b in _TABLE})
 """Type number -> type, for every type whose layout this table states itself."""
+
+_NUMBERS: Mapping[str, int] = MappingProxyType({name: number for number, name, *_ in _TABLE})
+
+
+def ggml_number(name: str) -> int:
+    """The number of the type called `name`; raises CheckpointError where a GGUF file cannot hold such a tensor."""
+    if name not in _NUMBERS:
+        raise CheckpointError(f"a GGUF file cannot hold {name}; it holds {', '.join(_NUMBERS)}.")
+    return _NUMBERS[name]
 
 
 def ggml_type(number: int) -> GGMLType | None:

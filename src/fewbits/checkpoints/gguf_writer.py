@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Value
+from fewbits.checkpoints.ggml_types import ggml_number
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
 from fewbits.errors import CheckpointError
 
@@ -115,7 +116,8 @@ def _header(
         if key != "general.architecture":
             _add(writer, key, value)
     for name, format_name, shape, size in tensors:
-        kind = gguf.GGMLQuantizationType[format_name]
+        # A plain number, because the package may not know the type yet; it only writes it down.
+        kind: Any = ggml_number(format_name)
         writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -20,11 +20,14 @@ from fewbits.formats.base import (
 from fewbits.formats.description import Description
 from fewbits.formats.description import describe as _describe
 from fewbits.formats.floats import BF16, F16, F32
+from fewbits.formats.gguf_ternary import TQ1_0, TQ2_0
 from fewbits.formats.iq4 import IQ4_NL, IQ4_XS
 from fewbits.formats.kquant import Q4_K, Q5_K
 from fewbits.formats.kquant_symmetric import Q6_K
 from fewbits.formats.legacy import Q4_0, Q5_0, Q8_0
 from fewbits.formats.legacy_affine import Q5_1
+from fewbits.formats.micro import MXFP4, NVFP4
+from fewbits.formats.tiny import Q1_0, Q2_0
 from fewbits.registry import Registry
 
 __all__ = [
@@ -48,7 +51,16 @@ __all__ = [
 ]
 
 FORMATS: Registry[Format] = Registry("format", FormatError)
-for _format in (F32, F16, BF16, Q4_0, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS):
+# One line per family.
+_ROWS: tuple[tuple[Format, ...], ...] = (
+    (F32, F16, BF16),
+    (Q4_0, Q5_0, Q5_1, Q8_0),
+    (Q4_K, Q5_K, Q6_K),
+    (IQ4_NL, IQ4_XS),
+    (TQ1_0, TQ2_0, Q1_0, Q2_0),
+    (MXFP4, NVFP4),
+)
+for _format in (member for family in _ROWS for member in family):
     FORMATS.add(_format.name, _format)
 
 ROWS = tuple(FORMATS)
@@ -79,5 +91,5 @@ def describe(name: str) -> Description:
     >>> print(describe("q4_k").when)
     The usual choice for models of 7 billion parameters and more.
     """
-    known = {n.upper(): n for n in FORMATS}
-    return _describe(get(known.get(name.upper(), name)))
+    known = {n.upper(): n for n in FORMATS} | {n: n for n in FORMATS}  # mxfp4 is not GGUF's MXFP4
+    return _describe(get(known.get(name, known.get(name.upper(), name))))

@@ -104,7 +104,7 @@ def _told_apart(format: Format, params: Params, every: torch.Tensor, value: torc
     if isinstance(grid, ElementGrid):  # whose numbers lie apart in proportion to their size
         return value.abs() >= SMALLEST_NORMAL
     if isinstance(grid, TableGrid):
-        numbers = grid.table.double().sort().values
+        numbers: torch.Tensor = torch.unique(grid.table.double())
         step = grid.scale.double().abs() * numbers.diff().min()
         return (step > 16 * ROUNDING * grid.scale.double().abs() * numbers.abs().max()).expand_as(value)
     low, high = (format.decode(end.expand_as(value), params).double() for end in (every[0], every[-1]))

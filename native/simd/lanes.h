@@ -1,0 +1,53 @@
+// Long groups that stay in the order they lie in: sixteen partial sums per group, element e in partial e % 16; then the
+// partials of sixteen groups are turned on their side and folded, the upper half onto the lower one until one is left.
+#pragma once
+#include "batch.h"
+
+namespace fewbits {
+namespace {
+
+class LaneSums {
+  public:
+    float* of(int g) { return lanes_ + batch * g; }  // the partials of group g
+
+    void totals(float* out) const {
+        folded(out, [](Vec a, Vec b) { return a + b; });
+    }
+    void largest(float* out) const {
+        folded(out, [](Vec a, Vec b) { return max(a, b); });
+    }
+
+  private:
+    alignas(64) float lanes_[batch * batch] = {};
+
+    template <typename Join>
+    void folded(float* out, Join join) const {
+        alignas(64) float columns[batch * batch];
+        to_columns(lanes_, batch, columns);
+        for (int g = 0; g < batch; g += Vec::lanes) {
+            Vec lanes[batch];
+            for (int lane = 0; lane < batch; ++lane) lanes[lane] = Vec::load(columns + batch * lane + g);
+            for (int half = batch / 2; half; half /= 2)
+                for (int lane = 0; lane < half; ++lane) lanes[lane] = join(lanes[lane], lanes[lane + half]);
+            lanes[0].store(out + g);
+        }
+    }
+};
+
+// sum + x where the mask is set.
+inline Vec add_where(Vec sum, Mask m, Vec x) {
+#if defined(__AVX512F__)
+    return {_mm512_mask_add_ps(sum.v, m.m, sum.v, x.v)};
+#else
+    return sum + select(m, x, Vec::all(0.0f));
+#endif
+}
+
+// The weights of element e on; 1 where there are none.
+template <bool weighted>
+Vec weight_at(const float* weights, int e) {
+    return weighted ? Vec::load(weights + e) : Vec::all(1.0f);
+}
+
+}  // namespace
+}  // namespace fewbits
