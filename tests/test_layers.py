@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "registry"},
     "planning": {"errors", "registry", "formats", "sites"},
     "checkpoints": {"errors", "registry", "formats", "qtensor", "models"},
-    "mixes": {"checkpoints.base", "planning", "sites"},
+    "mixes": {"errors", "checkpoints.base", "planning", "sites"},
     "inspection": {"errors", "checkpoints", "mixes"},
     "explanation": {"errors", "lazy", "formats", "kernels", "checkpoints"},
     "reporting": {"errors", "formats", "evaluation", "explanation", "inspection", "mixes"},

@@ -73,6 +73,13 @@ def test_each_recipe_is_recognized(recipe: str, pocket: Path, tmp_path: Path) ->
     assert (seen.mix.name, seen.mix.stated) == (recipe, recipe)
 
 
+def test_a_community_mix_goes_by_its_own_name_whatever_type_its_file_states(pocket: Path, tmp_path: Path) -> None:
+    quantize(pocket, tmp_path / "m.gguf", to="Q4_K_L")
+    seen = inspect(tmp_path / "m.gguf")
+
+    assert seen.mix == Mix("Q4_K_L", "Q4_K_M", None, ())
+
+
 def test_layers_and_kinds_add_up(pocket: Path, tmp_path: Path) -> None:
     for path, outside in ((pocket, 2), (write_gguf(pocket, tmp_path / "q8.gguf", kind="Q8_0"), 2)):
         seen = inspect(path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fewbits import planning
 from fewbits.checkpoints.base import Conversion, Placement, StoredTensor, Value
+from fewbits.errors import FewbitsError
 from fewbits.planning import Recipe
 from fewbits.sites import Site, find_sites
 
@@ -46,7 +48,8 @@ class Mix:
 def find_mix(architecture: str, metadata: Mapping[str, Value], tensors: tuple[StoredTensor, ...]) -> Mix | None:
     """The mix of a file's tensors; None where no matrix is of a kind that recipes speak of.
 
-    The recipe that the file names comes first; then any other that chooses the same format for every matrix.
+    The recipe that the file names comes first; then any other that chooses the same format for every matrix. Some
+    recipes choose otherwise with an importance matrix, and such a file says that there was one.
     """
     placements = tuple(Placement(tensor.name, tensor) for tensor in tensors)
     sites = find_sites(Conversion(architecture, metadata, placements, ()))
@@ -54,21 +57,23 @@ def find_mix(architecture: str, metadata: Mapping[str, Value], tensors: tuple[St
     if not stored:
         return None
     stated = _stated(metadata)
-    found = {recipe.name: _differences(recipe, sites, stored) for recipe in _recipes(stated)}
-    name = next((name for name, differences in found.items() if not differences), None)
     said = stated.removeprefix("MOSTLY_").removeprefix("ALL_") if stated else None
-    if name is not None:
-        return Mix(name, said, None, ())
+    most = Counter(stored.values()).most_common(1)[0][0]
+    known = [planning.recipes().get(name) for name in planning.recipes()]
+    # Several recipes may share a file type: Q4_K_L is written as Q4_K_M.
+    recipes = sorted(known, key=lambda r: (r.file_type != stated, r.name != said, r.nominal != most))
+    weighed = "quantize.imatrix.file" in metadata
+    found: dict[str, tuple[Difference, ...]] = {}
+    for recipe in recipes:
+        differences = _differences(recipe, sites, stored, weighed)
+        if differences == ():
+            return Mix(recipe.name, said, None, ())
+        if differences is not None:
+            found[recipe.name] = differences
     # A file that names its mix differs from that one, whatever others are nearer.
-    named = next((recipe.name for recipe in _recipes(stated) if recipe.file_type == stated), None)
+    named = next((recipe.name for recipe in recipes if recipe.file_type == stated and recipe.name in found), None)
     nearest = named or min(found, key=lambda name: len(found[name]))
     return Mix(CUSTOM, said, nearest, found[nearest])
-
-
-def _recipes(stated: str | None) -> list[Recipe]:
-    """All recipes, those of the stated file type first."""
-    known = [planning.recipes().get(name) for name in planning.recipes()]
-    return sorted(known, key=lambda recipe: recipe.file_type != stated)
 
 
 def _stated(metadata: Mapping[str, Value]) -> str | None:
@@ -82,6 +87,12 @@ def _stated(metadata: Mapping[str, Value]) -> str | None:
     return types.get(number.value, types.get(number.value - _GUESSED))
 
 
-def _differences(recipe: Recipe, sites: Mapping[str, Site], stored: Mapping[str, str]) -> tuple[Difference, ...]:
-    chosen = {name: recipe.decide(sites[name]).format for name in stored}
+def _differences(
+    recipe: Recipe, sites: Mapping[str, Site], stored: Mapping[str, str], weighed: bool
+) -> tuple[Difference, ...] | None:
+    """Where the file differs from `recipe`; None where the recipe cannot decide for such a model."""
+    try:
+        chosen = {name: recipe.decide(sites[name], importance=weighed).format for name in stored}
+    except FewbitsError:
+        return None
     return tuple(Difference(name, stored[name], chosen[name]) for name in stored if stored[name] != chosen[name])
