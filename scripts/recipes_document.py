@@ -49,6 +49,8 @@ A pattern that matches nothing is refused, and so is a format that does not fit 
 replaced. The preview and the card list what you changed. All other tensors get what the recipe gives them (where
 `llama-quantize --tensor-type` counts the layers anew without those that were named).
 
+In Python: `fewbits.quantize(SOURCE, OUT, to="Q4_K_M", tensors={"blk.*.ffn_down": "Q6_K"}, importance="imatrix.gguf")`.
+
 ## Write a recipe
 
 `--to path/to/mine.toml` takes a file of your own:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fewbits import formats, kernels
 from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.gguf_writer import refuses
-from fewbits.checkpoints.imatrix import Floats, ImportanceMatrix
+from fewbits.checkpoints.imatrix import Importance, ImportanceMatrix
 from fewbits.errors import CheckpointError
 from fewbits.methods import Method
 from fewbits.planning import Recipe, require_meaning, wants_importance
@@ -23,8 +23,8 @@ class Assignment:
     """The decision for every tensor, in the order of the target file."""
 
     tensors: tuple[PlannedTensor, ...]
-    importance: Mapping[str, Floats]
-    """Target name -> (matrices, cols): what errors are weighed by; tensors that are not named count evenly."""
+    importance: Mapping[str, Importance]
+    """Target name -> what errors are weighed by; tensors that are not named count evenly."""
     used: ImportanceUsed | None
     notes: tuple[str, ...]
 
@@ -52,12 +52,12 @@ def assign(conversion: Conversion, recipe: Recipe, method: Method, importance: I
     )
 
 
-def _weights(sites: Mapping[str, Site], importance: ImportanceMatrix) -> dict[str, Floats]:
+def _weights(sites: Mapping[str, Site], importance: ImportanceMatrix) -> dict[str, Importance]:
     found = {}
     for name, site in sites.items():
         # As in llama.cpp, an entry for an embedding of another size is no sign of another model.
         embedding = site.kind == "token_embd" and name in importance.entries
-        if embedding and importance.entries[name].size != site.cols:
+        if embedding and importance.entries[name].sums.size != site.cols:
             continue
         rows = importance.of(name, site.shape) if site.kind != "kept" else None
         if rows is not None:
@@ -118,7 +118,7 @@ def _wanting(tensors: Iterable[PlannedTensor], sites: Mapping[str, Site], recipe
 
 
 def _gaps(
-    tensors: Iterable[PlannedTensor], importance: ImportanceMatrix | None, weights: Mapping[str, Floats]
+    tensors: Iterable[PlannedTensor], importance: ImportanceMatrix | None, weights: Mapping[str, Importance]
 ) -> list[str]:
     """Notes about what the importance matrix does not know, and what it knows in vain."""
     if importance is None:

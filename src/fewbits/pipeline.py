@@ -22,7 +22,7 @@ from fewbits.checkpoints.base import Bytes, Conversion, Placement, StoredTensor,
 from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter, Layout, plan_layout
-from fewbits.checkpoints.imatrix import Floats, read_importance
+from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
 from fewbits.checkpoints.partial_file import partial_path
 from fewbits.digest import sha256_of
@@ -144,7 +144,7 @@ class _Job:
     metadata: Mapping[str, Value]
     layout: Layout
     preview: Preview
-    importance: Mapping[str, Floats]
+    importance: Mapping[str, Importance]
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,9 @@ def _encode_all(
         name, start, stop = item
         source = placements[name].source
         weights = job.importance.get(name)
-        matrix = None if weights is None else weights[start * len(weights) // source.rows]
+        row = weights.row(start * weights.matrices // source.rows) if weights else None
         slab = placements[name].slab(start, stop)
-        encoded = encode_slab(method, planned[name], source.format, slab, matrix)
+        encoded = encode_slab(method, planned[name], source.format, slab, row)
         writer.write_rows(name, start, encoded.stored)
         return replace(encoded, stored=np.empty((0, 0), np.uint8))
 
@@ -243,16 +243,16 @@ def _encode_all(
     return tuple(TensorResult(t, relative_rms(errors[t.name], squares[t.name])) for t in planned.values())
 
 
-def _slabs(source: StoredTensor, importance: Floats | None) -> Iterator[tuple[int, int]]:
-    """Row ranges of `source`; with importance (matrices, cols) none reaches into a second matrix."""
-    height = source.rows if importance is None else source.rows // len(importance)
+def _slabs(source: StoredTensor, importance: Importance | None) -> Iterator[tuple[int, int]]:
+    """Row ranges of `source`; with importance none reaches into a second matrix."""
+    height = source.rows // (importance.matrices if importance else 1)
     for first in range(0, source.rows, max(1, height)):
         for start, stop in row_slabs(height, source.row_bytes):
             yield first + start, first + stop
 
 
 def encode_slab(
-    method: Method, tensor: PlannedTensor, numbers: str, slab: Bytes, importance: Floats | None = None
+    method: Method, tensor: PlannedTensor, numbers: str, slab: Bytes, importance: kernels.Floats | None = None
 ) -> kernels.Encoded:
     """Encode `slab` (rows, bytes of `numbers`) of `tensor`: natively where that is all the method does.
 

@@ -21,9 +21,9 @@ def test_what_llama_imatrix_wrote_says_the_same_in_both_forms() -> None:
     assert (new.text, new.chunks) == (old.text, old.chunks) == ("manual.txt", 8)
     assert set(new.entries) == set(old.entries)
     assert len(new.entries) == 28
-    for name, values in new.entries.items():
-        assert np.array_equal(values.ravel(), old.entries[name].ravel()), name
-        assert values.ravel().std() > 0
+    for name, entry in new.entries.items():
+        assert np.array_equal(entry.mean(0), old.entries[name].mean(0)), name
+        assert entry.mean(0).std() > 0
 
 
 def test_sums_over_counts_expert_by_expert(tmp_path: Path) -> None:
@@ -32,11 +32,14 @@ def test_sums_over_counts_expert_by_expert(tmp_path: Path) -> None:
     )
     found = read_importance(path)
     # The text never reached the second expert: its columns count evenly.
-    assert np.array_equal(found.entries["a.weight"], [[0.5, 1, 1.5, 2], [1, 1, 1, 1]])
-    assert np.array_equal(found.entries["b.weight"], [[0.25, 0.5, 0.75, 1]])
+    experts, single = found.of("a.weight", (2, 16, 4)), found.of("b.weight", (16, 4))
+    assert experts is not None
+    assert single is not None
+    assert np.array_equal([experts.mean(0), experts.mean(1)], [[0.5, 1, 1.5, 2], [1, 1, 1, 1]])
+    assert np.array_equal(single.mean(0), [0.25, 0.5, 0.75, 1])
     # Each row as it is, up to a power of two that brings its mean near one.
-    assert np.array_equal(found.of("a.weight", (2, 16, 4)), [[0.25, 0.5, 0.75, 1], [0.5, 0.5, 0.5, 0.5]])
-    assert np.array_equal(found.of("b.weight", (16, 4)), [[0.25, 0.5, 0.75, 1]])
+    assert np.array_equal([experts.row(0), experts.row(1)], [[0.25, 0.5, 0.75, 1], [0.5, 0.5, 0.5, 0.5]])
+    assert np.array_equal(single.row(0), [0.25, 0.5, 0.75, 1])
     assert found.of("c.weight", (16, 4)) is None
     assert (found.text, found.chunks) == ("manual.txt", 3)
 
@@ -45,27 +48,25 @@ def test_the_older_form_divides_by_calls_and_may_end_early(tmp_path: Path) -> No
     data = dat({"a.weight": (2, ROWS[0]), "b.weight": (0, ROWS[1])})
     (tmp_path / "i.dat").write_bytes(data)
     found = read_importance(tmp_path / "i.dat")
-    assert np.array_equal(found.entries["a.weight"], [0.5, 1, 1.5, 2])
-    assert np.array_equal(found.entries["b.weight"], ROWS[1])
+    assert np.array_equal(found.entries["a.weight"].mean(0), [0.5, 1, 1.5, 2])
+    assert np.array_equal(found.entries["b.weight"].mean(0), ROWS[1])
     (tmp_path / "short.dat").write_bytes(data[: -8 - len("manual.txt")])
     assert read_importance(tmp_path / "short.dat").chunks == 0
 
 
 def test_columns_that_nothing_reached_count_evenly(tmp_path: Path) -> None:
     path = write_imatrix(tmp_path / "i.gguf", {"a.weight": (np.zeros((1, 4)), np.array([5]))})
-    assert np.array_equal(read_importance(path).of("a.weight", (3, 4)), [[1, 1, 1, 1]])
+    assert np.array_equal(read_importance(path).entries["a.weight"].row(0), [1, 1, 1, 1])
 
 
 @pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 1e30, 3e38])
 def test_no_column_counts_nothing_and_no_size_overflows(size: float, tmp_path: Path) -> None:
     values = np.array([[0, 0, 1, 1]], np.float32) * np.float32(size)
-    rows = read_importance(write_imatrix(tmp_path / "i.gguf", {"a.weight": (values, np.array([1]))})).of(
-        "a.weight", (3, 4)
-    )
-    assert rows is not None
+    path = write_imatrix(tmp_path / "i.gguf", {"a.weight": (values, np.array([1]))})
+    rows = read_importance(path).entries["a.weight"].row(0)
     assert rows.dtype == np.float32
     assert 0.25 <= rows.mean() <= 1
-    assert rows[0, :2] == pytest.approx(rows[0, 2:].mean() / 2 * 2.0**-20, rel=1e-6)
+    assert rows[:2] == pytest.approx(rows[2:].mean() / 2 * 2.0**-20, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(16, 8), (2, 16, 4), (16, 2)])

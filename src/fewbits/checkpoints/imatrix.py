@@ -9,7 +9,7 @@ all, the number of chunks and the name of the text; int32 and float32, little-en
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,47 @@ _SUMS, _COUNTS = ".in_sum2", ".counts"
 
 
 @dataclass(frozen=True)
+class Importance:
+    """The importance of one tensor: `sums` over `counts`, one count per matrix or one for all. Nothing is copied."""
+
+    sums: Floats
+    counts: Floats
+    matrices: int = 1
+
+    def mean(self, matrix: int) -> Floats:
+        """Mean squares (cols,) of one matrix; ones where the text never reached it."""
+        cols = self.sums.size // self.matrices
+        count = np.rint(self.counts[matrix if self.counts.size > 1 else 0])
+        return self.sums[matrix * cols : (matrix + 1) * cols] / count if count > 0 else np.ones(cols, np.float32)
+
+    def row(self, matrix: int) -> Floats:
+        """What the columns (cols,) of one matrix count: the mean squares up to a power of two, none quite at zero.
+
+        The power of two brings their mean near one, so that no square overflows. A column that the text never reached
+        counts hardly, but it counts: else whole groups would come back as nonsense. Zeros alone say nothing about the
+        columns, which count evenly then.
+        """
+        values = self.mean(matrix).astype(np.float64)
+        scaled = np.ldexp(values, -np.frexp(values.mean())[1])
+        if not scaled.any():
+            return np.ones(values.size, np.float32)
+        raised: Floats = np.maximum(scaled, FLOOR * scaled.mean()).astype(np.float32)
+        return raised
+
+
+@dataclass(frozen=True)
 class ImportanceMatrix:
-    """Tensor name -> (matrices, cols) float32: one row per expert, one row for an ordinary matrix."""
+    """Tensor name -> importance, of a whole model."""
 
     path: Path
-    entries: Mapping[str, Floats]
+    entries: Mapping[str, Importance]
     text: str
     """Name of the text that was measured on; "" where the file does not say."""
     chunks: int
     """Pieces of that text; 0 where the file does not say."""
 
-    def of(self, name: str, shape: tuple[int, ...]) -> Floats | None:
-        """Importance (matrices, cols) of the tensor `name`, up to a factor per matrix; None without an entry.
+    def of(self, name: str, shape: tuple[int, ...]) -> Importance | None:
+        """The importance of the tensor `name`, matrix by matrix; None without an entry.
 
         Raises CheckpointError where the entry has another number of values than `shape` has columns.
         """
@@ -51,24 +80,12 @@ class ImportanceMatrix:
         if entry is None:
             return None
         matrices, cols = prod(shape[:-2]), shape[-1]
-        if entry.size != matrices * cols:
+        if entry.sums.size != matrices * cols or entry.counts.size not in {1, matrices}:
             raise CheckpointError(
-                f"{self.path} has {entry.size} values for {quoted(name)}, whose shape {list(shape)} calls for "
+                f"{self.path} has {entry.sums.size} values for {quoted(name)}, whose shape {list(shape)} calls for "
                 f"{matrices * cols}; it was measured on another model."
             )
-        return _bounded(entry.reshape(matrices, cols))
-
-
-def _bounded(rows: Floats) -> Floats:
-    """Rows scaled by a power of two to a mean near 1, so that no square overflows, and with nothing quite at zero.
-
-    A column that the text never reached counts hardly, but it counts: else whole groups would come back as nonsense. A
-    row of zeros says nothing about its columns, and they count evenly.
-    """
-    mean = rows.astype(np.float64).mean(axis=1, keepdims=True)
-    scaled = np.ldexp(rows.astype(np.float64), -np.frexp(mean)[1])
-    raised = np.maximum(scaled, FLOOR * scaled.mean(axis=1, keepdims=True)).astype(np.float32)
-    return np.where(mean > 0, raised, np.float32(1))
+        return replace(entry, matrices=matrices)
 
 
 def read_importance(path: Path) -> ImportanceMatrix:
@@ -77,8 +94,8 @@ def read_importance(path: Path) -> ImportanceMatrix:
         raise CheckpointError(f"{path} is a directory; give the file that llama-imatrix wrote.")
     data = map_file(path)
     found = _read_gguf(path) if bytes(data[:4]) == MAGIC else _read_dat(path, Cursor(path, data))
-    for name, values in found.entries.items():
-        if not np.isfinite(values).all() or values.min(initial=0.0) < 0:
+    for name, entry in found.entries.items():
+        if not np.isfinite(entry.sums).all() or entry.sums.min(initial=0.0) < 0:
             raise CheckpointError(
                 f"{path} holds NaN, infinite or negative numbers for {quoted(name)}; make it again with llama-imatrix."
             )
@@ -97,7 +114,7 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
     for name in names:
         if name + _COUNTS not in stored:
             raise CheckpointError(f"{path} has sums for {quoted(name)} and no counts; it is damaged.")
-        entries[name] = _mean(path, name, _floats(reader, name + _SUMS), _floats(reader, name + _COUNTS))
+        entries[name] = _entry(path, name, _floats(reader, name + _SUMS), _floats(reader, name + _COUNTS))
     texts = _value(reader.metadata, "imatrix.datasets", [])
     text = str(texts[0]) if isinstance(texts, list) and texts else ""
     chunks = _value(reader.metadata, "imatrix.chunk_count", 0)
@@ -116,17 +133,15 @@ def _floats(reader: GGUFReader, name: str) -> Floats:
     return values
 
 
-def _mean(path: Path, name: str, sums: Floats, counts: Floats) -> Floats:
-    """Sums (experts * cols,) over counts (experts,); an expert that nothing reached counts evenly."""
+def _entry(path: Path, name: str, sums: Floats, counts: Floats) -> Importance:
+    """`sums` (experts * cols,) and `counts` (experts,), checked."""
     if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
         raise CheckpointError(
             f"{path} has {sums.size} sums and {counts.size} counts for {quoted(name)}; it is damaged."
         )
     if not (counts >= 0).all():
         raise CheckpointError(f"{path} has counts for {quoted(name)} that are NaN or negative; it is damaged.")
-    times = np.rint(counts)[:, None]
-    rows = sums.reshape(counts.size, -1)
-    return np.where(times > 0, rows / np.maximum(times, 1), np.float32(1))
+    return Importance(sums, counts)
 
 
 def _read_dat(path: Path, cursor: Cursor) -> ImportanceMatrix:
@@ -146,7 +161,7 @@ def _read_dat(path: Path, cursor: Cursor) -> ImportanceMatrix:
     return ImportanceMatrix(path, entries, text, max(chunks, 0))
 
 
-def _dat_entries(cursor: Cursor, count: int) -> Iterator[tuple[str, Floats]]:
+def _dat_entries(cursor: Cursor, count: int) -> Iterator[tuple[str, Importance]]:
     for number in range(count):
         name = _string(cursor, f"the name of entry {number}")
         calls = _int32(cursor, f"the calls of {quoted(name)}")
@@ -154,7 +169,7 @@ def _dat_entries(cursor: Cursor, count: int) -> Iterator[tuple[str, Floats]]:
         if size < 1:
             raise CheckpointError(f"{cursor.path} has {size} values for {quoted(name)}; it is damaged.")
         values = np.frombuffer(cursor.take(4 * size, f"the values of {quoted(name)}"), "<f4")
-        yield name, (values / np.float32(max(calls, 1))).astype(np.float32)
+        yield name, Importance(values, np.array([max(calls, 1)], np.float32))
 
 
 def _int32(cursor: Cursor, what: str) -> int:
