@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Value
-from fewbits.checkpoints.ggml_types import ggml_number
+from fewbits.checkpoints.ggml_types import GGML_TYPES, ggml_number
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
 from fewbits.errors import CheckpointError
 
@@ -45,11 +45,8 @@ class Layout:
 
 def refuses(format_name: str) -> str | None:
     """Why a GGUF file cannot hold tensors of `format_name`; None when it can."""
-    import gguf
-
-    if format_name in gguf.GGMLQuantizationType.__members__:
-        return None
-    return "ggml has no type of that name"
+    known = {kind.name for kind in GGML_TYPES.values()}
+    return None if format_name in known else "ggml has no type of that name"
 
 
 def plan_layout(
