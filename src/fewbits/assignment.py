@@ -131,6 +131,10 @@ def _gaps(
             f"{importance.path} does not know {_count(len(missing), 'tensor')} ({missing[0]}"
             f"{' and others' if len(missing) > 1 else ''}), whose errors count evenly."
         )
+    if not any(t.weighed for t in tensors):
+        notes.append(
+            "None of these formats searches by importance: the matrix changes at most which formats are chosen."
+        )
     strange = [name for name in importance.entries if name not in weights]
     if strange:
         notes.append(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from fewbits import formats
 from fewbits.errors import RecipeError
-from fewbits.planning.parsing import nearest
+from fewbits.planning.parsing import nearest_format
 from fewbits.planning.rule import Rule, names
 from fewbits.sites import Site
 
@@ -40,7 +40,7 @@ def _override(text: str) -> Rule:
     known = {n.upper(): n for n in formats.ROWS}
     format_name = known.get(name.upper(), name)
     if format_name not in formats.FORMATS:
-        raise RecipeError(f"the override {text!r} has the unknown format {name!r}{nearest(name, known.values())}")
+        raise RecipeError(f"the override {text!r} has the unknown format {name!r}{nearest_format(name)}")
     return Rule(format_name, match=(pattern,), exact=True, origin=f"the override '{pattern}={format_name}'")
 
 

@@ -229,7 +229,18 @@ def _require_known(here: Text, what: str, names: Iterable[str], known: Iterable[
 
 def _require_format(here: Text, name: str, *at: str | int) -> None:
     if name not in formats.FORMATS:
-        _require_known(here, "format", [name], formats.ROWS, *at)
+        raise here.complain(f"has the unknown format {shown(name)}{nearest_format(name)}", *at)
+
+
+def nearest_format(name: str) -> str:
+    """The end of a sentence about an unknown format.
+
+    >>> nearest_format("Q4_J")
+    "; did you mean 'Q4_K' or 'Q4_0'? `fewbits formats` lists all."
+    """
+    near = difflib.get_close_matches(name[:80], formats.FORMATS, n=2, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    return f"{hint} `fewbits formats` lists all."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

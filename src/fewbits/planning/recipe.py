@@ -84,10 +84,10 @@ def fallbacks() -> Mapping[str, str]:
 
 def fitting(name: str, site: Site) -> Decision:
     """`name` where the site's width allows it, else its fallbacks in turn; F16 fits every width."""
-    chosen, current = formats.get(name), formats.get(name)
+    chosen = current = formats.get(name)
     while not formats.fits(current, site.cols):
         current = formats.get(fallbacks().get(current.name, "F16"))
     if current is chosen:
-        return Decision(name)
+        return Decision(chosen.name)
     why = f"width {site.cols} is not a multiple of {chosen.span}, the span of {chosen.name}"
     return Decision(current.name, why)
