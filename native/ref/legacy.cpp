@@ -1,4 +1,5 @@
 // GGUF's first formats, scalar.
+#include "importance.h"
 #include "searches.h"
 #include "spans.h"
 
@@ -24,38 +25,69 @@ void nearest_symmetric(const float* x, int top, half_bits d, int* codes) {
         codes[e] = top + static_cast<int>(clamp(std::nearbyint(x[e] * inv), static_cast<float>(-top), static_cast<float>(top - 1)));
 }
 
-void encode_q4_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
+const float* of_span(const float* weights, int64_t s) { return weights ? weights + 32 * s : nullptr; }
+
+template <int n>
+half_bits stored_scale(const float* x, const float* weights, int top, const float (&levels)[n]) {
+    return stored_half(best_scale(x, weights, 32, top, levels, n));
+}
+
+void pack_halves(const int* codes, uint8_t* q) {
+    for (int e = 0; e < 16; ++e) q[e] = byte((codes[e] & 15) | (codes[e + 16] & 15) << 4);
+}
+
+void pack_fifth_bits(const int* codes, uint8_t* high) {
+    std::memset(high, 0, 4);
+    for (int e = 0; e < 32; ++e) high[e / 8] |= byte((codes[e] >> 4) << (e % 8));
+}
+
+void encode_q4_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ4_0& out = spans_at<SpanQ4_0>(stored)[s];
+        const float* x = w + 32 * s;
         int codes[32];
-        out.d = stored_half(best_even_scale(w + 32 * s));
-        nearest_symmetric(w + 32 * s, 8, out.d, codes);
-        for (int e = 0; e < 16; ++e) out.q[e] = byte(codes[e] | codes[e + 16] << 4);
+        out.d = weights ? stored_scale(x, of_span(weights, s), 8, search::q4_0_weighted_levels)
+                        : stored_half(best_even_scale(x));
+        nearest_symmetric(x, 8, out.d, codes);
+        pack_halves(codes, out.q);
     }
 }
 
-void encode_q5_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
+void encode_q5_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ5_0& out = spans_at<SpanQ5_0>(stored)[s];
+        const float* x = w + 32 * s;
         int codes[32];
-        const auto even = [](float) { return 1.0f; };
-        out.d = stored_half(best_scale(w + 32 * s, 32, even, 16, search::q5_0_levels, 5));
-        nearest_symmetric(w + 32 * s, 16, out.d, codes);
-        std::memset(out.high, 0, sizeof out.high);
-        for (int e = 0; e < 32; ++e) out.high[e / 8] |= byte((codes[e] >> 4) << (e % 8));
-        for (int e = 0; e < 16; ++e) out.q[e] = byte((codes[e] & 15) | (codes[e + 16] & 15) << 4);
+        out.d = weights ? stored_scale(x, of_span(weights, s), 16, search::q5_0_weighted_levels)
+                        : stored_scale(x, nullptr, 16, search::q5_0_levels);
+        nearest_symmetric(x, 16, out.d, codes);
+        pack_fifth_bits(codes, out.high);
+        pack_halves(codes, out.q);
     }
 }
 
-void encode_q5_1(const float* w, const float*, int64_t spans, uint8_t* stored) {
+void encode_q4_1(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
-        SpanQ5_1& out = spans_at<SpanQ5_1>(stored)[s];
-        const ShiftedSpan span(w + 32 * s);
+        SpanQ4_1& out = spans_at<SpanQ4_1>(stored)[s];
+        const ShiftedSpan span(w + 32 * s, of_span(weights, s), 15, search::q4_1_levels);
         out.d = span.d;
         out.m = span.m;
-        std::memset(out.high, 0, sizeof out.high);
-        for (int e = 0; e < 32; ++e) out.high[e / 8] |= byte((span.code(e) >> 4) << (e % 8));
-        for (int e = 0; e < 16; ++e) out.q[e] = byte((span.code(e) & 15) | (span.code(e + 16) & 15) << 4);
+        int codes[32];
+        for (int e = 0; e < 32; ++e) codes[e] = span.code(e);
+        pack_halves(codes, out.q);
+    }
+}
+
+void encode_q5_1(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    for (int64_t s = 0; s < spans; ++s) {
+        SpanQ5_1& out = spans_at<SpanQ5_1>(stored)[s];
+        const ShiftedSpan span(w + 32 * s, of_span(weights, s), 31, search::q5_1_levels);
+        out.d = span.d;
+        out.m = span.m;
+        int codes[32];
+        for (int e = 0; e < 32; ++e) codes[e] = span.code(e);
+        pack_fifth_bits(codes, out.high);
+        pack_halves(codes, out.q);
     }
 }
 
@@ -71,6 +103,14 @@ void decode_q4_0(const uint8_t* stored, int64_t spans, float* w) {
         const SpanQ4_0& in = spans_at<SpanQ4_0>(stored)[i / 32];
         const int code = in.q[i % 16] >> (i % 32 < 16 ? 0 : 4) & 15;
         w[i] = half_to_float(in.d) * static_cast<float>(code - 8);
+    }
+}
+
+void decode_q4_1(const uint8_t* stored, int64_t spans, float* w) {
+    for (int64_t i = 0; i < 32 * spans; ++i) {
+        const SpanQ4_1& in = spans_at<SpanQ4_1>(stored)[i / 32];
+        const int code = in.q[i % 16] >> (i % 32 < 16 ? 0 : 4) & 15;
+        w[i] = half_to_float(in.d) * static_cast<float>(code) + half_to_float(in.m);
     }
 }
 
@@ -93,9 +133,10 @@ void decode_q5_1(const uint8_t* stored, int64_t spans, float* w) {
 }
 
 constexpr Codec codecs[] = {
-    {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0},
-    {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0},
-    {"Q5_1", 32, sizeof(SpanQ5_1), encode_q5_1, decode_q5_1},
+    {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0, weigh_by_row_spread, true},
+    {"Q4_1", 32, sizeof(SpanQ4_1), encode_q4_1, decode_q4_1, weigh_by_row_spread, true},
+    {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0, weigh_by_row_spread, true},
+    {"Q5_1", 32, sizeof(SpanQ5_1), encode_q5_1, decode_q5_1, weigh_by_row_spread, true},
     {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0},
 };
 

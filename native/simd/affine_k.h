@@ -1,8 +1,8 @@
-// Q4_K and Q5_K: w = d * scale[g] * q - dmin * min[g]. Fitted in three steps, each weighted by av + |w| per element
-// (av: the group's root mean square):
+// Q2_K, Q4_K and Q5_K: w = d * scale[g] * q - dmin * min[g]. Fitted in three steps, each weighted by even * av + |w| per
+// element (av: the group's root mean square) unless weights are given:
 //   1. per group, codes of several candidate ranges and the least-squares line through them; the best line stays, and
 //      the next candidate starts from its minimum;
-//   2. six-bit scales and minimums: neighbours of the rounded scale, each with the minimum that fits it best;
+//   2. whole scales and minimums: neighbours of the rounded scale, each with the minimum that fits it best;
 //   3. d and dmin again by least squares over the whole span, kept where the error falls.
 #pragma once
 #include "batch.h"
@@ -10,15 +10,20 @@
 namespace fewbits {
 namespace {
 
-template <int top>
+// A Shape says how a span of 256 is divided, and how far codes, scales and minimums go.
+template <typename Shape>
 class AffineK {
   public:
-    static constexpr int groups = 8, length = 32, columns = groups * length;
+    static constexpr int top = Shape::top, groups = Shape::groups, columns = 256, length = columns / groups;
 
     // Fits batch / groups spans at once; a missing last span is given as zeros.
-    void fit(const float* w, const float* levels, int level_count) {
+    void fit(const float* w, const float* weights, const float* levels, int level_count) {
         to_columns(w, length, x_);
-        for (int g = 0; g < batch; g += Vec::lanes) fit_lines(g, levels, level_count);
+        if (weights) to_columns(weights, length, w_);
+        for (int g = 0; g < batch; g += Vec::lanes) {
+            if (!weights) weigh(g);
+            fit_lines(g, levels, level_count);
+        }
         for (int s = 0; s < batch / groups; ++s) round_scales(s);
         for (int g = 0; g < batch; g += Vec::lanes) try_neighbours(g);
         for (int s = 0; s < batch / groups; ++s) refit(s);
@@ -27,22 +32,18 @@ class AffineK {
         for (int g = 0; g < batch; g += Vec::lanes) store_codes(g);
     }
 
-    // Codes of span s: element e of group g at codes()[16 * e + 8 * s + g].
+    // Codes of span s: element e of group g at codes()[16 * e + groups * s + g].
     const uint8_t* codes() const { return codes_; }
 
-    void pack_scales(int s, half_bits* d, half_bits* dmin, uint8_t* packed) const {
-        *d = d_bits_[s];
-        *dmin = dmin_bits_[s];
-        for (int g = 0; g < 4; ++g) {
-            const int scale = whole(scale_, s, g), scale4 = whole(scale_, s, g + 4);
-            const int low = whole(min_, s, g), low4 = whole(min_, s, g + 4);
-            packed[g] = static_cast<uint8_t>(scale | (scale4 >> 4) << 6);
-            packed[g + 4] = static_cast<uint8_t>(low | (low4 >> 4) << 6);
-            packed[g + 8] = static_cast<uint8_t>((scale4 & 15) | (low4 & 15) << 4);
-        }
-    }
+    // Of span s and its group g.
+    half_bits d(int s) const { return d_bits_[s]; }
+    half_bits dmin(int s) const { return dmin_bits_[s]; }
+    int scale(int s, int g) const { return static_cast<int>(scale_[groups * s + g]); }
+    int low(int s, int g) const { return static_cast<int>(min_[groups * s + g]); }
 
   private:
+    static constexpr float ceiling = Shape::ceiling;
+
     alignas(64) float x_[length * batch], y_[length * batch], w_[length * batch];
     alignas(64) float line_scale_[batch], line_min_[batch], sum_w_[batch], sum_wx_[batch];
     alignas(64) float scale_[batch], min_[batch], error_[batch], new_error_[batch];
@@ -52,22 +53,25 @@ class AffineK {
     half_bits d_bits_[batch / groups], dmin_bits_[batch / groups], old_d_bits_[batch / groups],
         old_dmin_bits_[batch / groups];
 
-    static int whole(const float* a, int s, int g) { return static_cast<int>(a[groups * s + g]); }
+    // The format's own weights.
+    void weigh(int g) {
+        Vec squares = Vec::all(0.0f);
+        for (int e = 0; e < length; ++e) squares = squares + Vec::load(x_ + batch * e + g) * Vec::load(x_ + batch * e + g);
+        const Vec average = Vec::all(Shape::even) * sqrt(squares * Vec::all(1.0f / length));
+        for (int e = 0; e < length; ++e) (average + abs(Vec::load(x_ + batch * e + g))).store(w_ + batch * e + g);
+    }
 
     void fit_lines(int g, const float* levels, int level_count) {
         const Vec zero = Vec::all(0.0f), two = Vec::all(2.0f), highest = Vec::all(static_cast<float>(top));
-        Vec squares = zero, low = zero, high = Vec::load(x_ + g);
+        Vec low = zero, high = Vec::load(x_ + g);
         for (int e = 0; e < length; ++e) {
             const Vec x = Vec::load(x_ + batch * e + g);
-            squares = squares + x * x;
             low = min(low, x);
             high = max(high, x);
         }
-        const Vec average = sqrt(squares * Vec::all(1.0f / length));
         Vec sw = zero, sx = zero, sy = zero, syy = zero;
         for (int e = 0; e < length; ++e) {
-            const Vec x = Vec::load(x_ + batch * e + g), w = average + abs(x), y = x - low, wy = w * y;
-            w.store(w_ + batch * e + g);
+            const Vec x = Vec::load(x_ + batch * e + g), w = Vec::load(w_ + batch * e + g), y = x - low, wy = w * y;
             y.store(y_ + batch * e + g);
             sw = sw + w;
             sx = sx + w * x;
@@ -121,17 +125,18 @@ class AffineK {
             if (line_scale_[g] > largest_scale) largest_scale = line_scale_[g];
             if (line_min_[g] > largest_min) largest_min = line_min_[g];
         }
-        set_d(s, stored_half(largest_scale / 63.0f), stored_half(largest_min / 63.0f));
+        set_d(s, stored_half(largest_scale / ceiling), stored_half(largest_min / ceiling));
         const float inv_d = inverse(d_[groups * s]), inv_dmin = inv_dmin_[groups * s];
         for (int g = groups * s; g < groups * (s + 1); ++g) {
-            scale_[g] = clamp_to(round_scalar(line_scale_[g] * inv_d), 0.0f, 63.0f);
-            min_[g] = clamp_to(round_scalar(line_min_[g] * inv_dmin), 0.0f, 63.0f);
+            scale_[g] = clamp_to(round_scalar(line_scale_[g] * inv_d), 0.0f, ceiling);
+            min_[g] = clamp_to(round_scalar(line_min_[g] * inv_dmin), 0.0f, ceiling);
         }
     }
 
     struct Line {
         Vec scale, min, inv;
-        Line(Vec d, Vec sixth_scale, Vec dmin, Vec sixth_min) : scale(d * sixth_scale), min(dmin * sixth_min), inv(inverse(scale)) {}
+        Line(Vec d, Vec whole_scale, Vec dmin, Vec whole_min)
+            : scale(d * whole_scale), min(dmin * whole_min), inv(inverse(scale)) {}
         Vec code(Vec x) const {
             return clamp(round_even((x + min) * inv), Vec::all(0.0f), Vec::all(static_cast<float>(top)));
         }
@@ -148,7 +153,7 @@ class AffineK {
     }
 
     void try_neighbours(int g) {
-        const Vec zero = Vec::all(0.0f), highest = Vec::all(63.0f);
+        const Vec zero = Vec::all(0.0f), highest = Vec::all(ceiling);
         const Vec d = Vec::load(d_ + g), dmin = Vec::load(dmin_ + g), inv_dmin = Vec::load(inv_dmin_ + g);
         const Vec sw = Vec::load(sum_w_ + g), sx = Vec::load(sum_wx_ + g);
         const Vec rounded_scale = Vec::load(scale_ + g), rounded_min = Vec::load(min_ + g);

@@ -1,17 +1,21 @@
-// Q5_1: w = d * q + m, sixteen spans of 32 at once, evenly weighted. The best least-squares line through the codes of
-// several candidate ranges, or the plain line from smallest to largest where that one, as stored, is nearer.
+// Q4_1 and Q5_1: w = d * q + m, sixteen spans of 32 at once, evenly weighted or in given weights. The best least-squares
+// line through the codes of several candidate ranges, or the plain line from smallest to largest where that one, as
+// stored, is nearer. In given weights, more ranges are tried, each from the smallest number, and the best line is fitted
+// to its own nearest codes again.
 #pragma once
 #include "batch.h"
 
 namespace fewbits {
 namespace {
 
+template <int top, bool weighted>
 class ShiftedSpan {
   public:
     static constexpr int length = 32;
 
-    void fit(const float* w) {
+    void fit(const float* w, const float* weights, const float* levels, int level_count) {
         to_columns(w, length, x_);
+        if (weighted) to_columns(weights, length, w_);
         for (int g = 0; g < batch; g += Vec::lanes) {
             Vec low = Vec::load(x_ + g), high = low;
             for (int e = 1; e < length; ++e) {
@@ -20,23 +24,17 @@ class ShiftedSpan {
             }
             low = low + Vec::all(0.0f);  // which zero is the smallest depends on the machine; this makes it +0
             const Vec range = (high - low) + Vec::all(0.0f);
-            fit_line(g, low, range);
-            Line line{store(g, d_, d_bits_), store(g, m_, m_bits_)};
-            half_bits line_d[Vec::lanes], line_m[Vec::lanes];
-            std::memcpy(line_d, d_bits_ + g, sizeof line_d);
-            std::memcpy(line_m, m_bits_ + g, sizeof line_m);
-            (range / Vec::all(31.0f)).store(d_ + g);
-            low.store(m_ + g);
-            Line plain{store(g, d_, d_bits_), store(g, m_, m_bits_)};
-            float lane_error[Vec::lanes], plain_error[Vec::lanes];
-            error(g, line).store(lane_error);
-            error(g, plain).store(plain_error);
-            for (int lane = 0; lane < Vec::lanes; ++lane)
-                if (lane_error[lane] < plain_error[lane]) {
-                    d_bits_[g + lane] = line_d[lane];
-                    m_bits_[g + lane] = line_m[lane];
-                }
-            store_codes(g, Line{widened(d_bits_ + g), widened(m_bits_ + g)});
+            Best best = sums(g, low);
+            try_ranges(g, range, levels, level_count, &best);
+            const Line line(stored(best.scale, d_bits_ + g), stored(low + best.start, m_bits_ + g));
+            half_bits plain_bits[Vec::lanes];
+            const Line plain(stored(range / Vec::all(top), plain_bits), stored(low, plain_bits));
+            const Mask better = error(g, line) < error(g, plain);
+            const Line kept(select(better, line.d, plain.d), select(better, line.m, plain.m));
+            store_half(kept.d, d_bits_ + g);
+            store_half(kept.m, m_bits_ + g);
+            for (int e = 0; e < length; ++e)
+                kept.code(Vec::load(x_ + batch * e + g)).store_codes(codes_ + batch * e + g);
         }
     }
 
@@ -45,70 +43,83 @@ class ShiftedSpan {
     half_bits m(int g) const { return m_bits_[g]; }
 
   private:
-    alignas(64) float x_[length * batch], y_[length * batch], d_[batch], m_[batch];
+    alignas(64) float x_[length * batch], y_[length * batch], w_[weighted ? length * batch : 1];
     alignas(64) uint8_t codes_[length * batch];
     half_bits d_bits_[batch], m_bits_[batch];
 
     struct Line {
         Vec d, m, inv;
         Line(Vec d_, Vec m_) : d(d_), m(m_), inv(inverse(d_)) {}
-        Vec code(Vec x) const { return clamp(round_even((x - m) * inv), Vec::all(0.0f), Vec::all(31.0f)); }
+        Vec code(Vec x) const { return clamp(round_even((x - m) * inv), Vec::all(0.0f), Vec::all(top)); }
     };
 
-    // Rounds numbers g .. to binary16 into `bits`, and returns what they are then.
-    static Vec store(int g, const float* numbers, half_bits* bits) {
-        for (int lane = g; lane < g + Vec::lanes; ++lane) bits[lane] = stored_half(numbers[lane]);
-        return widened(bits + g);
+    // Sums over y = x - low, and the best line scale * code + start of y so far.
+    struct Best {
+        Vec sw, sy, syy, error, scale, start;
+    };
+
+    // Rounded to binary16 into `bits`, and what the numbers are then.
+    static Vec stored(Vec numbers, half_bits* bits) {
+        const Vec limit = Vec::all(search::half_max);
+        store_half(clamp(numbers, Vec::all(0.0f) - limit, limit), bits);
+        return load_half(bits);
     }
 
-    static Vec widened(const half_bits* bits) {
-        float numbers[Vec::lanes];
-        for (int lane = 0; lane < Vec::lanes; ++lane) numbers[lane] = half_to_float(bits[lane]);
-        return Vec::load(numbers);
-    }
+    // The weight of element e times x; evenly weighted, x.
+    Vec times_weight(int e, int g, Vec x) const { return weighted ? Vec::load(w_ + batch * e + g) * x : x; }
 
-    void fit_line(int g, Vec low, Vec range) {
-        const Vec zero = Vec::all(0.0f), two = Vec::all(2.0f), highest = Vec::all(31.0f), n = Vec::all(length);
-        Vec sy = zero, syy = zero;
+    Best sums(int g, Vec low) {
+        const Vec zero = Vec::all(0.0f);
+        Vec sw = weighted ? zero : Vec::all(length), sy = zero, syy = zero;
         for (int e = 0; e < length; ++e) {
-            const Vec y = Vec::load(x_ + batch * e + g) - low;
+            const Vec y = Vec::load(x_ + batch * e + g) - low, wy = times_weight(e, g, y);
             y.store(y_ + batch * e + g);
-            sy = sy + y;
-            syy = syy + y * y;
+            if (weighted) sw = sw + Vec::load(w_ + batch * e + g);
+            sy = sy + wy;
+            syy = syy + wy * y;
         }
-        Vec best = Vec::all(bits_to_float(0x7f800000u)), scale = zero, start = zero;
-        for (const float level : search::q5_1_levels) {
-            const Vec inv = Vec::all(level) / max(range - start, Vec::all(search::narrowest));
-            Vec sl = zero, sll = zero, sly = zero;
-            for (int e = 0; e < length; ++e) {
-                const Vec y = Vec::load(y_ + batch * e + g), l = clamp(round_even((y - start) * inv), zero, highest);
-                sl = sl + l;
-                sll = sll + l * l;
-                sly = sly + l * y;
-            }
-            const Vec product = n * sll, det = product - sl * sl;
-            const Vec a = (n * sly - sy * sl) / det, b = (sll * sy - sl * sly) / det;
-            const Vec off = (syy + a * ((a * sll - two * sly) + (two * b) * sl)) + b * (b * n - two * sy);
-            const Mask better = (det > Vec::all(search::singular) * product) & (off < best);
-            best = select(better, off, best);
-            scale = select(better, a, scale);
-            start = select(better, b, start);
+        return {sw, sy, syy, Vec::all(bits_to_float(0x7f800000u)), zero, zero};
+    }
+
+    void try_ranges(int g, Vec range, const float* levels, int level_count, Best* best) const {
+        const Vec one = Vec::all(1.0f), narrowest = Vec::all(search::narrowest);
+        if (!weighted)
+            for (int i = 0; i < level_count; ++i)
+                try_line(g, Vec::all(levels[i]) / max(range - best->start, narrowest), best->start, best);
+        else
+            for (const float more : search::more_steps)
+                try_line(g, Vec::all(top + more) / max(range, narrowest), Vec::all(0.0f), best);
+        for (int i = 0; weighted && i < search::refits; ++i)
+            try_line(g, one / max(best->scale, narrowest), best->start, best);
+    }
+
+    // The least-squares line through the codes of y from `begin` on, `inv` of them to a unit; kept where it is better.
+    void try_line(int g, Vec inv, Vec begin, Best* best) const {
+        const Vec zero = Vec::all(0.0f), two = Vec::all(2.0f), highest = Vec::all(top);
+        Vec sl = zero, sll = zero, sly = zero;
+        for (int e = 0; e < length; ++e) {
+            const Vec y = Vec::load(y_ + batch * e + g), l = clamp(round_even((y - begin) * inv), zero, highest);
+            const Vec wl = times_weight(e, g, l);
+            sl = sl + wl;
+            sll = sll + wl * l;
+            sly = sly + wl * y;
         }
-        scale.store(d_ + g);
-        (low + start).store(m_ + g);
+        const Vec sw = best->sw, sy = best->sy, product = sw * sll, det = product - sl * sl;
+        const Vec a = (sw * sly - sy * sl) / det, b = (sll * sy - sl * sly) / det;
+        const Vec off = (best->syy + a * ((a * sll - two * sly) + (two * b) * sl)) + b * (b * sw - two * sy);
+        const Mask better = (det > Vec::all(search::singular) * product) & (off < best->error);
+        best->error = select(better, off, best->error);
+        best->scale = select(better, a, best->scale);
+        best->start = select(better, b, best->start);
     }
 
     Vec error(int g, const Line& line) const {
         Vec sum = Vec::all(0.0f);
         for (int e = 0; e < length; ++e) {
             const Vec x = Vec::load(x_ + batch * e + g), r = (line.d * line.code(x) + line.m) - x;
-            sum = sum + r * r;
+            sum = sum + times_weight(e, g, r) * r;
         }
         return sum;
-    }
-
-    void store_codes(int g, const Line& line) {
-        for (int e = 0; e < length; ++e) line.code(Vec::load(x_ + batch * e + g)).store_codes(codes_ + batch * e + g);
     }
 };
 

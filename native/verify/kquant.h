@@ -13,6 +13,32 @@ int six_bits(const uint8_t* p, int index) {
     return low + 16 * (p[j - 4 + 4 * is_min] >> 6);
 }
 
+// The pair of bits of column c: 32 bytes for each half of the span, each byte for four columns that are 32 apart.
+int pair_of(const uint8_t* p, int c) { return p[c / 128 * 32 + c % 32] / (1 << c % 128 / 32 * 2) % 4; }
+
+void read_q2_k(const uint8_t* __restrict p, float* __restrict w) {
+    const float d = binary16(p + 80), dmin = binary16(p + 82);
+    for (int group = 0; group < 16; ++group) {
+        const float step = d * (p[group] % 16), least = dmin * (p[group] / 16);
+        for (int c = 16 * group; c < 16 * group + 16; ++c) w[c] = step * pair_of(p + 16, c) - least;
+    }
+}
+
+// Scale `index` of sixteen, -32 .. 31: four bits in one of eight bytes, two more in one of the four after them.
+int signed_six_bits(const uint8_t* p, int index) {
+    const int low = index < 8 ? p[index] % 16 : p[index - 8] / 16;
+    return low + 16 * (p[8 + index % 4] / (1 << index / 4 * 2) % 4) - 32;
+}
+
+void read_q3_k(const uint8_t* __restrict p, float* __restrict w) {
+    const float d = binary16(p + 108);
+    for (int group = 0; group < 16; ++group) {
+        const float step = d * signed_six_bits(p + 96, group);
+        for (int c = 16 * group; c < 16 * group + 16; ++c)
+            w[c] = step * (pair_of(p + 32, c) - (p[c % 32] & 1 << c / 32 ? 0 : 4));
+    }
+}
+
 void read_q4_k(const uint8_t* __restrict p, float* __restrict w) {
     const float d = binary16(p), dmin = binary16(p + 2);
     for (int pair = 0; pair < 4; ++pair) {
@@ -58,6 +84,8 @@ void read_q6_k(const uint8_t* __restrict p, float* __restrict w) {
 
 
 constexpr Reading kquant_readings[] = {
+    reading<256, 84, read_q2_k>("Q2_K"),
+    reading<256, 110, read_q3_k>("Q3_K"),
     reading<256, 144, read_q4_k>("Q4_K"),
     reading<256, 176, read_q5_k>("Q5_K"),
     reading<256, 210, read_q6_k>("Q6_K"),

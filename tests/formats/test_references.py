@@ -12,7 +12,7 @@ from fewbits import formats, kernels
 from fewbits.testing.inputs import matrices, normal
 from references import small_searches, table_searches
 from references.formats import SPANS, as_float32, decode
-from references.searches import one_level, two_level, weights
+from references.searches import one_level, own_weights, two_level
 
 
 def test_every_format_has_a_reference() -> None:
@@ -50,8 +50,8 @@ def test_decoding_what_was_encoded(name: str) -> None:
 
 
 SEARCHES = {
-    **{name: partial(one_level, name) for name in ("Q4_0", "Q5_0", "Q5_1", "Q8_0")},
-    **{name: partial(two_level, name) for name in ("Q4_K", "Q5_K", "Q6_K")},
+    **{name: partial(one_level, name) for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")},
+    **{name: partial(two_level, name) for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")},
     **table_searches.SEARCHES,
     **small_searches.SEARCHES,
 }
@@ -73,6 +73,6 @@ def test_fit_is_no_worse_than_a_plain_search(name: str, kind: str) -> None:
     params = format.fit(w)
     numbers = w.double().numpy()
     stored = decode(name, format.pack(format.encode(w, params), params))
-    ours = float((weights(name, numbers) * (stored - numbers) ** 2).sum())
+    ours = float((own_weights(name, numbers) * (stored - numbers) ** 2).sum())
     theirs = sum(SEARCHES[name](span) for span in numbers.reshape(-1, format.span))
     assert ours <= theirs * (1 + 1e-12)

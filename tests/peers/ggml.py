@@ -19,9 +19,12 @@ Floats = npt.NDArray[np.float32]
 
 _QUANTIZED = (
     "Q4_0",
+    "Q4_1",
     "Q5_0",
     "Q5_1",
     "Q8_0",
+    "Q2_K",
+    "Q3_K",
     "Q4_K",
     "Q5_K",
     "Q6_K",

@@ -46,6 +46,12 @@ def q4_0(data: bytes) -> list[float]:
     return [half(data, 0) * (field(data, 8 * (2 + c % 16) + 4 * (c // 16), 4) - 8) for c in range(32)]
 
 
+def q4_1(data: bytes) -> list[float]:
+    """Scale, minimum, half-bytes as in Q4_0."""
+    codes = [field(data, 8 * (4 + c % 16) + 4 * (c // 16), 4) for c in range(32)]
+    return [half(data, 0) * code + half(data, 2) for code in codes]
+
+
 def q5_0(data: bytes) -> list[float]:
     """32 single bits from byte 2 on, then half-bytes as in Q4_0 from byte 6 on."""
     codes = [field(data, 8 * (6 + c % 16) + 4 * (c // 16), 4) + 16 * field(data, 16 + c, 1) for c in range(32)]
@@ -78,6 +84,35 @@ def sixths(data: bytes) -> tuple[list[int], list[int]]:
 def line(data: bytes, group: int, code: int) -> float:
     scales, lows = sixths(data)
     return half(data, 0) * scales[group] * code - half(data, 2) * lows[group]
+
+
+def pair(data: bytes, first: int, column: int) -> int:
+    """Two bits of a column: 32 bytes for each half of the span, each with columns that are 32 apart."""
+    return field(data, 8 * (first + 32 * (column // 128) + column % 32) + 2 * (column // 32 % 4), 2)
+
+
+def q2_k(data: bytes) -> list[float]:
+    """A byte of scale (low) and minimum (high) per 16 columns, pairs of bits from byte 16 on, d and dmin at the end."""
+    numbers = []
+    for c in range(256):
+        scale, low = field(data, 8 * (c // 16), 4), field(data, 8 * (c // 16) + 4, 4)
+        numbers.append(half(data, 80) * scale * pair(data, 16, c) - half(data, 82) * low)
+    return numbers
+
+
+def q3_k(data: bytes) -> list[float]:
+    """Third bits in bytes 0-31, one bit per 32 columns, pairs of bits in bytes 32-95, scales in 96-107, d at the end.
+
+    Sixteen scales: 0-7 have their lower four bits in the low halves of bytes 96-103, 8-15 in the high ones; the upper
+    two bits of scales g, g + 4, g + 8, g + 12 share byte 104 + g.
+    """
+    numbers = []
+    for c in range(256):
+        g = c // 16
+        scale = field(data, 8 * (96 + g % 8) + 4 * (g // 8), 4) + 16 * field(data, 8 * (104 + g % 4) + 2 * (g // 4), 2)
+        code = pair(data, 32, c) + 4 * field(data, 8 * (c % 32) + c // 32, 1)
+        numbers.append(half(data, 108) * (scale - 32) * (code - 4))
+    return numbers
 
 
 def q4_k(data: bytes) -> list[float]:
@@ -191,9 +226,12 @@ SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
     "F16": (2, f16),
     "BF16": (2, bf16),
     "Q4_0": (18, q4_0),
+    "Q4_1": (20, q4_1),
     "Q5_0": (22, q5_0),
     "Q5_1": (24, q5_1),
     "Q8_0": (34, q8_0),
+    "Q2_K": (84, q2_k),
+    "Q3_K": (110, q3_k),
     "Q4_K": (144, q4_k),
     "Q5_K": (176, q5_k),
     "Q6_K": (210, q6_k),

@@ -7,6 +7,8 @@ number at its nearest code, is the objective. The searches divide the range of a
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,11 +20,15 @@ def affine_weights(group: Floats) -> Floats:
     return np.sqrt(np.mean(group**2)) + np.abs(group)
 
 
-SQUARED = ("Q6_K", "IQ4_NL", "IQ4_XS")
+SQUARED = ("Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 """Formats that ggml weights by x^2 without importance."""
 
-SPREAD = {"IQ4_NL": 32, "IQ4_XS": 256}
-"""Formats that ggml weights by importance * sqrt(2 * mean square + x^2), with the columns of that mean."""
+SPREAD = {
+    **{"Q4_0": (0, 1), "Q4_1": (0, 1), "Q5_0": (0, 1), "Q5_1": (0, 1)},
+    **{"Q2_K": (256, 1), "Q3_K": (256, 2), "Q4_K": (256, 2), "Q5_K": (256, 2)},
+    **{"IQ4_NL": (32, 2), "IQ4_XS": (256, 2)},
+}
+"""Formats that ggml weights by importance * sqrt(times * mean square + x^2): (columns of that mean, 0 = all; times)."""
 
 
 def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
@@ -30,13 +36,28 @@ def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
     if importance is not None and name not in SPREAD:
         return np.broadcast_to(importance, w.shape)
     if importance is not None:
-        spans = w.reshape(len(w), -1, SPREAD[name])
-        spread = 2 * np.mean(spans**2, axis=-1, keepdims=True)
+        if name not in SPREAD:  # Q6_K takes it as it is, Q8_0 looks away
+            return importance if name == "Q6_K" else np.ones_like(w)
+        columns, times = SPREAD[name]
+        spans = w.reshape(len(w), -1, columns or w.shape[1])
+        spread = times * np.mean(spans**2, axis=-1, keepdims=True)
         return importance * np.sqrt(spread + spans**2).reshape(w.shape)
+    if name == "Q2_K":  # ggml counts absolute errors here, each times |x|
+        return np.abs(w)
     if name in ("Q4_K", "Q5_K"):
         groups = w.reshape(-1, 32)
         return np.array([affine_weights(group) for group in groups]).reshape(w.shape)
     return w**2 if name in SQUARED else np.ones_like(w)
+
+
+def own_weights(name: str, w: Floats) -> Floats:
+    """What the format itself minimises without importance, where that is not what ggml does: part of it is even."""
+    if name not in ("Q2_K", "Q3_K"):
+        return weights(name, w)
+    groups = w.reshape(-1, 16)
+    square = np.mean(groups**2, axis=-1, keepdims=True)
+    found: Floats = 0.125 * np.sqrt(square) + np.abs(groups) if name == "Q2_K" else groups**2 + square
+    return found.reshape(w.shape)
 
 
 def nearest(group: Floats, scale: float, low: float, bottom: int, top: int) -> Floats:
@@ -88,36 +109,38 @@ def best_step(group: Floats, w: Floats, top: int, *, steps: int = 19) -> tuple[f
 
 
 def two_level(name: str, span: Floats) -> float:
-    """Weighted error of one span of 256 in Q4_K, Q5_K or Q6_K: best lines, then scales of six (eight) bits."""
-    if name == "Q6_K":
-        return _two_level_symmetric(span)
-    top = {"Q4_K": 15, "Q5_K": 31}[name]
-    groups = span.reshape(8, 32)
-    lines = [best_line(group, affine_weights(group), top)[1:] for group in groups]
-    d, dmin = (float(np.float16(max(values) / 63)) for values in zip(*lines, strict=True))
+    """Weighted error of one span of 256 in a K-quant: best lines, then whole scales."""
+    if name in ("Q3_K", "Q6_K"):
+        return _two_level_symmetric(name, span, *{"Q3_K": (4, 32), "Q6_K": (32, 128)}[name])
+    count, top, ceiling = {"Q2_K": (16, 3, 15), "Q4_K": (8, 15, 63), "Q5_K": (8, 31, 63)}[name]
+    by = partial(own_weights, name) if name == "Q2_K" else affine_weights
+    groups = span.reshape(count, -1)
+    lines = [best_line(group, by(group), top)[1:] for group in groups]
+    d, dmin = (float(np.float16(max(values) / ceiling)) for values in zip(*lines, strict=True))
     total = 0.0
     for group, (scale, low) in zip(groups, lines, strict=True):
-        whole = [np.clip(np.rint(value / unit), 0, 63) if unit else 0.0 for value, unit in ((scale, d), (low, dmin))]
-        total += error(group, affine_weights(group), d * whole[0], dmin * whole[1], 0, top)
+        whole = [np.clip(np.rint(v / unit), 0, ceiling) if unit else 0.0 for v, unit in ((scale, d), (low, dmin))]
+        total += error(group, by(group), d * whole[0], dmin * whole[1], 0, top)
     return total
 
 
-def _two_level_symmetric(span: Floats) -> float:
+def _two_level_symmetric(name: str, span: Floats, top: int, scale_top: int) -> float:
     groups = span.reshape(16, 16)
-    scales = np.array([best_step(group, group**2, 32)[1] for group in groups])
-    d = float(np.float16(scales[np.abs(scales).argmax()] / -128))
-    whole = np.clip(np.rint(scales / d), -128, 127) if d else 0 * scales
-    return sum(error(g, g**2, d * s, 0.0, -32, 31) for g, s in zip(groups, whole, strict=True))
+    by = partial(own_weights, name)
+    scales = np.array([best_step(group, by(group), top)[1] for group in groups])
+    d = float(np.float16(scales[np.abs(scales).argmax()] / -scale_top))
+    whole = np.clip(np.rint(scales / d), -scale_top, scale_top - 1) if d else 0 * scales
+    return sum(error(g, by(g), d * s, 0.0, -top, top - 1) for g, s in zip(groups, whole, strict=True))
 
 
 def one_level(name: str, span: Floats) -> float:
-    """Squared error of one span of 32 in Q4_0, Q5_0, Q8_0 or Q5_1, with binary16 parameters."""
+    """Squared error of one span of 32 in Q4_0, Q5_0, Q8_0, Q4_1 or Q5_1, with binary16 parameters."""
     even = np.ones_like(span)
     if name == "Q8_0":
         return error(span, even, float(np.float16(np.abs(span).max() / 127)), 0.0, -127, 127)
-    if name == "Q5_1":
-        low = float(np.float16(span.min()))
-        return error(span, even, float(np.float16((span.max() - span.min()) / 31)), -low, 0, 31)
+    if name in ("Q4_1", "Q5_1"):
+        low, top = float(np.float16(span.min())), {"Q4_1": 15, "Q5_1": 31}[name]
+        return error(span, even, float(np.float16((span.max() - span.min()) / top)), -low, 0, top)
     top = {"Q4_0": 8, "Q5_0": 16}[name]
     extreme = float(span[np.abs(span).argmax()])
     return error(span, even, float(np.float16(extreme / -top)), 0.0, -top, top - 1)

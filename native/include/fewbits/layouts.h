@@ -13,6 +13,12 @@ struct SpanQ4_0 {    // w = d * (q - 8), 32 columns
 };
 static_assert(sizeof(SpanQ4_0) == 18, "4.5 bits per weight");
 
+struct SpanQ4_1 {    // w = d * q + m, 32 columns
+    half_bits d, m;
+    uint8_t q[16];   // as in Q4_0
+};
+static_assert(sizeof(SpanQ4_1) == 20, "5 bits per weight");
+
 struct SpanQ5_0 {    // w = d * (q - 16), 32 columns
     half_bits d;
     uint8_t high[4]; // bit e is the fifth bit of element e
@@ -32,6 +38,21 @@ struct SpanQ8_0 {    // w = d * q, 32 columns
     int8_t q[32];
 };
 static_assert(sizeof(SpanQ8_0) == 34, "8.5 bits per weight");
+
+struct SpanQ2_K {    // w = d * scale[g] * q - dmin * min[g], 256 columns, 16 groups of 16
+    uint8_t scales[16];  // scale in the low half, minimum in the high half
+    uint8_t q[64];       // in each half of the span, columns e, e + 32, e + 64, e + 96 share byte e, two bits each
+    half_bits d, dmin;
+};
+static_assert(sizeof(SpanQ2_K) == 84, "2.625 bits per weight");
+
+struct SpanQ3_K {    // w = d * scale[g] * (q - 4), 256 columns, 16 groups of 16
+    uint8_t high[32];    // bit p of byte e is the third bit of column 32 p + e
+    uint8_t q[64];       // lower two bits as in Q2_K
+    uint8_t scales[12];  // 16 six-bit scales, shifted by 32
+    half_bits d;
+};
+static_assert(sizeof(SpanQ3_K) == 110, "3.4375 bits per weight");
 
 struct SpanQ4_K {    // w = d * scale[g] * q - dmin * min[g], 256 columns, 8 groups of 32
     half_bits d, dmin;

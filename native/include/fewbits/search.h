@@ -5,6 +5,8 @@
 namespace fewbits::search {
 
 // Numbers of steps into which a group's range is divided, tried in this order; all are exact in binary.
+constexpr float q2_k_levels[] = {2.25f, 2.625f, 3.0f, 3.375f, 3.75f};
+constexpr float q3_k_levels[] = {3.0625f, 3.4375f, 3.75f, 4.125f, 4.4375f};
 constexpr float q4_k_levels[] = {14.0f, 14.34375f, 14.6875f, 15.0f, 15.3125f, 15.65625f, 16.0f};
 constexpr float q5_k_levels[] = {30.3125f, 30.59375f, 30.875f, 31.15625f, 31.4375f, 31.71875f, 32.0f};
 constexpr float q6_k_levels[] = {29.0f, 29.59375f, 30.1875f, 30.8125f, 31.40625f, 32.0f, 32.59375f};
@@ -15,6 +17,7 @@ constexpr float q4_0_whole = 21248.0f;
 constexpr int16_t q4_0_steps[] = {10, 11, 12, 13};
 constexpr float smallest_extreme = 0x1p-60f;  // a scale made of less rounds to 0 in binary16 anyway
 constexpr float q5_0_levels[] = {14.0f, 14.625f, 15.25f, 15.875f, 16.4375f};
+constexpr float q4_1_levels[] = {14.0f, 14.375f, 14.75f, 15.125f, 15.5f};
 constexpr float q5_1_levels[] = {30.0f, 30.375f, 30.75f, 31.125f, 31.5f};
 constexpr float iq4_levels[] = {-168.0f, -148.0f, -136.0f, -130.0f, -126.0f, -122.0f, -110.0f,
                                 -104.0f, -86.0f,  90.0f,   110.0f,  114.0f,  120.0f,  134.0f};
@@ -26,6 +29,21 @@ constexpr float q2_0_of_mean[] = {1.0f, 1.375f}, q2_0_of_largest[] = {0.8125f, 0
 // Codes of MXFP4's powers of two that are chosen, and the neighbours of a scale that NVFP4 tries.
 constexpr int mxfp4_lowest = 2, mxfp4_highest = 252;
 constexpr int nvfp4_neighbours[] = {0, -2, -1, 1, 2, 3, 4, 5, 6};
+
+// The same where importance is given; ranges of Q4_1 and Q5_1 take `more` steps than the largest code.
+constexpr float q3_k_weighted_levels[] = {3.0f, 3.125f, 3.25f, 3.375f, 3.5f, 3.625f, 3.75f, 3.875f, 4.0f, 4.125f,
+                                          4.25f, 4.375f, 4.5f, 4.625f, 4.75f, 5.0f, 5.5f, 6.25f, 2.75f, 2.5f};
+constexpr float q4_k_weighted_levels[] = {13.25f, 13.5f, 13.75f, 14.0f, 14.25f, 14.5f, 14.75f, 15.0f, 15.25f, 15.5f,
+                                          15.75f, 16.0f, 16.25f};
+constexpr float q5_k_weighted_levels[] = {29.25f, 29.5f, 29.75f, 30.0f, 30.25f, 30.5f, 30.75f, 31.0f, 31.25f, 31.5f,
+                                          31.75f, 32.0f, 32.25f};
+constexpr float q4_0_weighted_levels[] = {6.0f, 6.25f, 6.5f, 6.75f, 7.0f, 7.25f, 7.5f, 7.75f, 8.0f, 8.25f, 8.5f,
+                                          8.75f, 9.0f, 9.5f, 10.25f, 11.5f};
+constexpr float q5_0_weighted_levels[] = {12.0f, 12.5f, 13.0f, 13.5f, 14.0f, 14.5f, 15.0f, 15.5f, 16.0f, 16.5f, 17.0f,
+                                          17.5f, 18.0f, 19.0f, 20.5f};
+constexpr float more_steps[] = {-3.0f, -2.25f, -1.75f, -1.375f, -1.125f, -0.875f, -0.625f, -0.375f, -0.125f, 0.125f,
+                                0.375f, 0.625f, 0.875f, 1.25f, 1.75f, 2.5f};
+constexpr int refits = 2;  // of the best line of Q4_1 and Q5_1 to its own nearest codes
 
 // The largest element, divided into fewer than top + 1/2 steps, never rounds beyond code -top: no lower clamp is needed.
 static_assert(q4_0_whole * q4_0_steps[3] < 8.5f * 0x1p15f && q5_0_levels[4] < 16.5f, "the evenly weighted searches clamp on one side only");

@@ -23,9 +23,10 @@ from fewbits.formats.floats import BF16, F16, F32
 from fewbits.formats.gguf_ternary import TQ1_0, TQ2_0
 from fewbits.formats.iq4 import IQ4_NL, IQ4_XS
 from fewbits.formats.kquant import Q4_K, Q5_K
+from fewbits.formats.kquant_pairs import Q2_K, Q3_K
 from fewbits.formats.kquant_symmetric import Q6_K
 from fewbits.formats.legacy import Q4_0, Q5_0, Q8_0
-from fewbits.formats.legacy_affine import Q5_1
+from fewbits.formats.legacy_affine import Q4_1, Q5_1
 from fewbits.formats.micro import MXFP4, NVFP4
 from fewbits.formats.tiny import Q1_0, Q2_0
 from fewbits.registry import Registry
@@ -54,8 +55,8 @@ FORMATS: Registry[Format] = Registry("format", FormatError)
 # One line per family.
 _ROWS: tuple[tuple[Format, ...], ...] = (
     (F32, F16, BF16),
-    (Q4_0, Q5_0, Q5_1, Q8_0),
-    (Q4_K, Q5_K, Q6_K),
+    (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0),
+    (Q2_K, Q3_K, Q4_K, Q5_K, Q6_K),
     (IQ4_NL, IQ4_XS),
     (TQ1_0, TQ2_0, Q1_0, Q2_0),
     (MXFP4, NVFP4),

@@ -81,11 +81,17 @@ def extreme(x: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def by_spread(w: torch.Tensor, importance: torch.Tensor, span: int) -> torch.Tensor:
-    """Weights (rows, cols) that llama.cpp gives squared errors: importance * sqrt(2 * the span's mean square + w^2)."""
+def by_spread(w: torch.Tensor, importance: torch.Tensor, span: int, times: int = 2) -> torch.Tensor:
+    """Weights (rows, cols) that llama.cpp gives squared errors: importance * sqrt(times * spans' mean square + w^2)."""
     x = w.reshape(len(w), -1, span)
-    spread = ordered_sum(x * x) * (2.0 / span)
+    spread = ordered_sum(x * x) * (times / span)
     return (importance.expand_as(w).reshape(x.shape) * square_root(spread[..., None] + x * x)).reshape(w.shape)
+
+
+def by_row_spread(w: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    """The same beside the mean square of the row, once."""
+    spread = divided(lane_sum(w * w), float(w.shape[-1]))
+    return importance.expand_as(w) * square_root(spread[..., None] + w * w)
 
 
 def best_scale(x: torch.Tensor, weight: torch.Tensor, top: int, levels: tuple[float, ...]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""GGUF's two-level formats with minimums over spans of 256 columns: Q4_K and Q5_K.
+"""GGUF's two-level formats with minimums over spans of 256 columns: Q4_K and Q5_K, and how they are searched.
 
 Scales are themselves quantized: a group's scale is a small whole number times the span's binary16 scale d. Fitting goes
 from groups to span: the best line per group, then neighbours of its rounded scale, then d again by least squares. The
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import SINGULAR, divided, inverse, ordered_sum, square_root, stored_half
+from fewbits.formats.exact import SINGULAR, by_spread, divided, inverse, ordered_sum, square_root, stored_half
 from fewbits.formats.grids import UniformGrid
+from fewbits.formats.kquant_bits import pack_sixths, unpack_sixths
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ else:
     torch = LazyModule("torch")
 
 SPAN = 256
-SIXTH_BITS = 63.0
-"""The largest six-bit number."""
 
 
 class _Groups(NamedTuple):
@@ -38,9 +37,9 @@ class _Groups(NamedTuple):
 
 @dataclass(frozen=True)
 class Affine(GridCodec):
-    """w = (d * scale[g]) * code - dmin * min[g]: 8 groups of 32 columns; six-bit scales and minimums, both >= 0.
+    """w = (d * scale[g]) * code - dmin * min[g]: groups of `length` columns; whole scales and minimums, both >= 0.
 
-    Squared errors are weighted by av + |w| unless importance is given; av is the group's root mean square.
+    Squared errors are weighted by even * av + |w| unless importance is given; av is the group's root mean square.
     """
 
     name: str
@@ -54,9 +53,20 @@ class Affine(GridCodec):
     rows: int = 1
     vector: int = 1
     length: int = 32
+    scale_bits: int = 6
+    weighted_levels: tuple[float, ...] = ()
+    """Tried where importance is given; `levels` where there are none."""
+    even: float = 1.0
+    around: int = 2
+    """How many times the span's mean square counts in the weights of importance."""
 
     def __post_init__(self) -> None:
-        assert self.span_bytes == 16 + SPAN * self.code_bits // 8, "two binary16, twelve bytes of scales, the codes"
+        assert 2 * self.scale_bits * SPAN % (8 * self.length) == 0, "scales and minimums fill whole bytes"
+
+    @property
+    def ceiling(self) -> float:
+        """The largest scale and minimum of a group."""
+        return float(2**self.scale_bits - 1)
 
     @property
     def top(self) -> int:
@@ -66,23 +76,23 @@ class Affine(GridCodec):
     @property
     def span_bytes(self) -> int:
         """Bytes of the scales and of 256 codes."""
-        return 4 + 12 + SPAN * self.code_bits // 8
+        return 4 + 2 * self.scale_bits * SPAN // self.length // 8 + SPAN * self.code_bits // 8
 
     @property
     def largest(self) -> float:
         """Limited by dmin times the largest minimum."""
-        return 65504.0 * SIXTH_BITS
+        return 65504.0 * self.ceiling
 
     @property
     def error_floor(self) -> float:
         """Half a step of the smallest d times the largest scale and code, and of dmin."""
-        return 2.0**-25 * SIXTH_BITS * (self.top + 1)
+        return 2.0**-25 * self.ceiling * (self.top + 1)
 
     def _groups(self, w: torch.Tensor, importance: torch.Tensor | None) -> _Groups:
         x = w.reshape(len(w), -1, SPAN // self.length, self.length)
         if importance is None:
             average = square_root(ordered_sum(x * x) * (1.0 / self.length))
-            weight = average[..., None] + x.abs()
+            weight = (self.even * average)[..., None] + x.abs()
         else:
             weight = importance.expand_as(w).reshape(x.shape)
         return _Groups(x, weight, ordered_sum(weight), ordered_sum(weight * x))
@@ -98,23 +108,30 @@ class Affine(GridCodec):
         """The parameters d, dmin (rows, spans) and scale, min (rows, 8 * spans)."""
         groups = self._groups(w, importance)
         fixed = None if codes is None else codes.float().reshape(groups.x.shape)
-        scale, low = self._lines(groups, fixed)
-        d, dmin = (stored_half(divided(largest.amax(-1), SIXTH_BITS)) for largest in (scale, low))
-        scale = (scale * inverse(d)[..., None]).round().clamp(0, SIXTH_BITS)
-        low = (low * inverse(dmin)[..., None]).round().clamp(0, SIXTH_BITS)
+        levels = self.levels if importance is None else self.weighted_levels or self.levels
+        scale, low = self._lines(groups, levels, fixed)
+        d, dmin = (stored_half(divided(largest.amax(-1), self.ceiling)) for largest in (scale, low))
+        scale = (scale * inverse(d)[..., None]).round().clamp(0, self.ceiling)
+        low = (low * inverse(dmin)[..., None]).round().clamp(0, self.ceiling)
         scale, low = self._neighbours(groups, fixed, d, dmin, scale, low)
         d, dmin = self._refit(groups, fixed, d, dmin, scale, low)
         rows = len(w)
         return Params({"d": d, "dmin": dmin, "scale": scale.reshape(rows, -1), "min": low.reshape(rows, -1)})
 
-    def _lines(self, groups: _Groups, fixed: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def weights(self, w: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """As llama.cpp weighs the format: importance * sqrt(around * the span's mean square + w^2)."""
+        return by_spread(w, importance, SPAN, self.around)
+
+    def _lines(
+        self, groups: _Groups, levels: tuple[float, ...], fixed: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The best line scale * code - min per group, over candidate ranges or at fixed codes."""
         x, w, sw, _ = groups
         low = torch.minimum(x.amin(-1), torch.zeros_like(sw))
         y, at_zero = x - low[..., None], 0.0 - low
         sy, syy = ordered_sum(w * y), ordered_sum((w * y) * y)
         best, best_scale_, start = torch.full_like(sw, torch.inf), torch.zeros_like(sw), torch.zeros_like(sw)
-        for level in self.levels if fixed is None else (1.0,):
+        for level in levels if fixed is None else (1.0,):
             inv = level * inverse((x.amax(-1) - low - start).clamp(min=0.0))
             codes = ((y - start[..., None]) * inv[..., None]).round().clamp(0, self.top) if fixed is None else fixed
             weighted = w * codes
@@ -156,9 +173,9 @@ class Affine(GridCodec):
         rounded, error = scale, self._error(groups, d * scale, dmin * low, fixed)
         sl = ordered_sum(groups.w * (self._codes(groups.x, d * scale, dmin * low) if fixed is None else fixed))
         for step in (-1.0, 0.0, 1.0):
-            near = (rounded + step).clamp(0, SIXTH_BITS)
+            near = (rounded + step).clamp(0, self.ceiling)
             fitting = ((d * near) * sl - groups.sum_wx) * inverse(groups.sum_w)
-            near_low = (fitting * inverse(dmin)).round().clamp(0, SIXTH_BITS)
+            near_low = (fitting * inverse(dmin)).round().clamp(0, self.ceiling)
             candidate = self._error(groups, d * near, dmin * near_low, fixed)
             better = candidate < error
             error = torch.where(better, candidate, error)
@@ -207,7 +224,7 @@ class Affine(GridCodec):
         q = codes.reshape(len(codes), -1, 8, self.length).cpu().numpy()
         halves = np.stack([params[n].half().cpu().numpy() for n in ("d", "dmin")], axis=-1).view(np.uint8)
         nibbles = ((q[:, :, 0::2] & 15) | (q[:, :, 1::2] & 15) << 4).reshape(*q.shape[:2], -1)
-        parts = [halves, _pack_sixths(params["scale"], params["min"], q.shape[1]), nibbles]
+        parts = [halves, pack_sixths(params["scale"], params["min"], q.shape[1]), nibbles]
         if self.code_bits == 5:
             fifth = np.packbits(np.moveaxis(q >> 4, 2, -1), axis=-1, bitorder="little")[..., 0]
             parts.insert(2, fifth)
@@ -218,7 +235,7 @@ class Affine(GridCodec):
         rows = len(packed)
         span = np.ascontiguousarray(packed).reshape(rows, -1, self.span_bytes)
         halves = np.ascontiguousarray(span[..., :4]).view(np.float16).astype(np.float32)
-        scale, low = _unpack_sixths(span[..., 4:16])
+        scale, low = unpack_sixths(span[..., 4:16])
         nibbles = span[..., -128:].reshape(rows, -1, 4, 1, self.length)
         q = np.concatenate([nibbles & 15, nibbles >> 4], axis=3).reshape(rows, -1, 8, self.length)
         if self.code_bits == 5:
@@ -229,22 +246,6 @@ class Affine(GridCodec):
         return torch.from_numpy(q.reshape(rows, cols)), params
 
 
-def _pack_sixths(scale: torch.Tensor, low: torch.Tensor, spans: int) -> Bytes:
-    """Twelve bytes of six-bit numbers: the upper two bits of groups 4 .. 7 ride on the bytes of groups 0 .. 3."""
-    s = scale.cpu().numpy().astype(np.uint8).reshape(len(scale), spans, 8)
-    m = low.cpu().numpy().astype(np.uint8).reshape(s.shape)
-    first, second = s[..., :4] | (s[..., 4:] >> 4) << 6, m[..., :4] | (m[..., 4:] >> 4) << 6
-    packed: Bytes = np.concatenate([first, second, (s[..., 4:] & 15) | (m[..., 4:] & 15) << 4], axis=-1)
-    return packed
-
-
-def _unpack_sixths(packed: Bytes) -> tuple[np.ndarray, np.ndarray]:
-    first, second, both = packed[..., :4], packed[..., 4:8], packed[..., 8:]
-    scale = np.concatenate([first & 63, (both & 15) | (first >> 6) << 4], axis=-1)
-    low = np.concatenate([second & 63, both >> 4 | (second >> 6) << 4], axis=-1)
-    return scale.astype(np.float32), low.astype(np.float32)
-
-
 _SCALES = "d, dmin: binary16; 12 bytes: 8 six-bit scales and 8 six-bit minimums; "
 Q4_K = Affine(
     "Q4_K",
@@ -253,6 +254,7 @@ Q4_K = Affine(
     0.2,
     _SCALES + "128 bytes: groups 2p and 2p + 1 are the low and high halves of bytes 32p .. 32p + 31",
     "GGUF specification, quantization type Q4_K",
+    weighted_levels=tuple(13.25 + 0.25 * i for i in range(13)),
 )
 Q5_K = Affine(
     "Q5_K",
@@ -261,4 +263,5 @@ Q5_K = Affine(
     0.1,
     _SCALES + "32 bytes: bit g of byte e is the fifth bit of code e of group g; 128 bytes as in Q4_K",
     "GGUF specification, quantization type Q5_K",
+    weighted_levels=tuple(29.25 + 0.25 * i for i in range(13)),
 )

@@ -1,4 +1,4 @@
-"""GGUF's two-level format without minimums over spans of 256 columns: Q6_K.
+"""GGUF's two-level formats without minimums over spans of 256 columns: Q6_K, and how they are searched.
 
 Fitting goes from groups to span as in Q4_K: the best step per group, then neighbours of its rounded scale, then d again
 by least squares. The native kernels do the same steps in the same order, and give the same bits.
@@ -26,7 +26,7 @@ SPAN = 256
 
 @dataclass(frozen=True)
 class SymmetricK(GridCodec):
-    """w = (d * scale[g]) * (code - 32): 16 groups of 16 columns, signed eight-bit scales, six-bit codes.
+    """w = (d * scale[g]) * (code - top): 16 groups of 16 columns, signed whole scales.
 
     Squared errors are weighted by w^2 + the mean square of the group unless importance is given.
     """
@@ -46,19 +46,25 @@ class SymmetricK(GridCodec):
     vector: int = 1
     length: int = 16
     top: int = 32
+    scale_top: int = 128
+    """Scales run from -scale_top to scale_top - 1."""
+    weighted_levels: tuple[float, ...] = ()
+    """Tried where importance is given; `levels` where there are none."""
 
     def __post_init__(self) -> None:
-        assert self.span_bytes == SPAN * 6 // 8 + SPAN // self.length + 2, "codes, scales and d, nothing else"
+        code_bits, scale_bits = self.top.bit_length(), self.scale_top.bit_length()
+        bits = SPAN * code_bits + SPAN // self.length * scale_bits + 16
+        assert self.span_bytes * 8 == bits, "codes, scales and d, nothing else"
 
     @property
     def largest(self) -> float:
         """The largest d times the largest scale and code on both sides."""
-        return 65504.0 * 127 * 31
+        return 65504.0 * (self.scale_top - 1) * (self.top - 1)
 
     @property
     def error_floor(self) -> float:
         """Half a step of the smallest d times the largest scale and code."""
-        return 2.0**-25 * 128 * 32
+        return 2.0**-25 * self.scale_top * self.top
 
     def fit(
         self,
@@ -77,11 +83,12 @@ class SymmetricK(GridCodec):
             weight = importance.expand_as(w).reshape(x.shape)
         fixed = None if codes is None else codes.float().reshape(x.shape) - self.top
         if fixed is None:
-            line = best_scale(x, weight, self.top, self.levels)
+            levels = self.levels if importance is None else self.weighted_levels or self.levels
+            line = best_scale(x, weight, self.top, levels)
         else:
             line = ordered_sum((weight * fixed) * x) * inverse(ordered_sum((weight * fixed) * fixed))
-        d = stored_half(divided(extreme(line), -128.0))
-        scale = (line * inverse(d)[..., None]).round().clamp(-128, 127)
+        d = stored_half(divided(extreme(line), -float(self.scale_top)))
+        scale = (line * inverse(d)[..., None]).round().clamp(-self.scale_top, self.scale_top - 1)
         scale = self._neighbours(x, weight, fixed, d, scale)
         steps = self._steps(x, d, scale) if fixed is None else fixed
         weighted = weight * steps
@@ -117,7 +124,7 @@ class SymmetricK(GridCodec):
     ) -> torch.Tensor:
         scale, error = rounded, self._error(x, weight, d, rounded, fixed)
         for step in (-1.0, 1.0):
-            near = (rounded + step).clamp(-128, 127)
+            near = (rounded + step).clamp(-self.scale_top, self.scale_top - 1)
             candidate = self._error(x, weight, d, near, fixed)
             scale = torch.where(candidate < error, near, scale)
             error = torch.where(candidate < error, candidate, error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import best_even_scale, best_scale, divided, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import best_even_scale, best_scale, by_row_spread, divided, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -39,6 +39,8 @@ class Symmetric(GridCodec):
     even_whole: int = 0
     even_steps: tuple[int, ...] = ()
     """Where given, the evenly weighted search is `exact.best_even_scale` with these."""
+    weighted_levels: tuple[float, ...] = ()
+    """Tried where importance is given; `levels` where there are none."""
     span: int = SPAN
     rows: int = 1
     vector: int = 1
@@ -88,10 +90,15 @@ class Symmetric(GridCodec):
         elif self.even_steps and importance is None:
             d = best_even_scale(x, self.even_whole, self.even_steps, self.top)
         elif self.levels:
-            d = best_scale(x, weight, self.top, self.levels)
+            levels = self.levels if importance is None else self.weighted_levels or self.levels
+            d = best_scale(x, weight, self.top, levels)
         else:
             d = divided(x.abs().amax(-1), self.top - 1)
         return Params({"d": stored_half(d)})
+
+    def weights(self, w: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """As llama.cpp weighs the format: importance * sqrt(the row's mean square + w^2)."""
+        return by_row_spread(w, importance)
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> UniformGrid:
         """What columns `cols` can become."""
@@ -135,6 +142,7 @@ Q4_0 = Symmetric(
     _SOURCE.format("Q4_0"),
     even_whole=21248,
     even_steps=(10, 11, 12, 13),
+    weighted_levels=(*(6.0 + 0.25 * i for i in range(13)), 9.5, 10.25, 11.5),
 )
 Q5_0 = Symmetric(
     "Q5_0",
@@ -143,5 +151,6 @@ Q5_0 = Symmetric(
     0.15,
     "d: binary16; 4 bytes: bit e is the fifth bit of code e; 16 bytes: low halves as in Q4_0",
     _SOURCE.format("Q5_0"),
+    weighted_levels=(*(12.0 + 0.5 * i for i in range(13)), 19.0, 20.5),
 )
 Q8_0 = Symmetric("Q8_0", 8, (), 0.0045, "d: binary16; 32 signed bytes", _SOURCE.format("Q8_0"))

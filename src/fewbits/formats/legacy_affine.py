@@ -1,4 +1,4 @@
-"""GGUF's format with a 16-bit scale and a 16-bit minimum per 32 columns: Q5_1, the stand-in for Q5_K."""
+"""GGUF's formats with a 16-bit scale and a 16-bit minimum per 32 columns: Q4_1, and Q5_1, the stand-in for Q5_K."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import SINGULAR, divided, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import SINGULAR, by_row_spread, divided, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -20,34 +20,83 @@ else:
 SPAN = 32
 NARROWEST = 1e-30
 """A range below this counts as this: its inverse stays finite, and no 16-bit scale could tell the difference."""
+REFITS = 2
+_MORE_STEPS = (
+    *(-3.0, -2.25, -1.75, -1.375, -1.125, -0.875, -0.625, -0.375),
+    *(-0.125, 0.125, 0.375, 0.625, 0.875, 1.25, 1.75, 2.5),
+)
+
+
+class _Line:
+    """The best line scale * code + start of y = x - low so far, per group, and what it takes to better it."""
+
+    def __init__(self, x: torch.Tensor, weight: torch.Tensor, low: torch.Tensor, top: int) -> None:
+        self._y, self._weight, self._top = x - low[..., None], weight, top
+        weighted = weight * self._y
+        self._sums = ordered_sum(weight), ordered_sum(weighted), ordered_sum(weighted * self._y)
+        self._best = torch.full_like(low, torch.inf)
+        self.scale, self.start = torch.zeros_like(low), torch.zeros_like(low)
+
+    def try_range(self, level: float, range_: torch.Tensor, start: torch.Tensor) -> None:
+        """The line through the codes of a range that begins at `start` and takes `level` steps."""
+        width = (range_ - start).clamp(min=NARROWEST)
+        self._try(torch.full_like(width, level) / width, start)
+
+    def refit(self) -> None:
+        """The line through the codes that are nearest under the best line."""
+        width = self.scale.clamp(min=NARROWEST)
+        self._try(torch.ones_like(width) / width, self.start)
+
+    def _try(self, inv: torch.Tensor, begin: torch.Tensor) -> None:
+        sw, sy, syy = self._sums
+        codes = ((self._y - begin[..., None]) * inv[..., None]).round().clamp(0, self._top)
+        weighted = self._weight * codes
+        sl, sll, sly = ordered_sum(weighted), ordered_sum(weighted * codes), ordered_sum(weighted * self._y)
+        product = sw * sll
+        det = product - sl * sl
+        a, b = (sw * sly - sy * sl) / det, (sll * sy - sl * sly) / det
+        error = (syy + a * ((a * sll - 2.0 * sly) + (2.0 * b) * sl)) + b * (b * sw - 2.0 * sy)
+        better = (det > SINGULAR * product) & (error < self._best)
+        self._best = torch.where(better, error, self._best)
+        self.scale, self.start = torch.where(better, a, self.scale), torch.where(better, b, self.start)
 
 
 @dataclass(frozen=True)
 class Shifted(GridCodec):
-    """w = d * code + m: five-bit codes, a binary16 scale d and a binary16 minimum m of either sign per 32 columns.
+    """w = d * code + m: codes of `code_bits` bits, a binary16 scale d and a binary16 minimum m per 32 columns.
 
     Squared errors count evenly unless importance is given. Of the least-squares lines through the codes of several
     ranges the best is taken, or the plain line from the smallest to the largest number where that one, as stored, is
-    nearer: numbers far from zero in a narrow range suffer more from the rounding of m than from anything else.
+    nearer: numbers far from zero in a narrow range suffer more from the rounding of m than from anything else. By
+    importance, more ranges are tried, each from the smallest number, and the best line is fitted to its own nearest
+    codes `REFITS` times.
     """
 
-    name: str = "Q5_1"
-    levels: tuple[float, ...] = (30.0, 30.375, 30.75, 31.125, 31.5)
-    error_bound: float = 0.07
-    layout: str = (
-        "d, m: binary16; 4 bytes: bit e is the fifth bit of code e; 16 bytes: code e in the low half of byte e, "
-        "code e + 16 in the high half"
-    )
-    source: str = "GGUF specification, quantization type Q5_1"
+    name: str
+    code_bits: int
+    levels: tuple[float, ...]
+    error_bound: float
+    layout: str
+    source: str
     equation: str = "w = d * code + m"
     span: int = SPAN
-    span_bytes: int = 24
     rows: int = 1
     vector: int = 1
-    top: int = 31
 
-    def __post_init__(self) -> None:
-        assert self.span_bytes == 4 + SPAN * 5 // 8, "two numbers of two bytes and the codes, nothing else"
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return int(2**self.code_bits - 1)
+
+    @property
+    def span_bytes(self) -> int:
+        """Bytes of d, m and 32 codes."""
+        return 4 + SPAN * self.code_bits // 8
+
+    @property
+    def weighted_levels(self) -> tuple[float, ...]:
+        """Numbers of steps that are tried where importance is given."""
+        return tuple(self.top + more for more in _MORE_STEPS)
 
     @property
     def largest(self) -> float:
@@ -75,32 +124,15 @@ class Shifted(GridCodec):
         low = x.amin(-1) + 0.0  # which zero is the smallest depends on the machine; this makes it +0
         range_ = (x.amax(-1) - low) + 0.0
         plain_d, plain_m = stored_half(divided(range_, float(self.top))), stored_half(low)
-        d, m = (stored_half(line) for line in self._line(x, weight, low, range_))
+        search = _Line(x, weight, low, self.top)
+        for level in self.levels if importance is None else self.weighted_levels:
+            start = search.start if importance is None else torch.zeros_like(low)
+            search.try_range(level, range_, start)
+        for _ in range(0 if importance is None else REFITS):
+            search.refit()
+        d, m = stored_half(search.scale), stored_half(low + search.start)
         better = self._error(x, weight, d, m) < self._error(x, weight, plain_d, plain_m)
         return Params({"d": torch.where(better, d, plain_d), "m": torch.where(better, m, plain_m)})
-
-    def _line(
-        self, x: torch.Tensor, weight: torch.Tensor, low: torch.Tensor, range_: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best line d * code + m over candidate ranges, each starting where the best line so far does."""
-        y = x - low[..., None]
-        sw, sy, syy = ordered_sum(weight), ordered_sum(weight * y), ordered_sum((weight * y) * y)
-        best, scale, start = torch.full_like(sw, torch.inf), torch.zeros_like(sw), torch.zeros_like(sw)
-        for level in self.levels:
-            width = (range_ - start).clamp(min=NARROWEST)
-            inv = torch.full_like(width, level) / width
-            codes = ((y - start[..., None]) * inv[..., None]).round().clamp(0, self.top)
-            weighted = weight * codes
-            sl, sll, sly = ordered_sum(weighted), ordered_sum(weighted * codes), ordered_sum(weighted * y)
-            product = sw * sll
-            det = product - sl * sl
-            a, b = (sw * sly - sy * sl) / det, (sll * sy - sl * sly) / det
-            error = (syy + a * ((a * sll - 2.0 * sly) + (2.0 * b) * sl)) + b * (b * sw - 2.0 * sy)
-            better = (det > SINGULAR * product) & (error < best)
-            best = torch.where(better, error, best)
-            scale = torch.where(better, a, scale)
-            start = torch.where(better, b, start)
-        return scale, low + start
 
     def _at_codes(self, x: torch.Tensor, weight: torch.Tensor, codes: torch.Tensor) -> Params:
         """The m of the least-squares line as it is stored, then the d that is best beside it."""
@@ -117,6 +149,10 @@ class Shifted(GridCodec):
         r = (d[..., None] * steps + m[..., None]) - x
         return ordered_sum((weight * r) * r)
 
+    def weights(self, w: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """As llama.cpp weighs the format: importance * sqrt(the row's mean square + w^2)."""
+        return by_row_spread(w, importance)
+
     def grid(self, params: Params, cols: slice | torch.Tensor) -> UniformGrid:
         """What columns `cols` can become."""
         scale, m = (params[name].repeat_interleave(SPAN, 1)[:, cols] for name in ("d", "m"))
@@ -126,20 +162,37 @@ class Shifted(GridCodec):
         """Stored bytes (rows, bytes per row)."""
         span = codes.reshape(len(codes), -1, SPAN).cpu().numpy()
         halves = np.stack([params[n].half().cpu().numpy() for n in ("d", "m")], axis=-1).view(np.uint8)
-        fifth = np.packbits(span >> 4, axis=-1, bitorder="little")
+        fifth = [np.packbits(span >> 4, axis=-1, bitorder="little")] if self.code_bits == 5 else []
         nibbles = (span[..., :16] & 15) | (span[..., 16:] & 15) << 4
-        return np.concatenate([halves, fifth, nibbles], axis=-1).reshape(len(codes), -1)
+        return np.concatenate([halves, *fifth, nibbles], axis=-1).reshape(len(codes), -1)
 
     def unpack(self, packed: Bytes, cols: int) -> tuple[torch.Tensor, Params]:
         """Codes (rows, cols) uint8, d and m (rows, spans)."""
         span = np.ascontiguousarray(packed).reshape(len(packed), -1, self.span_bytes)
         halves = np.ascontiguousarray(span[..., :4]).view(np.float16).astype(np.float32)
-        nibbles = span[..., 8:]
+        nibbles = span[..., -16:]
         codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)
-        codes |= np.unpackbits(span[..., 4:8], axis=-1, bitorder="little") << 4
+        if self.code_bits == 5:
+            codes |= np.unpackbits(span[..., 4:8], axis=-1, bitorder="little") << 4
         arrays = {"d": halves[..., 0], "m": halves[..., 1]}
         params = Params({n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()})
         return torch.from_numpy(codes.reshape(len(packed), cols)), params
 
 
-Q5_1 = Shifted()
+_NIBBLES = "16 bytes: code e in the low half of byte e, code e + 16 in the high half"
+Q4_1 = Shifted(
+    "Q4_1",
+    4,
+    (14.0, 14.375, 14.75, 15.125, 15.5),
+    0.14,
+    f"d, m: binary16; {_NIBBLES}",
+    "GGUF specification, quantization type Q4_1",
+)
+Q5_1 = Shifted(
+    "Q5_1",
+    5,
+    (30.0, 30.375, 30.75, 31.125, 31.5),
+    0.07,
+    f"d, m: binary16; 4 bytes: bit e is the fifth bit of code e; {_NIBBLES}",
+    "GGUF specification, quantization type Q5_1",
+)
