@@ -14,7 +14,7 @@ int nearest_code(float x, float d) {
         const float middle = 0.5f * static_cast<float>(twice_e2m1[other - 1] + twice_e2m1[other]);
         if (y > middle || (y == middle && other % 2 == 0)) code = other;
     }
-    return x < 0 && code ? code + 8 : code;
+    return std::signbit(x) ? code + 8 : code;
 }
 
 float largest_of(const float* x, int length) {
@@ -29,13 +29,17 @@ float rounded(float y) { return 2.0f * from_mini(e2m1, to_mini(e2m1, 0.5f * y));
 uint8_t mxfp4_scale(const float* x, const float* weights) {
     const float most = largest_of(x, 32);
     if (!(most > 0)) return 0;
-    const int scale = std::min(std::max(std::ilogb(most) + 125, search::mxfp4_lowest), search::mxfp4_highest);
+    const auto within = [](int scale) { return std::min(std::max(scale, search::mxfp4_lowest), search::mxfp4_highest); };
+    int exponent;
+    const bool above = std::frexp(most, &exponent) > 14.5f / 16.0f;
+    if (!weights) return byte(within(exponent + 124 + above));
+    const int scale = within(exponent + 124);
     float errors[2] = {};
     for (int e = 0; e < 32; ++e)
         for (int twice = 0; twice < 2; ++twice) {
             const float y = std::fabs(x[e]) * power_of_two(128 - scale), step = twice ? 2.0f : 1.0f;
             const float r = step * rounded(y / step) - y;
-            errors[twice] += ((weights ? weights[e] : 1.0f) * r) * r;
+            errors[twice] += (weights[e] * r) * r;
         }
     return byte(errors[1] < errors[0] && scale < search::mxfp4_highest ? scale + 1 : scale);
 }

@@ -1,37 +1,48 @@
-// MXFP4 and NVFP4: sixteen groups at a time, a group in each lane. Numbers are counted in steps of the scale, where they
-// are 0, 1, 2, 3, 4, 6, 8 and 12.
+// MXFP4 and NVFP4: sixteen groups at a time. Numbers are counted in steps of the scale, where they are 0, 1, 2, 3, 4, 6,
+// 8 and 12.
 #include "fewbits/micro.h"
 
 #include "halves.h"
+#include "lanes.h"
 #include "spans.h"
 
 namespace fewbits {
 namespace {
 
-// The nearest number to y >= 0, halfway the even code. Added to 3/2 of 2^23 units of its last place, a number loses what
-// is below that place, rounded to even.
+// Added to 3/2 of 2^23 units of its last place, a number loses what is below that place, rounded to even.
+constexpr float by_one = 0x1.8p23f, by_two = 0x1.8p24f, by_four = 0x1.8p25f;
+
+// y >= 0 at most 12, rounded to the places where numbers of its size lie; the constants say where the sum begins.
+inline Vec rounded_sum(Vec y, float ones, float twos, float fours, Vec* places) {
+    *places = select(Vec::all(4.0f) > y, Vec::all(ones), select(Vec::all(8.0f) > y, Vec::all(twos), Vec::all(fours)));
+    return y + *places;
+}
+
+// The nearest number to y >= 0, halfway the even code.
 inline Vec nearest(Vec y) {
-    const Vec within = min(y, Vec::all(12.0f)), fine = Vec::all(0x1.8p23f);
-    const Vec coarse = select(Vec::all(8.0f) > within, Vec::all(0x1.8p24f), Vec::all(0x1.8p25f));
-    const Vec places = select(Vec::all(4.0f) > within, fine, coarse);
-    return (within + places) - places;
+    Vec places;
+    const Vec sum = rounded_sum(min(y, Vec::all(12.0f)), by_one, by_two, by_four, &places);
+    return sum - places;
 }
 
-// Codes of the numbers `size` with the signs of x: lines through 0 .. 4, through 4 .. 8 and through 8 and 12.
-inline Vec codes_of(Vec size, Vec x) {
-    const Vec half = size * Vec::all(0.5f) + Vec::all(2.0f), quarter = size * Vec::all(0.25f) + Vec::all(4.0f);
-    const Vec code = min(min(size, half), quarter), zero = Vec::all(0.0f);
-    return code + select((zero > x) & (size > zero), Vec::all(8.0f), zero);
+// Codes of sixteen numbers x, of size y in steps: with the codes of 4 and 8 less their steps added, the lowest bits of
+// the sum are the code.
+inline void store_codes_of(const float* x, Vec per_step, bool divide, uint8_t* codes) {
+    for (int e = 0; e < 16; e += Vec::lanes) {
+        const Vec own = Vec::load(x + e), y = divide ? abs(own) / per_step : abs(own) * per_step;
+        Vec places;
+        const Vec sum = rounded_sum(min(y, Vec::all(12.0f)), by_one, by_two + 4.0f, by_four + 16.0f, &places);
+        store_with_sign(sum, own, codes + e);
+    }
 }
 
+// Sixteen groups side by side, for searches among scales.
 template <int length, bool weighted>
 class E2M1Groups {
   public:
     alignas(64) uint8_t scale[batch];
 
-    // `codes`: `length` codes of each of sixteen groups, in the order of the numbers.
-    template <typename Search>
-    void fit(const float* w, const float* weights, uint8_t* codes, Search search) {
+    void load(const float* w, const float* weights) {
         to_columns(w, length, x_);
         if (weighted) to_columns(weights, length, weight_);
         for (int g = 0; g < batch; g += Vec::lanes) {
@@ -39,74 +50,58 @@ class E2M1Groups {
             for (int e = 0; e < length; ++e) most = max(most, size(g, e));
             most.store(most_ + g);
         }
-        search(*this);
-        to_rows(codes_, length, codes);
     }
 
     // The power of two that brings the largest magnitude between 8 and 16 steps, or the next one.
     void search_powers() {
         int first[batch];
-        alignas(64) float inverse_step[batch];
+        alignas(64) float inverse_step[batch], once[batch], twice[batch];
         for (int g = 0; g < batch; ++g) {
-            const int exponent = static_cast<int>(float_to_bits(most_[g]) >> 23) - 2;
-            first[g] = exponent < search::mxfp4_lowest    ? search::mxfp4_lowest
-                       : exponent > search::mxfp4_highest ? search::mxfp4_highest
-                                                          : exponent;
+            first[g] = clamp_power(static_cast<int>(float_to_bits(most_[g]) >> 23) - 2);
             inverse_step[g] = bits_to_float(static_cast<uint32_t>(255 - first[g]) << 23);
         }
-        alignas(64) float once[batch], twice[batch];
         for (int g = 0; g < batch; g += Vec::lanes) power_errors(g, Vec::load(inverse_step + g), once + g, twice + g);
         for (int g = 0; g < batch; ++g) {
             const bool next = (twice[g] < once[g]) & (first[g] < search::mxfp4_highest);
             scale[g] = static_cast<uint8_t>(most_[g] > 0.0f ? first[g] + next : 0);
-            inverse_step[g] = next ? 0.5f * inverse_step[g] : inverse_step[g];
-        }
-        for (int g = 0; g < batch; g += Vec::lanes) {
-            const Vec inv = Vec::load(inverse_step + g);
-            for (int e = 0; e < length; ++e) codes_of(nearest(size(g, e) * inv), x(g, e)).store_codes(codes_ + batch * e + g);
         }
     }
 
     // The best of the scales around a sixth of the largest magnitude.
     void search_neighbours() {
-        int first[batch];
-        alignas(64) float best[batch], steps[batch], inverse_steps[batch], errors[batch];
+        int first[batch], near[batch];
+        alignas(64) float steps[batch], codes[batch], best[batch], found[batch];
         for (int g = 0; g < batch; ++g) {
             const int code = to_mini(e4m3, most_[g] / 6.0f);
             first[g] = code > 1 ? code : 1;
-            scale[g] = static_cast<uint8_t>(first[g]);
+            found[g] = static_cast<float>(first[g]);
             best[g] = bits_to_float(0x7f800000u);
         }
         for (int neighbour : search::nvfp4_neighbours) {
-            uint8_t near[batch];
             for (int g = 0; g < batch; ++g) {
-                const int code = first[g] + neighbour < 126 ? first[g] + neighbour : 126;
-                near[g] = static_cast<uint8_t>(code < 8 && code < first[g] ? first[g] : code);
-                steps[g] = nvfp4_step(near[g]);
-                inverse_steps[g] = 1.0f / steps[g];
+                const int code = first[g] + neighbour, held = code < 126 ? code : 126;
+                near[g] = (held < 8) & (held < first[g]) ? first[g] : held;
+                codes[g] = static_cast<float>(near[g]);
+                steps[g] = bits_to_float(static_cast<uint32_t>(near[g]) << 20) * bits_to_float(power_bits(119));
             }
-            for (int g = 0; g < batch; g += Vec::lanes) step_error(g, Vec::load(steps + g), Vec::load(inverse_steps + g)).store(errors + g);
-            for (int g = 0; g < batch; ++g) {
-                scale[g] = errors[g] < best[g] ? near[g] : scale[g];
-                best[g] = errors[g] < best[g] ? errors[g] : best[g];
+            for (int g = 0; g < batch; g += Vec::lanes) {
+                const Vec d = Vec::load(steps + g), error = step_error(g, d, Vec::all(1.0f) / d), least = Vec::load(best + g);
+                const Mask better = error < least;
+                select(better, error, least).store(best + g);
+                select(better, Vec::load(codes + g), Vec::load(found + g)).store(found + g);
             }
         }
-        for (int g = 0; g < batch; ++g) {
-            scale[g] = most_[g] > 0.0f ? scale[g] : 0;
-            steps[g] = scale[g] ? nvfp4_step(scale[g]) : 1.0f;
-        }
-        for (int g = 0; g < batch; g += Vec::lanes) {
-            const Vec d = Vec::load(steps + g);
-            for (int e = 0; e < length; ++e) codes_of(nearest(size(g, e) / d), x(g, e)).store_codes(codes_ + batch * e + g);
-        }
+        for (int g = 0; g < batch; ++g) scale[g] = static_cast<uint8_t>(most_[g] > 0.0f ? found[g] : 0.0f);
+    }
+
+    static int clamp_power(int code) {
+        return code < search::mxfp4_lowest ? search::mxfp4_lowest : code > search::mxfp4_highest ? search::mxfp4_highest : code;
     }
 
   private:
     alignas(64) float x_[length * batch], weight_[weighted ? length * batch : 1], most_[batch];
-    alignas(64) uint8_t codes_[length * batch];
 
-    Vec x(int g, int e) const { return Vec::load(x_ + batch * e + g); }
-    Vec size(int g, int e) const { return abs(x(g, e)); }
+    Vec size(int g, int e) const { return abs(Vec::load(x_ + batch * e + g)); }
     Vec square(int g, int e, Vec r) const { return (weighted ? Vec::load(weight_ + batch * e + g) * r : r) * r; }
 
     void power_errors(int g, Vec inv, float* once, float* twice) const {
@@ -130,39 +125,65 @@ class E2M1Groups {
     }
 };
 
-template <bool weighted>
-void encode_mxfp4_weighted(const float* w, const float* weights, int64_t spans, SpanMXFP4* out) {
-    E2M1Groups<32, weighted> groups;
-    uint8_t codes[32 * batch];
-    for_batches<32, batch>(w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
-        groups.fit(x, weight, codes, [](auto& fit) { fit.search_powers(); });
-        for (int s = 0; s < present; ++s) {
-            out[first + s].scale = groups.scale[s];
-            pack_halves<16>(codes + 32 * s, codes + 32 * s + 16, out[first + s].q);
-        }
-    });
+// The scales of sixteen groups, evenly weighted: the next power of two where the largest magnitude is above 14.5 steps.
+void mxfp4_scales(const float* w, int present, uint8_t* scale) {
+    LaneSums sizes;
+    alignas(64) float most[batch];
+    for (int g = 0; g < present; ++g)
+        for (int part = 0; part < batch; part += Vec::lanes)
+            max(abs(Vec::load(w + 32 * g + part)), abs(Vec::load(w + 32 * g + batch + part))).store(sizes.of(g) + part);
+    sizes.largest(most);
+    for (int g = 0; g < present; ++g) {
+        const int code = static_cast<int>((float_to_bits(most[g]) + search::mxfp4_round_up) >> 23) - 2;
+        scale[g] = static_cast<uint8_t>(most[g] > 0.0f ? E2M1Groups<32, false>::clamp_power(code) : 0);
+    }
+}
+
+void store_mxfp4(const float* x, uint8_t scale, SpanMXFP4* out) {
+    uint8_t codes[32];
+    const Vec inv = Vec::all(bits_to_float(static_cast<uint32_t>(255 - (scale ? scale : 1)) << 23));
+    store_codes_of(x, inv, false, codes);
+    store_codes_of(x + 16, inv, false, codes + 16);
+    out->scale = scale;
+    pack_halves<16>(codes, codes + 16, out->q);
+}
+
+void encode_mxfp4(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    auto* out = reinterpret_cast<SpanMXFP4*>(stored);
+    if (weights) {
+        E2M1Groups<32, true> groups;
+        for_batches<32, batch>(w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
+            groups.load(x, weight);
+            groups.search_powers();
+            for (int s = 0; s < present; ++s) store_mxfp4(x + 32 * s, groups.scale[s], out + first + s);
+        });
+        return;
+    }
+    for (int64_t first = 0; first < spans; first += batch) {
+        uint8_t scale[batch];
+        const int present = static_cast<int>(spans - first < batch ? spans - first : batch);
+        mxfp4_scales(w + 32 * first, present, scale);
+        for (int s = 0; s < present; ++s) store_mxfp4(w + 32 * (first + s), scale[s], out + first + s);
+    }
+}
+
+void store_nvfp4(const float* x, const uint8_t* scales, SpanNVFP4* out) {
+    std::memcpy(out->scales, scales, 4);
+    for (int g = 0; g < 4; ++g) {
+        uint8_t codes[16];
+        store_codes_of(x + 16 * g, Vec::all(scales[g] ? nvfp4_step(scales[g]) : 1.0f), true, codes);
+        pack_halves<8>(codes, codes + 8, out->q + 8 * g);
+    }
 }
 
 template <bool weighted>
 void encode_nvfp4_weighted(const float* w, const float* weights, int64_t spans, SpanNVFP4* out) {
     E2M1Groups<16, weighted> groups;
-    uint8_t codes[16 * batch];
     for_batches<64, batch / 4>(w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
-        groups.fit(x, weight, codes, [](auto& fit) { fit.search_neighbours(); });
-        for (int s = 0; s < present; ++s) {
-            std::memcpy(out[first + s].scales, groups.scale + 4 * s, 4);
-            for (int g = 0; g < 4; ++g) {
-                const uint8_t* c = codes + 64 * s + 16 * g;
-                pack_halves<8>(c, c + 8, out[first + s].q + 8 * g);
-            }
-        }
+        groups.load(x, weight);
+        groups.search_neighbours();
+        for (int s = 0; s < present; ++s) store_nvfp4(x + 64 * s, groups.scale + 4 * s, out + first + s);
     });
-}
-
-void encode_mxfp4(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    auto* out = reinterpret_cast<SpanMXFP4*>(stored);
-    if (weights) encode_mxfp4_weighted<true>(w, weights, spans, out);
-    else encode_mxfp4_weighted<false>(w, nullptr, spans, out);
 }
 
 void encode_nvfp4(const float* w, const float* weights, int64_t spans, uint8_t* stored) {

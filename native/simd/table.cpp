@@ -8,13 +8,35 @@
 namespace fewbits {
 namespace {
 
+// The largest magnitude as bits, NaN and infinity above all numbers.
+template <typename Bits>
+Bits largest_bits(const Bits* numbers, int64_t count) {
+    constexpr int lanes = 128 / sizeof(Bits);
+    constexpr Bits unsign = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
+    Bits most[lanes] = {}, largest = 0;
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes)
+        for (int lane = 0; lane < lanes; ++lane) {
+            const Bits magnitude = static_cast<Bits>(numbers[i + lane] & unsign);
+            most[lane] = magnitude > most[lane] ? magnitude : most[lane];
+        }
+    for (; i < count; ++i) {
+        const Bits magnitude = static_cast<Bits>(numbers[i] & unsign);
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    for (Bits lane : most) largest = lane > largest ? lane : largest;
+    return largest;
+}
+
 // Magnitudes order like their bits, so the largest is found on the stored numbers, as many to a vector as fit. Lanes are
 // spelled out, or compilers fall back to single steps.
 template <typename Bits, int lanes>
 void extent_of(const Bits* numbers, int64_t count, Bits infinity, Bits* largest, int64_t* not_finite) {
+    *not_finite = 0;
+    *largest = largest_bits(numbers, count);
+    if (*largest < infinity) return;  // as almost always: nothing to count
     constexpr Bits every = static_cast<Bits>(~Bits{0}), unsign = static_cast<Bits>(every >> 1);
     Bits most[lanes] = {};
-    *not_finite = 0;
     for (int64_t first = 0; first < count; first += 4096) {
         const int present = static_cast<int>(count - first < 4096 ? count - first : 4096);
         Bits bad[lanes] = {};

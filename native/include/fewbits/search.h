@@ -27,6 +27,9 @@ constexpr float ternary_of_mean[] = {0.78125f, 2.0f}, ternary_of_largest[] = {0.
 constexpr float q2_0_of_mean[] = {1.0f, 1.375f}, q2_0_of_largest[] = {0.8125f, 0.4375f};
 
 // Codes of MXFP4's powers of two that are chosen, and the neighbours of a scale that NVFP4 tries.
+// Evenly weighted, MXFP4 takes the next power where the largest magnitude is above 14.5 / 8 of its own: this added to the
+// bits of the magnitude carries into the exponent then.
+constexpr uint32_t mxfp4_round_up = 0x17ffff;
 constexpr int mxfp4_lowest = 2, mxfp4_highest = 252;
 constexpr int nvfp4_neighbours[] = {0, -2, -1, 1, 2, 3, 4, 5, 6};
 
