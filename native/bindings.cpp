@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "fewbits/kernels.h"
@@ -125,6 +127,98 @@ void decode(const std::string& format, const Bytes& stored, const FloatsOut& w, 
     codec.decode(stored.data(), spans, w.data());
 }
 
+const FieldCodec& required_field_codec(const KernelTable& table, const std::string& kind) {
+    if (const FieldCodec* codec = field_codec_of(table, kind.c_str())) return *codec;
+    throw std::invalid_argument("no native codec for codes of the kind '" + kind + "'");
+}
+
+ScaleType scale_type_of(const std::string& name) {
+    constexpr const char* names[] = {"f32", "f16", "bf16", "e8m0", "e4m3"};
+    for (int i = 0; i < 5; ++i)
+        if (name == names[i]) return static_cast<ScaleType>(i);
+    throw std::invalid_argument("scales are f32, f16, bf16, e8m0 or e4m3, not '" + name + "'");
+}
+
+// (rows, columns) that share a scale, 0 = all; the type of scales; what the rest is multiplied by.
+using Scaling = std::tuple<int64_t, int64_t, std::string, float>;
+
+// The slab of fields of a (rows, cols) matrix, after a check of their sizes.
+template <typename Codes>
+Slab slab_of(const FieldCodec& codec, const Codes& codes, const Codes& scales, int64_t rows, int64_t cols,
+             const Scaling& scaling) {
+    const auto& [scope_rows, span, type, tensor_scale] = scaling;
+    auto* code_bytes = const_cast<uint8_t*>(codes.data());
+    Slab slab{rows, cols, scope_rows, span, scale_type_of(type), code_bytes, const_cast<uint8_t*>(scales.data()), tensor_scale};
+    require(scope_rows >= 0 && span >= 0 && cols > 0 && cols % slab.span() == 0, "columns are not a multiple of the span");
+    const int64_t lines = scope_rows ? (rows + scope_rows - 1) / scope_rows : 1;
+    require(static_cast<int64_t>(codes.shape(0)) == rows && static_cast<int64_t>(codes.shape(1)) == (cols * codec.bits + 7) / 8,
+            "the codes have the wrong shape");
+    require(static_cast<int64_t>(scales.size()) == lines * slab.scales_per_line() * scale_bytes(slab.type),
+            "the scales have the wrong shape");
+    return slab;
+}
+
+// Rows of a slab from where a line of scales begins.
+Slab part_of(const Slab& slab, const FieldCodec& codec, int64_t row, int64_t rows) {
+    Slab part = slab;
+    part.rows = rows;
+    part.codes += row * ((slab.cols * codec.bits + 7) / 8);
+    if (slab.scope_rows) part.scales += row / slab.scope_rows * slab.scales_per_line() * scale_bytes(slab.type);
+    return part;
+}
+
+// As `encode`, into fields; a scale of all rows is given.
+nb::tuple encode_fields(const std::string& kind, const Bytes& source, const std::string& numbers, const BytesOut& codes,
+                        const BytesOut& scales, const Scaling& scaling, const Doubles& squared_error,
+                        const Doubles& squared, const std::optional<Floats>& importance, const std::string& isa) {
+    const KernelTable& table = table_of(isa);
+    const FieldCodec& codec = required_field_codec(table, kind);
+    const Number number = number_of(numbers);
+    const int64_t rows = static_cast<int64_t>(source.shape(0));
+    const int64_t row_bytes = static_cast<int64_t>(source.shape(1)), cols = row_bytes / width_of(number);
+    const Slab slab = slab_of(codec, codes, scales, rows, cols, scaling);
+    require(static_cast<int64_t>(squared_error.shape(0)) == rows && static_cast<int64_t>(squared.shape(0)) == rows,
+            "one error per row is wanted");
+    require(!importance || static_cast<int64_t>(importance->shape(0)) == cols, "one importance per column is wanted");
+    float largest = 0.0f;
+    int64_t not_finite = 0;
+    {
+        nb::gil_scoped_release unlocked;
+        const int64_t together = slab.scope_rows > 1 ? slab.scope_rows : std::max<int64_t>(1, 2048 / cols);
+        std::vector<float> w(static_cast<size_t>(cols * together)), back(w.size()), weights(importance ? w.size() : 0);
+        for (size_t at = 0; at < weights.size(); ++at) weights[at] = importance->data()[at % static_cast<size_t>(cols)];
+        for (int64_t row = 0; row < rows; row += together) {
+            const int64_t present = std::min(together, rows - row);
+            const uint8_t* in = source.data() + row * row_bytes;
+            float absmax;
+            int64_t bad;
+            table.extent(number, in, present * cols, &absmax, &bad);
+            largest = std::max(largest, absmax);
+            not_finite += bad;
+            table.widen(number, in, present * cols, w.data());
+            const Slab part = part_of(slab, codec, row, present);
+            codec.encode(part, w.data(), importance ? weights.data() : nullptr);
+            codec.decode(part, back.data());
+            for (int64_t r = 0; r < present; ++r) {
+                const Deviation d = table.deviation(number, in + r * row_bytes, back.data() + r * cols, cols);
+                squared_error.data()[row + r] = d.squared_error;
+                squared.data()[row + r] = d.squared;
+            }
+        }
+    }
+    return nb::make_tuple(largest, not_finite);
+}
+
+void decode_fields(const std::string& kind, const Bytes& codes, const Bytes& scales, const Scaling& scaling,
+                   const FloatsOut& w, const std::string& isa) {
+    const KernelTable& table = table_of(isa);
+    const FieldCodec& codec = required_field_codec(table, kind);
+    const auto rows = static_cast<int64_t>(w.shape(0)), cols = static_cast<int64_t>(w.shape(1));
+    const Slab slab = slab_of(codec, codes, scales, rows, cols, scaling);
+    nb::gil_scoped_release unlocked;
+    codec.decode(slab, w.data());
+}
+
 // Largest magnitude and count of NaN and infinite numbers.
 nb::tuple extent(const Bytes& source, const std::string& numbers, const std::string& isa) {
     const KernelTable& table = table_of(isa);
@@ -211,6 +305,19 @@ NB_MODULE(_native, m) {
     m.def("encode", &encode, nb::arg("format"), nb::arg("source"), nb::arg("numbers"), nb::arg("stored"),
           nb::arg("squared_error"), nb::arg("squared"), nb::arg("importance").none(), nb::arg("isa") = "");
     m.def("decode", &decode, nb::arg("format"), nb::arg("stored"), nb::arg("w"), nb::arg("isa") = "");
+    m.def("kinds", [] {
+        std::vector<std::string> known;
+        for (size_t f = 0; f < kernels().family_count; ++f) {
+            const CodecFamily& family = *kernels().families[f];
+            for (size_t i = 0; i < family.field_count; ++i) known.emplace_back(family.field_codecs[i].kind);
+        }
+        return known;
+    });
+    m.def("encode_fields", &encode_fields, nb::arg("kind"), nb::arg("source"), nb::arg("numbers"), nb::arg("codes"),
+          nb::arg("scales"), nb::arg("scaling"), nb::arg("squared_error"), nb::arg("squared"),
+          nb::arg("importance").none(), nb::arg("isa") = "");
+    m.def("decode_fields", &decode_fields, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"), nb::arg("scaling"),
+          nb::arg("w"), nb::arg("isa") = "");
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
     m.def("compare", &compare, nb::arg("format"), nb::arg("stored"), nb::arg("source"), nb::arg("numbers"),
           nb::arg("squared_error"), nb::arg("squared"), nb::arg("worst"), nb::arg("floor"));

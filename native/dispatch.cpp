@@ -78,6 +78,15 @@ const Codec* codec_of(const KernelTable& table, const char* format) {
     return nullptr;
 }
 
+const FieldCodec* field_codec_of(const KernelTable& table, const char* kind) {
+    for (size_t f = 0; f < table.family_count; ++f) {
+        const CodecFamily& family = *table.families[f];
+        for (size_t i = 0; i < family.field_count; ++i)
+            if (!std::strcmp(kind, family.field_codecs[i].kind)) return &family.field_codecs[i];
+    }
+    return nullptr;
+}
+
 CompareFunction comparing() { return chosen().compare; }
 
 }  // namespace fewbits

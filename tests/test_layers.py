@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "lazy": set(),
     "formats": {"errors", "registry", "lazy"},
     "qtensor": {"errors", "lazy", "formats.base"},
-    "kernels": {"errors", "registry", "formats", "qtensor"},
+    "kernels": {"errors", "lazy", "registry", "formats", "qtensor"},
     "methods": {"errors", "registry", "lazy", "formats.base", "qtensor"},
     "models": {"errors", "registry"},
     "planning": {"errors", "registry", "formats", "sites"},

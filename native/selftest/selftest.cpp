@@ -109,6 +109,53 @@ void check_codec(const KernelTable& reference, const KernelTable& table, const C
     }
 }
 
+// How numbers may share scales, by the type of scales that a kind of codes may have.
+std::vector<Slab> slabs_of(const FieldCodec& codec) {
+    const std::string kind = codec.kind;
+    if (kind == "nvfp4") return {{3, 80, 1, 16, ScaleType::e4m3, nullptr, nullptr, 0.0123f}};
+    if (kind.rfind("mx", 0) == 0) return {{3, 160, 1, 32, ScaleType::e8m0, nullptr, nullptr, 1.0f}};
+    return {{3, 67, 1, 0, ScaleType::f32, nullptr, nullptr, 1.0f},   {5, 64, 1, 16, ScaleType::f16, nullptr, nullptr, 1.0f},
+            {3, 70, 1, 7, ScaleType::bf16, nullptr, nullptr, 1.0f},  {11, 96, 8, 32, ScaleType::f32, nullptr, nullptr, 1.0f},
+            {4, 131, 0, 0, ScaleType::f32, nullptr, nullptr, 1.0f}};
+}
+
+// The fields of one slab: codes and, from byte `codes` on, scales.
+struct Fields {
+    std::vector<uint8_t> bytes;
+    Slab slab;
+    Fields(const FieldCodec& codec, Slab shape) : slab(shape) {
+        const auto codes = static_cast<size_t>(slab.rows * ((slab.cols * codec.bits + 7) / 8));
+        const int64_t lines = slab.scope_rows ? (slab.rows + slab.scope_rows - 1) / slab.scope_rows : 1;
+        bytes.resize(codes + static_cast<size_t>(lines * slab.scales_per_line() * scale_bytes(slab.type)));
+        slab.codes = bytes.data();
+        slab.scales = bytes.data() + codes;
+        const float given = 0.01f;
+        if (!slab.scope_rows) std::memcpy(slab.scales, &given, sizeof given);
+    }
+};
+
+void check_field_codec(const KernelTable& table, const FieldCodec& slow, std::mt19937& random) {
+    const FieldCodec* found = field_codec_of(table, slow.kind);
+    expect(found && found->bits == slow.bits, table.isa, "codec", slow.kind);
+    if (!found) return;
+    for (int kind = 0; kind < kinds; ++kind)
+        for (const Slab& shape : slabs_of(slow)) {
+            const std::string name = std::string(slow.kind) + ", weights of kind " + std::to_string(kind) + ", " +
+                                     std::to_string(shape.cols) + " columns";
+            const auto w = weights(kind, shape.rows * shape.cols, random), importance = weights(1, shape.rows * shape.cols, random);
+            for (const float* weighted : {static_cast<const float*>(nullptr), importance.data()}) {
+                Fields a(slow, shape), b(slow, shape);
+                slow.encode(a.slab, w.data(), weighted);
+                found->encode(b.slab, w.data(), weighted);
+                expect(same_bits(a.bytes, b.bytes), table.isa, weighted ? "weighted encode" : "encode", name);
+                std::vector<float> x(w.size()), y(w.size(), 1.0f);
+                slow.decode(a.slab, x.data());
+                found->decode(a.slab, y.data());
+                expect(same_bits(x, y), table.isa, "decode", name);
+            }
+        }
+}
+
 void check_widen(const KernelTable& reference, const KernelTable& table) {
     std::vector<uint16_t> every(65536);
     for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<uint16_t>(i);
@@ -162,6 +209,9 @@ int main() {
         for (size_t f = 0; f < reference.family_count; ++f)
             for (size_t i = 0; i < reference.families[f]->count; ++i, ++codecs)
                 check_codec(reference, *table, reference.families[f]->codecs[i], random);
+        for (size_t f = 0; f < reference.family_count; ++f)
+            for (size_t i = 0; i < reference.families[f]->field_count; ++i, ++codecs)
+                check_field_codec(*table, reference.families[f]->field_codecs[i], random);
         check_widen(reference, *table);
         check_extent(reference, *table, random);
         std::printf("%s: %zu codecs compared with scalar\n", isa, codecs);

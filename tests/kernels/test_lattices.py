@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fewbits.formats.lattices import packed_points, points
-from fewbits.kernels import _module
+from fewbits.kernels.module import native_module
 
 LATTICES = {"IQ1_S": 2048, "IQ2_XXS": 256, "IQ2_XS": 512, "IQ2_S": 1024, "IQ3_XXS": 256, "IQ3_S": 512}
 
@@ -31,7 +31,7 @@ def test_packed_points_mean_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", LATTICES)
 def test_points_are_given_once(name: str) -> None:
-    native, table = _module(), points(name)
+    native, table = native_module(), points(name)
     native.give_points(name, table)
     native.give_points(name, table)
     for wrong in (table[::-1].copy(), table[:-1].copy(), np.where(table == table.max(), table.max() + 1, table)):
@@ -42,11 +42,11 @@ def test_points_are_given_once(name: str) -> None:
 def test_numbers_that_are_no_levels_are_refused() -> None:
     """In a process of its own, where no points were given yet."""
     program = (
-        "from fewbits.kernels import _module\n"
+        "from fewbits.kernels.module import native_module\n"
         "from fewbits.formats.lattices import points\n"
         "table = points('IQ3_S').copy()\n"
         "table[511, 3] = 2\n"
-        "_module().give_points('IQ3_S', table)\n"
+        "native_module().give_points('IQ3_S', table)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1

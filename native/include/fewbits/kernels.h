@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fewbits/fields.h"
+
 namespace fewbits {
 
 enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
@@ -38,6 +40,8 @@ struct Codec {
 struct CodecFamily {
     const Codec* codecs;
     size_t count;
+    const FieldCodec* field_codecs = nullptr;  // of formats with several fields on disk
+    size_t field_count = 0;
 };
 
 struct KernelTable {
@@ -63,6 +67,7 @@ using CompareFunction = Agreement (*)(int format, const uint8_t* stored, Number 
 const KernelTable& kernels();                  // the best table of this machine, or the one FEWBITS_ISA names
 const KernelTable* kernels_of(const char* isa);  // nullptr when this machine or this build lacks it
 const Codec* codec_of(const KernelTable& table, const char* format);  // nullptr when it has none
+const FieldCodec* field_codec_of(const KernelTable& table, const char* kind);
 CompareFunction comparing();
 int compare_format(const char* name);          // -1 when unknown
 

@@ -198,6 +198,21 @@ class RowFormat(Format, Protocol):
         """Codes and parameters of stored bytes (rows, bytes per row)."""
 
 
+@dataclass(frozen=True)
+class Native:
+    """How a native codec of several fields is told what a format is; `Format.native` where there is such a codec."""
+
+    kind: str
+    """What codes stand for, scales aside."""
+    rows: int
+    span: int
+    """Rows and columns that share a scale in the codec's eyes; 0 = all."""
+    scale: str
+    """The type of the scales: f32, f16, bf16, e8m0 or e4m3."""
+    given: str = ""
+    """The field that holds what all the rest is multiplied by, where there is one."""
+
+
 class Gridded(ABC):
     """What formats share that code by way of the grid."""
 

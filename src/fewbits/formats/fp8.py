@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewbits.formats.base import Params
+from fewbits.formats.base import Native, Params
 from fewbits.formats.exact import SMALLEST_NORMAL, divided, inverse, lane_sum, stored_as
 from fewbits.formats.grids import ElementGrid
 from fewbits.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, MiniFloat
@@ -47,8 +47,6 @@ LEVELS = {
 }
 """Numbers that the largest magnitude of a scope may fall on; the first one is the usual choice."""
 
-_IN_WORDS = {0: "tensor", 1: "row"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScaledFloat(Scaled):
@@ -76,8 +74,13 @@ class ScaledFloat(Scaled):
 
     @property
     def guide(self) -> str:
-        """The entry of the guide: kind and element."""
+        """The entry of the guide: what codes stand for."""
         return f"fp{self.code_bits}_{self.element.name.lower()}"
+
+    @property
+    def native(self) -> Native:
+        """The native codec."""
+        return Native(self.guide, self.rows, self.span, self.scale)
 
     @property
     def equation(self) -> str:

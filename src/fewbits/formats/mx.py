@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from fewbits.errors import FormatError
-from fewbits.formats.base import Params
+from fewbits.formats.base import Native, Params
 from fewbits.formats.exact import inverse, lane_sum
 from fewbits.formats.grids import ElementGrid
 from fewbits.formats.microscaled import Microscaled
@@ -82,6 +82,11 @@ class MX(Microscaled):
             f"codes: {self.element.bits} bits each ({kind}), the lowest bit of a row's byte 0 first; "
             f"scale: E8M0, one byte per {self.span} columns"
         )
+
+    @property
+    def native(self) -> Native:
+        """The native codec."""
+        return Native(self.name, self.rows, self.span, "e8m0")
 
     @property
     def largest(self) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.errors import FormatError
-from fewbits.formats.base import Fields, Params, Shape, Shapes
+from fewbits.formats.base import Fields, Native, Params, Shape, Shapes
 from fewbits.formats.exact import divided, inverse, lane_sum
 from fewbits.formats.grids import ElementGrid
 from fewbits.formats.microscaled import Microscaled
@@ -45,6 +45,11 @@ class NV(Microscaled):
     )
     largest: float = 2.0**126
     error_floor: float = 2.0**-105
+
+    @property
+    def native(self) -> Native:
+        """The native codec: rows share nothing in it, the tensor's scale is given."""
+        return Native(self.name, 1, self.span, "e4m3", given="tensor_scale")
 
     def prepare(self, slabs: Iterable[torch.Tensor]) -> Params:
         """The scale of the tensor: its largest magnitude to 6 times E4M3's largest number."""

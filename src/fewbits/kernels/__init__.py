@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.errors import KernelError
 from fewbits.formats.lattices import packed_points, points
+from fewbits.kernels.module import native_module
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -46,75 +45,59 @@ class Compared:
 
 
 @cache
-def _module() -> ModuleType:
-    try:
-        native = import_module("fewbits.kernels._native")
-    except ImportError as e:
-        raise KernelError(
-            f"the native module of fewbits cannot be loaded ({e}); "
-            "install the package again with a C++17 compiler at hand"
-        ) from e
-    try:
-        native.isa()
-    except RuntimeError as e:
-        raise KernelError(str(e)) from e
-    return native
-
-
-@cache
 def _lattices() -> dict[str, str]:
     """Format -> the lattice whose points its codec needs."""
-    needed: dict[str, str] = _module().lattices()
+    needed: dict[str, str] = native_module().lattices()
     return needed
 
 
 @cache
 def _give_points(lattice: str) -> None:
-    _module().give_points(lattice, points(lattice))
+    native_module().give_points(lattice, points(lattice))
 
 
 @cache
 def _give_packed_points(lattice: str) -> None:
     packed = packed_points(lattice)
-    _module().give_packed_points(lattice, packed.bits[None], np.array([packed.numbers], np.int8))
+    native_module().give_packed_points(lattice, packed.bits[None], np.array([packed.numbers], np.int8))
 
 
 def _codecs(format_name: str) -> ModuleType:
     """The native module, after it got the points that the codec of this format needs."""
     if format_name in _lattices():
         _give_points(_lattices()[format_name])
-    return _module()
+    return native_module()
 
 
 def _reader(format_name: str) -> ModuleType:
     """The native module, after the verifier's reader got its own table."""
     if format_name in _lattices():
         _give_packed_points(_lattices()[format_name])
-    return _module()
+    return native_module()
 
 
 def isa() -> str:
     """The instruction set in use: scalar, avx2, avx512 or neon; `FEWBITS_ISA` forces one."""
-    name: str = _module().isa()
+    name: str = native_module().isa()
     return name
 
 
 def available() -> list[str]:
     """The instruction sets that this build and this processor both have."""
-    names: list[str] = _module().available()
+    names: list[str] = native_module().available()
     return names
 
 
 @cache
 def formats() -> frozenset[str]:
     """Names of the formats that have a native codec."""
-    return frozenset(_module().formats())
+    return frozenset(native_module().formats())
 
 
 @cache
 def weighted_formats() -> frozenset[str]:
     """Names of the formats whose native codec weighs errors by importance."""
-    return frozenset(name for name, weighted in _module().formats().items() if weighted)
+    return frozenset(name for name, weighted in native_module().formats().items() if weighted)
 
 
 def encode_rows(
@@ -153,7 +136,7 @@ def decode_rows(format_name: str, stored: Bytes, cols: int, *, into: Floats | No
 
 def extent(source: Bytes, numbers: str, *, isa: str = "") -> tuple[float, int]:
     """The largest magnitude in `source`, (rows, bytes of `numbers`), and its count of NaN and infinite numbers."""
-    largest, not_finite = _module().extent(np.ascontiguousarray(source), numbers, isa)
+    largest, not_finite = native_module().extent(np.ascontiguousarray(source), numbers, isa)
     return largest, not_finite
 
 
