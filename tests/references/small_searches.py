@@ -22,14 +22,15 @@ def few_values(name: str, span: Floats) -> float:
 
 
 def small_floats(name: str, span: Floats) -> float:
-    """E2M1 numbers under the smallest scale with which the largest of them is not below the group's largest."""
+    """E2M1 numbers under OCP's power of two, or NVIDIA's smallest scale that loses nothing of the group's largest."""
     numbers = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
-    powers = 2.0 ** np.arange(-126, 124)
     e4m3 = np.array([f * 2.0**-9 for f in range(1, 8)] + [f * 2.0**e for e in range(-9, 6) for f in range(8, 16)][:119])
     total = 0.0
     for group in np.abs(span).reshape(-1, 32 if name == "MXFP4" else 16):
-        scales = powers if name == "MXFP4" else e4m3
-        scale = scales[min(np.searchsorted(scales, group.max() / 6), len(scales) - 1)]
+        if name == "MXFP4":
+            scale = 2.0 ** (np.floor(np.log2(group.max())) - 2)
+        else:
+            scale = e4m3[min(np.searchsorted(e4m3, group.max() / 6), len(e4m3) - 1)]
         total += float(((scale * numbers[:, None] - group) ** 2).min(0).sum())
     return total
 
