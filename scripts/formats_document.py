@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -41,13 +41,21 @@ def document() -> str:
     """The whole document: per family a table, then each format with the drawing of its bytes."""
     known = [formats.describe(name) for name in formats.FORMATS]
     members = {family: [d for d in known if d.family == family] for family in families().values()}
-    sections = [_family(family, described) for family, described in members.items() if described]
+    anchors = _anchors([d.name for described in members.values() for d in described])
+    sections = [_family(family, described, anchors) for family, described in members.items() if described]
     return "\n".join([_HEAD, *sections])
 
 
-def _family(family: Family, members: Sequence[Description]) -> str:
+def _anchors(names: Sequence[str]) -> dict[str, str]:
+    """Format -> anchor of its heading; of headings that differ in case only, the second one's ends in -1."""
+    lower = [name.lower() for name in names]
+    before = [lower[:n].count(anchor) for n, anchor in enumerate(lower)]
+    return {name: f"{a}-{n}" if n else a for name, a, n in zip(names, lower, before, strict=True)}
+
+
+def _family(family: Family, members: Sequence[Description], anchors: Mapping[str, str]) -> str:
     rows = [
-        f"| [`{d.name}`](#{d.name.lower()}) | {d.bits_per_weight:.7g} | {d.span or 'all'} | `{d.equation}` "
+        f"| [`{d.name}`](#{anchors[d.name]}) | {d.bits_per_weight:.7g} | {d.span or 'all'} | `{d.equation}` "
         f"| {_instead(d)} | {', '.join(d.readers)} | {d.when} |"
         for d in members
     ]

@@ -31,3 +31,16 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     assert 4.5 < float(bits) < 6.5
     assert "│ dmin │" in drawing
     assert "StoredNumber(number=3.1415, bits=(('code', '01111111'),), code=127" in drawing
+
+
+def test_the_readme_shows_what_explain_prints() -> None:
+    shown = re.search(
+        r"```\n\$ fewbits (explain .*)\n((?:.*\n)*?)```", (ROOT / "README.md").read_text(encoding="utf-8")
+    )
+    assert shown is not None
+
+    done = subprocess.run(
+        [sys.executable, "-m", "fewbits", *shown[1].split()], capture_output=True, text=True, check=True, timeout=120
+    )
+
+    assert [line.rstrip() for line in done.stdout.splitlines()] == shown[2].splitlines()

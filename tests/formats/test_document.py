@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 import pytest
 from scripts.formats_document import DOCUMENT, document
 
@@ -54,6 +57,19 @@ def test_the_fields_of_a_matrix_are_its_bits(name: str) -> None:
     assert all(field.name in described.drawing(100) for field in described.fields)
 
 
+def test_every_link_of_the_document_leads_to_the_format_it_names() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    headings = re.findall(r"^### (.+)$", text, flags=re.MULTILINE)
+    seen: Counter[str] = Counter()
+    anchors = {}
+    for heading in headings:  # as GitHub numbers headings that differ in case only
+        anchor = heading.lower()
+        anchors[heading] = f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
+        seen[anchor] += 1
+
+    assert dict(re.findall(r"^\| \[`(.+?)`\]\(#(.+?)\)", text, flags=re.MULTILINE)) == anchors
+
+
 def test_bits_are_drawn_where_parts_are_no_whole_bytes() -> None:
     drawn = draw((Part("sign", 1, 1, "s"), Part("exponent", 1, 4, "e"), Part("mantissa", 1, 3, "m")))
 
@@ -64,5 +80,6 @@ def test_bits_are_drawn_where_parts_are_no_whole_bytes() -> None:
 
 def test_a_name_is_found_in_any_case_and_an_unknown_one_gets_the_nearest() -> None:
     assert formats.describe("q6_k").name == "Q6_K"
+    assert [formats.describe(name).name for name in formats.FORMATS] == list(formats.FORMATS)
     with pytest.raises(FormatError, match=r"unknown format 'Q6_L'; did you mean 'Q6_K'"):
         formats.describe("Q6_L")

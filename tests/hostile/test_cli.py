@@ -193,9 +193,13 @@ def test_a_dry_run_tells_the_exact_size_and_writes_nothing(pocket: Path, folder:
     assert plan["bytes_out"] == (folder / "o.gguf").stat().st_size
 
 
-def test_a_reader_that_leaves_is_not_an_error(pocket: Path) -> None:
+@pytest.mark.parametrize("arguments", [["inspect", "POCKET"], ["formats"], ["explain", "1", "2"]], ids=lambda a: a[0])
+def test_a_reader_that_leaves_is_not_an_error(arguments: list[str], pocket: Path) -> None:
     with subprocess.Popen(
-        [*PROGRAM, "inspect", str(pocket)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        [*PROGRAM, *(str(pocket) if a == "POCKET" else a for a in arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -129,9 +129,9 @@ def _row(count: int, format: Format) -> tuple[int, str]:
     if format.span == 1:
         return count, "each number stands alone"
     columns = -(-count // format.span) * format.span if format.span else count
-    if columns == count:
-        return columns, f"the numbers are a row of {columns} columns"
     what = "the number is" if count == 1 else f"the {count} numbers are"
+    if columns == count:
+        return columns, f"{what} a whole row"
     return columns, f"{what} repeated until a row of {columns} columns is full"
 
 
