@@ -23,7 +23,7 @@ constexpr float iq4_levels[] = {-168.0f, -148.0f, -136.0f, -130.0f, -126.0f, -12
                                 -104.0f, -86.0f,  90.0f,   110.0f,  114.0f,  120.0f,  134.0f};
 
 // Shares of a span's mean magnitude and of its largest one: thresholds of the ternary formats, steps of Q2_0.
-constexpr float ternary_of_mean[] = {0.78125f, 2.0f}, ternary_of_largest[] = {0.25f, 0.5f};
+constexpr float ternary_of_mean[] = {0.78125f}, ternary_of_largest[] = {0.25f};
 constexpr float q2_0_of_mean[] = {1.0f, 1.375f}, q2_0_of_largest[] = {0.8125f, 0.4375f};
 
 // Codes of MXFP4's powers of two that are chosen, and the neighbours of a scale that NVFP4 tries.

@@ -19,7 +19,7 @@ else:
     torch = LazyModule("torch")
 
 SPAN = 256
-OF_MEAN, OF_LARGEST = (0.78125, 2.0), (0.25, 0.5)
+OF_MEAN, OF_LARGEST = (0.78125,), (0.25,)
 """Magnitudes above which a number counts as d or -d, as shares of the span's mean and of its largest magnitude."""
 
 
@@ -27,7 +27,7 @@ OF_MEAN, OF_LARGEST = (0.78125, 2.0), (0.25, 0.5)
 class Ternary(GridCodec):
     """w = d * (code - 1): codes 0, 1 and 2, one binary16 scale d per span of 256 columns.
 
-    For a threshold the best d is the mean magnitude of what lies above it. Of four thresholds the one that removes most
+    For a threshold the best d is the mean magnitude of what lies above it. Of two thresholds the one that removes most
     of the energy wins, and half of its d is the next one: the point from where a number is nearer to d than to 0.
     """
 
@@ -39,7 +39,7 @@ class Ternary(GridCodec):
     vector: int = 1
     equation: str = "w = d * (code - 1)"
     largest: float = 65504.0
-    error_bound: float = 0.94
+    error_bound: float = 0.95
     error_floor: float = 2.0**-25
 
     @property
