@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from fewbits import formats, kernels
 from fewbits.checkpoints.base import Conversion, Placement
-from fewbits.checkpoints.gguf_writer import refuses
 from fewbits.checkpoints.imatrix import Importance, ImportanceMatrix
 from fewbits.errors import CheckpointError
 from fewbits.methods import Method
@@ -29,7 +29,19 @@ class Assignment:
     notes: tuple[str, ...]
 
 
-def assign(conversion: Conversion, recipe: Recipe, method: Method, importance: ImportanceMatrix | None) -> Assignment:
+class Container(Protocol):
+    """What is asked of the kind of output."""
+
+    def refuses(self, format_name: str) -> str | None:
+        """Why tensors of this format cannot be written; None when they can."""
+
+    def plain_format(self, placement: Placement) -> str:
+        """The format of a tensor that no recipe quantizes."""
+
+
+def assign(
+    conversion: Conversion, recipe: Recipe, method: Method, importance: ImportanceMatrix | None, container: Container
+) -> Assignment:
     """Decide for every tensor of `conversion`; raises FewbitsError where a rule, a format or an importance is amiss."""
     sites = find_sites(conversion)
     require_meaning(recipe.rules, sites.values())
@@ -38,7 +50,9 @@ def assign(conversion: Conversion, recipe: Recipe, method: Method, importance: I
     for placement in conversion.placements:
         site = sites[placement.name]
         tensors.append(
-            _plan(placement, site, recipe, method, given=importance is not None, weighed=site.name in weights)
+            _plan(
+                placement, site, recipe, method, container, given=importance is not None, weighed=site.name in weights
+            )
         )
     weighed = [t for t in tensors if t.weighed]
     used = None
@@ -72,7 +86,14 @@ def _weights(sites: Mapping[str, Site], importance: ImportanceMatrix) -> dict[st
 
 
 def _plan(
-    placement: Placement, site: Site, recipe: Recipe, method: Method, *, given: bool, weighed: bool
+    placement: Placement,
+    site: Site,
+    recipe: Recipe,
+    method: Method,
+    container: Container,
+    *,
+    given: bool,
+    weighed: bool,
 ) -> PlannedTensor:
     stored = placement.source
     quantizable = site.kind != "kept"
@@ -82,9 +103,8 @@ def _plan(
         format_name, fallback = decision.format, decision.fallback
         chosen_by = (decision.rule.origin if decision.rule else "") or None
     else:
-        # Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants.
-        format_name = "F32" if len(stored.shape) < 2 or placement.computed else stored.format
-    refused = refuses(format_name)
+        format_name = container.plain_format(placement)
+    refused = container.refuses(format_name)
     if refused:
         raise CheckpointError(f"tensor {site.name} cannot be {format_name} in a GGUF file: {refused}.")
     return PlannedTensor(
@@ -98,7 +118,7 @@ def _plan(
         quantizable=quantizable,
         fallback=fallback,
         bytes_in=stored.buffer.size,
-        bytes_out=stored.rows * formats.row_bytes(formats.get(format_name), stored.cols),
+        bytes_out=formats.bits(formats.get(format_name), stored.rows, stored.cols) // 8,
         chosen_by=chosen_by,
         weighed=weighed and quantizable and format_name in kernels.weighted_formats(),
     )

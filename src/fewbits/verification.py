@@ -20,11 +20,13 @@ import numpy as np
 from fewbits import formats, kernels
 from fewbits.checkpoints.base import Bytes, Order, Reader, StoredTensor, Value
 from fewbits.checkpoints.configuration import read_configuration
+from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.gguf import GGUFReader
-from fewbits.checkpoints.safetensors import open_directory
+from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
 from fewbits.kernels import Doubles
+from fewbits.verification_fields import Slab, read_numbers
 from fewbits.workers import Workers, row_slabs
 
 TOLERANCE = 1e-9
@@ -90,16 +92,50 @@ def verify(
     digest = workers.submit(partial(sha256_of, path, workers.cancelled))
     file = GGUFReader(path)
     _check_metadata(file, metadata)
-    if set(file.names()) != set(expected):
-        odd = sorted(set(file.names()) ^ set(expected))
-        raise VerificationError(
-            f"{path} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept."
-        )
+    _require_same_names(path, file.names(), expected)
     total = sum(e.source.buffer.size for e in expected.values())
     done = 0
     for name in file.names():
         done = _check_tensor(file.read(name), expected[name], workers, lambda n: progress(n, total), done)
     return digest.result()
+
+
+def verify_fields(
+    path: Path, expected: Mapping[str, Expectation], workers: Workers, progress: Callable[[int, int], None]
+) -> str:
+    """Check the safetensors file `path` in the fewbits dialect and return its SHA-256; raises VerificationError."""
+    digest = workers.submit(partial(sha256_of, path, workers.cancelled))
+    file = FieldsReader(SafetensorsReader(path))
+    _require_same_names(path, file.names(), expected)
+    total = sum(e.source.buffer.size for e in expected.values())
+    done = 0
+    for name in file.names():
+        stored, want = file.read(name), expected[name]
+        if isinstance(stored, StoredMatrix) and set(stored.fields) != {"data"}:
+            compare = partial(_compare_fields, stored, want)
+            _require_stated(stored, want)
+            done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
+            continue
+        if isinstance(stored, StoredMatrix):
+            stored = StoredTensor(name, stored.format, stored.shape, stored.fields["data"].reshape(-1))
+        done = _check_tensor(stored, want, workers, lambda n: progress(n, total), done)
+    return digest.result()
+
+
+def _compare_fields(stored: StoredMatrix, want: Expectation, slab: tuple[int, int]) -> kernels.Compared:
+    """Rows of a matrix in several fields, read by their own reading and compared in numpy."""
+    source, format = want.source, formats.get(stored.format)
+    found = read_numbers(stored.format, Slab(stored.fields, *slab, source.cols)).astype(np.float64)
+    w = kernels.decode_rows(source.format, _source_rows(want, *slab), source.cols).astype(np.float64)
+    errors = np.abs(w - found)
+    width = format.span or source.cols
+    size = np.abs(w).reshape(len(w), -1, width).max(-1)
+    far = errors.reshape(len(w), -1, width).max(-1) - format.error_floor
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(far > 0, far / size, 0.0)
+    # Where rows share a scale, a small row may be off by what a large one is allowed: only their own spans are judged.
+    worst = float(ratio.max(initial=0.0)) if format.rows == 1 else 0.0
+    return kernels.Compared((errors**2).sum(1), (w**2).sum(1), worst if np.isfinite(found).all() else math.inf)
 
 
 def _check_metadata(file: GGUFReader, metadata: Mapping[str, Value]) -> None:
@@ -111,22 +147,46 @@ def _check_metadata(file: GGUFReader, metadata: Mapping[str, Value]) -> None:
             raise VerificationError(f"{file.path} does not hold the metadata key {key} as it should; it is not kept.")
 
 
+def _require_same_names(path: Path, found: list[str], expected: Mapping[str, Expectation]) -> None:
+    if set(found) != set(expected):
+        odd = sorted(set(found) ^ set(expected))
+        raise VerificationError(
+            f"{path} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept."
+        )
+
+
+def _require_stated(stored: StoredTensor | StoredMatrix, want: Expectation) -> None:
+    if stored.format != want.format or stored.shape != want.source.shape:
+        raise VerificationError(
+            f"tensor {stored.name} is {stored.format} {stored.shape} in the file and should be {want.format} "
+            f"{want.source.shape}; the file is not kept."
+        )
+
+
 def _check_tensor(
     stored: StoredTensor, want: Expectation, workers: Workers, progress: Callable[[int], None], done: int
 ) -> int:
-    """Compare one tensor slab by slab; returns the source bytes compared so far."""
-    source, name = want.source, stored.name
-    if stored.format != want.format or stored.shape != source.shape:
-        raise VerificationError(
-            f"tensor {name} is {stored.format} {stored.shape} in the file and should be {want.format} {source.shape}; "
-            "the file is not kept."
-        )
-    format = formats.get(stored.format)
+    """Compare one tensor in bytes per row, slab by slab; returns the source bytes compared so far."""
+    _require_stated(stored, want)
+    format, source = formats.get(stored.format), want.source
 
     def compare(slab: tuple[int, int]) -> kernels.Compared:
         rows = stored.slab(*slab)
         return kernels.compare_rows(format.name, rows, _source_rows(want, *slab), source.format, format.error_floor)
 
+    return _measure(stored.name, want, compare, workers, progress, done)
+
+
+def _measure(
+    name: str,
+    want: Expectation,
+    compare: Callable[[tuple[int, int]], kernels.Compared],
+    workers: Workers,
+    progress: Callable[[int], None],
+    done: int,
+) -> int:
+    """Compare slab by slab, and the error with the recorded one; returns the source bytes compared so far."""
+    source, format = want.source, formats.get(want.format)
     errors: list[Doubles] = []
     squares: list[Doubles] = []
     worst = 0.0

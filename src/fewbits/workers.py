@@ -47,12 +47,12 @@ class Workers:
             yield item, future.result()
 
 
-def row_slabs(rows: int, bytes_per_row: int) -> Iterator[tuple[int, int]]:
-    """Row ranges (start, stop) of about SLAB_BYTES each; a row is never divided.
+def row_slabs(rows: int, bytes_per_row: int, *, together: int = 1) -> Iterator[tuple[int, int]]:
+    """Row ranges (start, stop) of about SLAB_BYTES each; `together` rows, tiles of them, are never divided.
 
     >>> list(row_slabs(5, SLAB_BYTES // 2))
     [(0, 2), (2, 4), (4, 5)]
     """
-    step = max(1, SLAB_BYTES // max(1, bytes_per_row))
+    step = max(1, SLAB_BYTES // max(1, together * bytes_per_row)) * together
     for start in range(0, rows, step):
         yield start, min(start + step, rows)

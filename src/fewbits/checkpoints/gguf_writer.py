@@ -16,6 +16,7 @@ from fewbits.checkpoints.base import Bytes, Value
 from fewbits.checkpoints.ggml_types import GGML_TYPES, ggml_number
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
 from fewbits.errors import CheckpointError
+from fewbits.formats import Fields
 
 if TYPE_CHECKING:
     import gguf
@@ -162,6 +163,10 @@ class GGUFWriter:
         if position + rows.size > slot.offset + slot.size:
             raise CheckpointError(f"tensor {name} got more rows than its {slot.size} bytes hold; this is a bug.")
         self._file.write(rows, position)
+
+    def write_fields(self, name: str, first_row: int, fields: Fields) -> None:
+        """Write the one field that GGUF's formats have."""
+        self.write_rows(name, first_row, fields["data"])
 
     def start_flush(self) -> None:
         """Send everything to the disk in the background; `sync` waits for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fewbits.formats.base import Format
+from fewbits.formats.base import Format, Params
 from fewbits.qtensor import QTensor
 
 if TYPE_CHECKING:
@@ -27,5 +27,10 @@ class Method(Protocol):
     def codec_is_enough(self) -> bool:
         """Whether `solve` is just the format's own fit and encode, which a native codec does in one pass."""
 
-    def solve(self, w: torch.Tensor, format: Format, stats: Mapping[str, Any]) -> QTensor:
-        """Codes and parameters for `w` (rows, cols) float32; rows do not influence each other."""
+    def solve(
+        self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
+    ) -> QTensor:
+        """Codes and parameters for `w` (rows, cols) float32; rows do not influence each other.
+
+        Where rows of a tensor share parameters, `like` brings what `format.prepare` made for these rows.
+        """

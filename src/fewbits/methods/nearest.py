@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fewbits.formats.base import Format
+from fewbits.formats.base import Format, Params
 from fewbits.qtensor import QTensor
 
 if TYPE_CHECKING:
@@ -28,8 +28,11 @@ class Nearest:
     needs: frozenset[str] = frozenset()
     codec_is_enough: bool = True
 
-    def solve(self, w: torch.Tensor, format: Format, stats: Mapping[str, Any]) -> QTensor:
+    def solve(
+        self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
+    ) -> QTensor:
         """Fit, then encode `w` (rows, cols) float32; errors are weighed by stats["importance"] (cols,) where given."""
         importance = stats.get("importance")
-        params = format.fit(w, importance=None if importance is None else format.weights(w, importance))
+        weights = None if importance is None else format.weights(w, importance)
+        params = format.fit(w, importance=weights, like=like)
         return QTensor(format, format.encode(w, params), params)

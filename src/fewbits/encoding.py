@@ -1,0 +1,93 @@
+"""One slab of rows in, its stored fields out: natively where that is all the method does, else in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fewbits import formats, kernels
+from fewbits.checkpoints.base import Bytes, StoredTensor
+from fewbits.checkpoints.imatrix import Importance
+from fewbits.formats import Fields, Format, Params
+from fewbits.methods import Method
+from fewbits.reporting.record import PlannedTensor
+from fewbits.workers import row_slabs
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What is stored of a slab, and per row the sums over w of (w - stored)^2 and w^2."""
+
+    fields: Fields
+    squared_error: kernels.Doubles
+    squared: kernels.Doubles
+    largest: float
+    """The largest magnitude among finite numbers."""
+    not_finite: int
+
+
+def is_native(method: Method, tensor: PlannedTensor) -> bool:
+    """Whether a native codec does everything, so that torch is not needed."""
+    return tensor.format in kernels.formats() and (method.codec_is_enough or not tensor.quantizable)
+
+
+def encode_slab(
+    method: Method,
+    tensor: PlannedTensor,
+    numbers: str,
+    slab: Bytes,
+    importance: kernels.Floats | None = None,
+    shared: Params | None = None,
+) -> Encoded:
+    """Encode `slab` (rows, bytes of `numbers`) of `tensor`.
+
+    `importance` (cols,) weighs errors where it is given; `shared` is this slab's part of what `shared_parameters` made.
+    """
+    format = formats.get(tensor.format)
+    cols = slab.shape[1] // kernels.NUMBERS[numbers]
+    if is_native(method, tensor):
+        row_bytes = formats.row_bytes(format, cols)
+        done = kernels.encode_rows(format.name, slab, numbers, row_bytes, importance=importance)
+        return Encoded({"data": done.stored}, done.squared_error, done.squared, done.largest, done.not_finite)
+    return _encode_in_torch(method, format, numbers, slab, importance, shared)
+
+
+def _encode_in_torch(
+    method: Method, format: Format, numbers: str, slab: Bytes, importance: kernels.Floats | None, shared: Params | None
+) -> Encoded:
+    import torch
+
+    w = as_tensor(numbers, slab)
+    stats: Mapping[str, Any] = {} if importance is None else {"importance": torch.from_numpy(importance)}
+    q = method.solve(w, format, stats, like=shared)
+    back = q.dequantize().double()
+    largest, not_finite = kernels.extent(slab, numbers)
+    error, square = (w.double() - back).square().sum(1).numpy(), w.double().square().sum(1).numpy()
+    return Encoded(q.fields(), error, square, largest, not_finite)
+
+
+def as_tensor(numbers: str, slab: Bytes) -> torch.Tensor:
+    """The numbers (rows, cols) float32 of a slab of `numbers`."""
+    import torch
+
+    return torch.from_numpy(kernels.decode_rows(numbers, slab, slab.shape[1] // kernels.NUMBERS[numbers]))
+
+
+def shared_parameters(format: Format, source: StoredTensor) -> Params | None:
+    """What all rows of `source` share in `format`, from one pass over slabs; None where rows share nothing."""
+    if format.rows == 1:
+        return None
+    slabs = row_slabs(source.rows, source.row_bytes, together=max(format.rows, 1))
+    return format.prepare(as_tensor(source.format, source.slab(start, stop)) for start, stop in slabs)
+
+
+def slabs(source: StoredTensor, format: Format, importance: Importance | None) -> Iterator[tuple[int, int]]:
+    """Row ranges of `source`; with importance none reaches into a second matrix."""
+    height = source.rows // (importance.matrices if importance else 1)
+    for first in range(0, source.rows, max(1, height)):
+        for start, stop in row_slabs(height, source.row_bytes, together=max(format.rows, 1)):
+            yield first + start, first + stop

@@ -1,0 +1,285 @@
+"""What `quantize` can write: a GGUF file, or a model directory with fields of any format in safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from fewbits.checkpoints import gguf_writer
+from fewbits.checkpoints.base import Conversion, Order, Placement, StoredTensor, Value
+from fewbits.checkpoints.ggml_types import file_type
+from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.gguf_writer import GGUFWriter
+from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory, require_replaceable
+from fewbits.checkpoints.partial_file import partial_path
+from fewbits.checkpoints.safetensors import SINGLE_NAME, open_directory
+from fewbits.errors import CheckpointError
+from fewbits.formats import Fields
+from fewbits.planning import Recipe
+from fewbits.preflight import require_writable
+from fewbits.reporting.card import card_path
+from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
+from fewbits.verification import Expectation, expect_directory, expect_gguf, verify, verify_fields
+from fewbits.workers import Workers
+
+QUANTIZATION_VERSION = 2
+"""ggml's version of the layouts of quantized tensors."""
+
+
+class Writer(Protocol):
+    """A container that is being written; a context manager that leaves nothing behind unless `publish` was called."""
+
+    def __enter__(self) -> Writer: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def write_fields(self, name: str, first_row: int, fields: Fields) -> None:
+        """Write the fields of rows of tensor `name` from `first_row` on."""
+
+    def start_flush(self) -> None:
+        """Send everything to the disk in the background."""
+
+    def sync(self) -> None:
+        """Wait until every byte is on the disk."""
+
+    def publish(self) -> None:
+        """Make the complete output appear under its name."""
+
+
+class Prepared(Protocol):
+    """An output whose layout is decided."""
+
+    @property
+    def size(self) -> int:
+        """Exact bytes of the weights file."""
+
+    def open(self, output: Path) -> Writer:
+        """Begin to write."""
+
+    def name_of(self, tensor: PlannedTensor) -> str:
+        """What the container calls `tensor`."""
+
+    def verify(
+        self,
+        output: Path,
+        tensors: Sequence[TensorResult],
+        weighed: frozenset[str],
+        workers: Workers,
+        progress: Callable[[int, int], None],
+    ) -> str:
+        """Read what was written again and compare it with the source; the weights' SHA-256."""
+
+
+class Target(Protocol):
+    """A kind of output."""
+
+    def require_room_for(self, output: Path, *, force: bool, dry_run: bool) -> None:
+        """Refuse what exists and may not be replaced, and folders that cannot be written to."""
+
+    def accept(self, conversion: Conversion) -> Conversion:
+        """The conversion as this container needs it; raises CheckpointError where it cannot be written."""
+
+    def refuses(self, format_name: str) -> str | None:
+        """Why tensors of this format cannot be written; None when they can."""
+
+    def plain_format(self, placement: Placement) -> str:
+        """The format of a tensor that no recipe quantizes."""
+
+    def prepare(
+        self, conversion: Conversion, tensors: Sequence[PlannedTensor], recipe: Recipe, used: ImportanceUsed | None
+    ) -> Prepared:
+        """Decide the layout."""
+
+
+_OTHER_FILES = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".toml")
+
+
+def target_of(output: Path) -> Target:
+    """The kind of output that the name `output` asks for: NAME.gguf is a GGUF file, anything else a model directory."""
+    if output.suffix.lower() in _OTHER_FILES or (output.is_file() and output.suffix.lower() != ".gguf"):
+        raise CheckpointError(
+            f"{output} is no name to write to: give one that ends in .gguf, or for a model directory the directory's."
+        )
+    return GGUFTarget() if output.suffix.lower() == ".gguf" else DirectoryTarget()
+
+
+@dataclass(frozen=True)
+class GGUFTarget:
+    """One GGUF file."""
+
+    def require_room_for(self, output: Path, *, force: bool, dry_run: bool) -> None:
+        """Refuse what exists and may not be replaced."""
+        require_writable(output, card_path(output), force=force, dry_run=dry_run)
+
+    def accept(self, conversion: Conversion) -> Conversion:
+        """Every conversion is one to GGUF."""
+        return conversion
+
+    def refuses(self, format_name: str) -> str | None:
+        """What ggml has no type for."""
+        refused = gguf_writer.refuses(format_name)
+        return refused and f"{refused}; an output that does not end in .gguf is a model directory, which holds it"
+
+    def plain_format(self, placement: Placement) -> str:
+        """Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants."""
+        stored = placement.source
+        return "F32" if len(stored.shape) < 2 or placement.computed else stored.format
+
+    def prepare(
+        self, conversion: Conversion, tensors: Sequence[PlannedTensor], recipe: Recipe, used: ImportanceUsed | None
+    ) -> PreparedGGUF:
+        """Header and slots."""
+        metadata = {**conversion.metadata, **_file_metadata(recipe, used)}
+        rows = [(t.name, t.format, t.shape, t.bytes_out) for t in tensors]
+        layout = gguf_writer.plan_layout(conversion.architecture, metadata, rows)
+        return PreparedGGUF(conversion, metadata, layout)
+
+
+def _file_metadata(recipe: Recipe, used: ImportanceUsed | None) -> dict[str, Value]:
+    stated = {"general.quantization_version": Value(QUANTIZATION_VERSION, "uint32")}
+    if recipe.file_type:
+        stated["general.file_type"] = Value(file_type(recipe.file_type), "uint32")
+    if used:
+        stated["quantize.imatrix.file"] = Value(Path(used.file).name, "string")
+        stated["quantize.imatrix.dataset"] = Value(used.text, "string")
+        stated["quantize.imatrix.entries_count"] = Value(used.entries, "uint32")
+        stated["quantize.imatrix.chunks_count"] = Value(used.chunks, "uint32")
+    return stated
+
+
+@dataclass(frozen=True)
+class PreparedGGUF:
+    """A GGUF file whose header is made."""
+
+    conversion: Conversion
+    metadata: Mapping[str, Value]
+    layout: gguf_writer.Layout
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.layout.size
+
+    def open(self, output: Path) -> Writer:
+        """Begin to write."""
+        return GGUFWriter(output, self.layout)
+
+    def name_of(self, tensor: PlannedTensor) -> str:
+        """The name in GGUF."""
+        return tensor.name
+
+    def verify(
+        self,
+        output: Path,
+        tensors: Sequence[TensorResult],
+        weighed: frozenset[str],
+        workers: Workers,
+        progress: Callable[[int, int], None],
+    ) -> str:
+        """Names go from the file to the source through the architecture's facts."""
+        written = partial_path(output)
+        first = self.conversion.files[0]
+        if first.name == "config.json":
+            sources = expect_directory(first.parent, GGUFReader(written))
+        else:
+            sources = expect_gguf(GGUFReader(first))
+        computed: dict[str, tuple[StoredTensor, Order | None]] = {
+            p.name: (p.source, None) for p in self.conversion.placements if p.computed
+        }
+        planned = {t.planned.name: t for t in tensors}
+        _require_planned(sources, planned)
+        every = {**sources, **computed}
+        expected = {n: _expectation(*every[n], planned[n], n in weighed) for n in every if n in planned}
+        return verify(written, self.metadata, expected, workers, progress)
+
+
+def _expectation(source: StoredTensor, order: Order | None, result: TensorResult, weighed: bool) -> Expectation:
+    return Expectation(source, order, result.planned.format, result.relative_rms, weighed)
+
+
+def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object]) -> None:
+    missing = sorted(set(sources) - set(planned))
+    if missing:
+        raise CheckpointError(
+            f"tensor {missing[0]} of the source was not planned ({len(missing)} in all); this is a bug."
+        )
+
+
+@dataclass(frozen=True)
+class DirectoryTarget:
+    """A Hugging Face model directory: the source's tensors under their own names, in the fewbits dialect."""
+
+    def require_room_for(self, output: Path, *, force: bool, dry_run: bool) -> None:
+        """Refuse what exists and may not be replaced."""
+        require_replaceable(output, force=force)
+        if not output.exists():
+            require_writable(output, card_path(output), force=force, dry_run=dry_run)
+
+    def accept(self, conversion: Conversion) -> Conversion:
+        """Rows as they are in the source; nothing computed, and no notes of what GGUF cannot say."""
+        if conversion.files[0].name != "config.json":
+            raise CheckpointError(
+                f"{conversion.files[0]} is no model directory, and only from one can a model directory be made; "
+                "give an output that ends in .gguf, or the model's Hugging Face directory as the source."
+            )
+        own = tuple(replace(p, order=None) for p in conversion.placements if not p.computed)
+        return replace(conversion, placements=own, notes=())
+
+    def refuses(self, format_name: str) -> str | None:
+        """Fields hold every format."""
+        return None
+
+    def plain_format(self, placement: Placement) -> str:
+        """As in the source."""
+        return placement.source.format
+
+    def prepare(
+        self,
+        conversion: Conversion,
+        tensors: Sequence[PlannedTensor],
+        recipe: Recipe,
+        used: ImportanceUsed | None,
+    ) -> PreparedDirectory:
+        """Header and slots of the weights."""
+        folder = conversion.files[0].parent
+        rows = [(t.source_name, t.format, t.shape) for t in tensors]
+        return PreparedDirectory(conversion, plan_directory(folder, conversion.files, rows, recipe.name))
+
+
+@dataclass(frozen=True)
+class PreparedDirectory:
+    """A directory whose weights' header is made."""
+
+    conversion: Conversion
+    layout: DirectoryLayout
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights file."""
+        return self.layout.size
+
+    def open(self, output: Path) -> Writer:
+        """Begin to write."""
+        return DirectoryWriter(output, self.layout)
+
+    def name_of(self, tensor: PlannedTensor) -> str:
+        """The name in the source."""
+        return tensor.source_name
+
+    def verify(
+        self,
+        output: Path,
+        tensors: Sequence[TensorResult],
+        weighed: frozenset[str],
+        workers: Workers,
+        progress: Callable[[int, int], None],
+    ) -> str:
+        """Names are the source's."""
+        reader, _ = open_directory(self.conversion.files[0].parent)
+        expected = {
+            t.planned.source_name: _expectation(reader.read(t.planned.source_name), None, t, t.planned.name in weighed)
+            for t in tensors
+        }
+        return verify_fields(partial_path(output) / SINGLE_NAME, expected, workers, progress)
