@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.checkpoints.base import Reader, StoredTensor
+from fewbits.checkpoints.fields import FieldsReader, StoredMatrix, is_fields_file
+from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.errors import CheckpointError
 from fewbits.mixes import Mix, find_mix
 
@@ -178,23 +180,30 @@ def _inspect_gguf(path: Path) -> Inspection:
 
 
 def _inspect_safetensors(path: Path) -> Inspection:
-    from fewbits.checkpoints.safetensors import SafetensorsReader
-
     reader = SafetensorsReader(path)
-    return _summary(path, "safetensors", None, reader, (path,), reader.metadata)
+    return _summary(path, "safetensors", None, _with_fields(reader), (path,), _shown(reader.metadata))
 
 
 def _inspect_directory(path: Path) -> Inspection:
     from fewbits.checkpoints.jsonfile import load_object
-    from fewbits.checkpoints.safetensors import open_directory
 
     reader, files = open_directory(path)
     config = load_object(path / "config.json") if (path / "config.json").is_file() else {}
     names = config.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else config.get("model_type")
-    metadata = {**reader.metadata, **config}
+    metadata = {**_shown(reader.metadata), **config}
     weights = tuple(file for file in files if file.suffix == ".safetensors")
-    return _summary(path, "safetensors", architecture, reader, weights, metadata)
+    return _summary(path, "safetensors", architecture, _with_fields(reader), weights, metadata)
+
+
+def _with_fields(reader: Reader) -> Reader | FieldsReader:
+    """The reader of the fewbits dialect where the file is in it."""
+    return FieldsReader(reader) if isinstance(reader, SafetensorsReader) and is_fields_file(reader) else reader
+
+
+def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata less what the list of tensors says."""
+    return {key: value for key, value in metadata.items() if key != "fewbits"}
 
 
 _OPENERS: dict[str, Callable[[Path], Inspection]] = {"GGUF": _inspect_gguf, "safetensors": _inspect_safetensors}
@@ -204,7 +213,7 @@ def _summary(
     path: Path,
     container: str,
     architecture: object,
-    reader: Reader,
+    reader: Reader | FieldsReader,
     files: tuple[Path, ...],
     metadata: Mapping[str, Any],
     mix: Mix | None = None,
@@ -226,8 +235,8 @@ def _summary(
     )
 
 
-def _tensor(stored: StoredTensor) -> InspectedTensor:
-    return InspectedTensor(stored.name, stored.shape, stored.format, prod(stored.shape), int(stored.buffer.size))
+def _tensor(stored: StoredTensor | StoredMatrix) -> InspectedTensor:
+    return InspectedTensor(stored.name, stored.shape, stored.format, prod(stored.shape), stored.bytes)
 
 
 def _totals(tensors: tuple[InspectedTensor, ...]) -> tuple[FormatTotal, ...]:

@@ -43,6 +43,11 @@ class StoredTensor:
         return self.shape[-1] if len(self.shape) > 1 else 1
 
     @property
+    def bytes(self) -> int:
+        """Stored bytes."""
+        return int(self.buffer.size)
+
+    @property
     def elements(self) -> int:
         """Number of weights."""
         return prod(self.shape)

@@ -81,7 +81,11 @@ def open_model(path: str | Path) -> ModelFile:
     if not path.exists():
         raise EvaluationError(f"{path}: there is no such model.")
     if path.is_dir():
+        from fewbits.evaluation.fields_model import FieldsModel, holds_fields
         from fewbits.evaluation.huggingface_model import HuggingFaceModel
+
+        if holds_fields(path):
+            return FieldsModel.open(path)
 
         return HuggingFaceModel.open(path)
     from fewbits.evaluation.gguf_model import GGUFModel

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 
+from fewbits import formats
 from fewbits.errors import RecipeError
 from fewbits.planning.parsing import MOST_BYTES, parse_recipe, parse_rules
 from fewbits.planning.recipe import Recipe
@@ -52,7 +55,32 @@ def get(name: str | os.PathLike[str]) -> Recipe:
         return recipes().get(known)
     if text.lower().endswith(".toml") or Path(text).is_file():
         return _read(Path(text))
-    return recipes().get(text)
+    return _of_one_format(text) or recipes().get(text)
+
+
+_FAMILY = re.compile(r"[a-z]+\d+(_.*)?")
+"""What looks like the name of a family's member, and is refused as such."""
+
+_ONE_FORMAT = """
+name = "{name}"
+nominal = "{name}"
+description = "{name} for every matrix, but for the embedding and the output matrix in {ends}."
+[[rule]]
+kinds = ["token_embd", "output"]
+format = "{ends}"
+[[rule]]
+format = "{name}"
+"""
+
+
+def _of_one_format(text: str) -> Recipe | None:
+    """The recipe of a format: its name is one, with eight bits where every token's probability passes through."""
+    if text not in formats.FORMATS and not _FAMILY.fullmatch(text):
+        return None
+    name = formats.get(text).name
+    ends = "Q8_0" if name in formats.ROWS else "int8_row_sym"
+    stated = _ONE_FORMAT.format(name=name, ends=ends)
+    return replace(parse_recipe(stated, f"the recipe {name}", base=get_shipped), source="")
 
 
 def _read(path: Path) -> Recipe:

@@ -1,0 +1,100 @@
+"""A model directory in the fewbits dialect, evaluated through its decoded weights in transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewbits import formats
+from fewbits.checkpoints.base import StoredTensor
+from fewbits.checkpoints.fields import FieldsReader, StoredMatrix, is_fields_file
+from fewbits.checkpoints.safetensors import SINGLE_NAME, SafetensorsReader
+from fewbits.errors import EvaluationError
+from fewbits.evaluation.decoding import decoded
+from fewbits.evaluation.huggingface_model import HuggingFaceModel
+from fewbits.evaluation.model_files import LoadedModel, Vocabulary, first_sentence, quiet_transformers
+
+if TYPE_CHECKING:
+    import torch
+
+
+def holds_fields(path: Path) -> bool:
+    """Whether the directory `path` is in the fewbits dialect."""
+    weights = path / SINGLE_NAME
+    return weights.is_file() and is_fields_file(SafetensorsReader(weights))
+
+
+@dataclass(frozen=True)
+class FieldsModel:
+    """A directory whose configuration and weights' header were read."""
+
+    directory: HuggingFaceModel
+    reader: FieldsReader
+
+    @staticmethod
+    def open(path: Path) -> FieldsModel:
+        """Read the headers; raises EvaluationError or CheckpointError when no model can be made from them."""
+        return FieldsModel(HuggingFaceModel.open(path), FieldsReader(SafetensorsReader(path / SINGLE_NAME)))
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self.directory.path
+
+    @property
+    def context_limit(self) -> int:
+        """Most tokens that the model was made for."""
+        return self.directory.context_limit
+
+    def vocabulary(self) -> Vocabulary:
+        """The directory's tokens."""
+        return self.directory.vocabulary()
+
+    def load(self) -> LoadedModel:
+        """The network in float32; raises EvaluationError when weights are missing, left over or misshapen."""
+        state = {name: _numbers(self.reader.read(name)) for name in self.reader.names()}
+        config = self.directory.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # the weights are plain numbers from here on
+        try:
+            network, report = _filled(config, state)
+        except Exception as error:  # transformers raises whatever its many checks raise
+            raise EvaluationError(f"{self.path}: the model cannot be loaded ({first_sentence(error)}).") from error
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if names := sorted(str(key) for key in report.get(what, ())):
+                raise EvaluationError(
+                    f"{self.path}: the weights do not fit config.json: {what.replace('_', ' ')} {', '.join(names[:3])}"
+                    f"{' and others' if len(names) > 3 else ''}."
+                )
+        return LoadedModel(self.path, network.eval().requires_grad_(False))
+
+
+def _filled(config: Any, state: dict[str, torch.Tensor]) -> tuple[Any, dict[str, Any]]:
+    import torch
+
+    with quiet_transformers() as transformers:
+        with torch.device("meta"):
+            kind = type(transformers.AutoModelForCausalLM.from_config(config))
+        network, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+        return network, report
+
+
+def _numbers(stored: StoredMatrix | StoredTensor) -> torch.Tensor:
+    """The float32 numbers of a tensor in its own shape."""
+    if isinstance(stored, StoredTensor):
+        return decoded(stored)
+    format = formats.get(stored.format)
+    rows = 1
+    for size in stored.shape[:-1]:
+        rows *= size
+    own = {name: field.copy() for name, field in stored.fields.items()}  # mapped bytes are not to be written to
+    numbers: torch.Tensor = format.decode(*format.from_fields(own, (rows, stored.shape[-1]))).reshape(stored.shape)
+    return numbers
