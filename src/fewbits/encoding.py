@@ -28,6 +28,12 @@ class Encoded:
     largest: float
     """The largest magnitude among finite numbers."""
     not_finite: int
+    whole: frozenset[str] = frozenset()
+    """Fields that belong to the whole tensor, the same in every slab."""
+
+    def part(self, first_row: int) -> Fields:
+        """What to write for rows from `first_row` on: what belongs to the whole tensor comes with row 0."""
+        return {name: field for name, field in self.fields.items() if first_row == 0 or name not in self.whole}
 
 
 def is_native(method: Method, tensor: PlannedTensor) -> bool:
@@ -67,7 +73,8 @@ def _encode_in_torch(
     back = q.dequantize().double()
     largest, not_finite = kernels.extent(slab, numbers)
     error, square = (w.double() - back).square().sum(1).numpy(), w.double().square().sum(1).numpy()
-    return Encoded(q.fields(), error, square, largest, not_finite)
+    whole = frozenset(name for name, rows in q.params.rows.items() if rows == 0)
+    return Encoded(q.fields(), error, square, largest, not_finite, whole)
 
 
 def as_tensor(numbers: str, slab: Bytes) -> torch.Tensor:
@@ -81,7 +88,7 @@ def shared_parameters(format: Format, source: StoredTensor) -> Params | None:
     """What all rows of `source` share in `format`, from one pass over slabs; None where rows share nothing."""
     if format.rows == 1:
         return None
-    slabs = row_slabs(source.rows, source.row_bytes, together=max(format.rows, 1))
+    slabs = row_slabs(source.rows, source.row_bytes)
     return format.prepare(as_tensor(source.format, source.slab(start, stop)) for start, stop in slabs)
 
 
@@ -89,5 +96,24 @@ def slabs(source: StoredTensor, format: Format, importance: Importance | None) -
     """Row ranges of `source`; with importance none reaches into a second matrix."""
     height = source.rows // (importance.matrices if importance else 1)
     for first in range(0, source.rows, max(1, height)):
-        for start, stop in row_slabs(height, source.row_bytes, together=max(format.rows, 1)):
+        for start, stop in row_slabs(height, source.row_bytes, together=rows_together(format, source.cols)):
             yield first + start, first + stop
+
+
+def rows_together(format: Format, cols: int) -> int:
+    """The fewest rows whose fields can be written apart: those of a tile, or of 256 scales that share a number.
+
+    >>> [rows_together(formats.get(name), 320) for name in ("Q8_0", "fp8_e4m3_tile32", "nf4_g64_dq")]
+    [1, 32, 256]
+    """
+    rows, most = max(format.rows, 1), 256
+    while any(
+        _lines(format, rows * most, cols)[field] not in (lines, lines * most)
+        for field, lines in _lines(format, rows, cols).items()
+    ):
+        rows *= 2
+    return rows
+
+
+def _lines(format: Format, rows: int, cols: int) -> dict[str, int]:
+    return {field: shape[0] for field, (_, shape) in format.shapes(rows, cols).items()}

@@ -217,7 +217,7 @@ def _encode_all(
         row = weights.row(piece.start * weights.matrices // source.rows) if weights else None
         slab = piece.placement.slab(piece.start, piece.stop)
         encoded = encode_slab(method, tensor, source.format, slab, row, piece.shared)
-        writer.write_fields(job.prepared.name_of(tensor), piece.start, encoded.fields)
+        writer.write_fields(job.prepared.name_of(tensor), piece.start, encoded.part(piece.start))
         return replace(encoded, fields={})
 
     errors: dict[str, list[kernels.Doubles]] = {name: [] for name in planned}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,11 @@ from fewbits.formats import Fields
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int16]
 _SCOPE = r"_(?P<scope>tensor|row|g\d+|tile\d+)"
-_SCALE = r"(?:_(?P<scale>f16|bf16))?"
+_SCALE = r"(?:_(?P<scale>f16|bf16|dq))?"
+_NF4 = "-1 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453 -0.28444138169288635 -0.18477343022823334 \
+-0.09105003625154495 0 0.07958029955625534 0.16093020141124725 0.24611230194568634 0.33791524171829224 \
+0.44070982933044434 0.5626170039176941 0.7229568362236023 1"
+_NF3 = "-1 -0.5350227355957031 -0.24693143367767334 0 0.1833374798297882 0.38199394941329956 0.6229857206344604 1"
 
 
 def unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> Codes:
@@ -51,6 +56,14 @@ class Slab:
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32)
 
+    def scales(self, scope: str) -> Floats:
+        """The scales of these rows, which may be quantized themselves: codes of a map, 256 under one number, moved."""
+        stored = self.numbers("scale")
+        if "nested" in self.fields:
+            nested = np.repeat(self.fields["nested"], 256)[: stored.size].reshape(stored.shape)
+            stored = dynamic_map()[self.fields["scale"]] * nested + self.fields["offset"]
+        return self.spread(stored, scope).astype(np.float32)
+
     def spread(self, lines: npt.NDArray[np.generic], scope: str) -> npt.NDArray[np.generic]:
         """Parameters (lines, n) as they apply to each number of these rows: (rows, cols), or broadcast to that."""
         if scope == "tensor":
@@ -60,6 +73,18 @@ class Slab:
         width = int(scope.lstrip("tileg"))
         row = np.arange(self.start, self.stop) // (width if scope.startswith("tile") else 1)
         return lines[row][:, np.arange(self.cols) // width]
+
+
+@cache
+def dynamic_map() -> Floats:
+    """Bitsandbytes' map for 8-bit scales: in each of seven decades, twice as many numbers as in the one below."""
+    import torch  # its linspace is where the last bits of these numbers come from
+
+    numbers = [0.0, 1.0]
+    for decade in range(7):
+        ends = torch.linspace(0.1, 1.0, 2**decade + 1)
+        numbers += (10.0 ** (decade - 6) * ((ends[1:] + ends[:-1]) / 2)).tolist()
+    return np.array(sorted([*numbers, *(-n for n in numbers[2:])]), np.float32)
 
 
 def small_float(exponent_bits: int, fraction_bits: int) -> Floats:
@@ -88,7 +113,7 @@ def _integer(found: re.Match[str], slab: Slab) -> Floats:
     bits, scope = int(found["bits"]), found["scope"]
     half = 2 ** (bits - 1)
     codes = slab.codes(bits)
-    scale = slab.spread(slab.numbers("scale"), scope).astype(np.float32)
+    scale = slab.scales(scope)
     if found["unsigned"]:
         codes -= half  # as far from the middle as in two's complement
     else:
@@ -104,7 +129,35 @@ def _integer(found: re.Match[str], slab: Slab) -> Floats:
 
 def _scaled_float(found: re.Match[str], slab: Slab) -> Floats:
     bits, numbers = _element(found["element"])
-    return slab.spread(slab.numbers("scale"), found["scope"]).astype(np.float32) * numbers[slab.codes(bits)]
+    return slab.scales(found["scope"]) * numbers[slab.codes(bits)]
+
+
+def _bitsandbytes_fp4() -> Floats:
+    """Sign, two bits of exponent that count downwards, one of fraction; the smallest number is 1/192."""
+    sizes = [0.0, 1 / 16, *((8 >> e) * (1 + m / 2) for e in range(3) for m in range(2))]
+    return (np.array([*sizes, 0.0, *(-n for n in sizes[1:])]) / 12).astype(np.float32)
+
+
+def _table(text: str) -> Floats:
+    return np.array([float(number) for number in text.split()], np.float32)
+
+
+def _codebook(found: re.Match[str], slab: Slab) -> Floats:
+    kind = found["kind"]
+    if kind.startswith("learned"):
+        bits, table = int(kind[-1]), slab.numbers("table")
+    else:
+        bits, table = {"nf4": (4, _table(_NF4)), "nf3": (3, _table(_NF3)), "fp4_bnb": (4, _bitsandbytes_fp4())}[kind]
+    numbers: Floats = slab.scales(found["scope"]) * table[slab.codes(bits)]
+    return numbers
+
+
+def _ternary(found: re.Match[str], slab: Slab) -> Floats:
+    packed = slab.fields["codes"][slab.start : slab.stop].astype(np.int16)
+    codes = np.empty((len(packed), 5 * packed.shape[1]), np.int16)
+    for place in range(5):
+        codes[:, place::5] = packed // 3**place % 3
+    return slab.scales(found["scope"]) * (codes[:, : slab.cols] - 1).astype(np.float32)
 
 
 def _powers_of_two(scale: npt.NDArray[np.uint8]) -> Floats:
@@ -128,6 +181,8 @@ def _nvfp4(_: re.Match[str], slab: Slab) -> Floats:
 
 _READINGS: tuple[tuple[str, Callable[[re.Match[str], Slab], Floats]], ...] = (
     (rf"(?P<unsigned>u?)int(?P<bits>\d){_SCOPE}_(?P<symmetry>a?sym)(?:_restricted)?{_SCALE}", _integer),
+    (rf"(?P<kind>nf4|nf3|fp4_bnb|learned\d){_SCOPE}{_SCALE}", _codebook),
+    (rf"ternary{_SCOPE}{_SCALE}", _ternary),
     (rf"fp\d_(?P<element>e\dm\d){_SCOPE}{_SCALE}", _scaled_float),
     (r"mxint8|mxfp4|mxfp\d_(?P<element>e\dm\d)", _microscaled),
     (r"nvfp4", _nvfp4),

@@ -92,9 +92,12 @@ class TestRefusals:
     def test_an_output_in_no_directory(self, json_too: list[str], pocket: Path, folder: Path) -> None:
         assert_refused(fewbits("quantize", pocket, "-o", folder / "no" / "o.gguf", *json_too), str(folder / "no"))
 
-    def test_an_output_that_is_a_directory(self, json_too: list[str], pocket: Path, folder: Path) -> None:
-        assert_refused(fewbits("quantize", pocket, "-o", folder, "--force", *json_too), str(folder))
-        assert contents(folder) == []
+    def test_an_output_that_is_somebody_elses_directory(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        (folder / "thesis.txt").write_text("years of work")
+
+        assert_refused(fewbits("quantize", pocket, "-o", folder, *json_too), str(folder), "exists already")
+        assert_refused(fewbits("quantize", pocket, "-o", folder, "--force", *json_too), "fewbits did not write")
+        assert contents(folder) == ["thesis.txt"]
 
     def test_a_truncated_source(self, json_too: list[str], model: Path, folder: Path) -> None:
         weights = model / "model.safetensors"

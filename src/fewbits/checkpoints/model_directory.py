@@ -31,13 +31,12 @@ METHOD = "fewbits"
 
 @dataclass(frozen=True)
 class FieldSlot:
-    """Where one field lies: `lines` of `line_bytes` from byte `offset` of the file on, each serving `rows` rows."""
+    """Where one field lies: `lines` of `line_bytes` from byte `offset` of the file on, for `rows` rows."""
 
     offset: int
     lines: int
     line_bytes: int
     rows: int
-    """0: the field belongs to the whole tensor."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def plan_directory(
             size = prod(lines) * np.dtype(dtype).itemsize
             entry = {"dtype": DTYPES[dtype], "shape": list(lines), "data_offsets": [position, position + size]}
             header[name if format_name in PLAIN else field_name(name, field)] = entry
-            serves = _rows_of_a_line(format_name, shape, lines)
-            slots[name, field] = FieldSlot(position, lines[0], size // lines[0], serves)
+            rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
+            slots[name, field] = FieldSlot(position, lines[0], size // lines[0], rows)
             position += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -84,14 +83,6 @@ def _fields(format_name: str, shape: tuple[int, ...]) -> dict[str, tuple[str, tu
     if format_name in PLAIN:
         return {"data": ({"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16"}[format_name], shape)}
     return formats.get(format_name).shapes(prod(shape[:-1]), shape[-1])
-
-
-def _rows_of_a_line(format_name: str, shape: tuple[int, ...], lines: tuple[int, ...]) -> int:
-    rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
-    if lines[0] == rows or format_name in PLAIN:
-        return 1
-    together = formats.get(format_name).rows
-    return together if together and lines[0] == -(-rows // together) else 0
 
 
 def _config(source: Path, recipe: str) -> bytes:
@@ -148,14 +139,16 @@ class DirectoryWriter:
         self.discard()
 
     def write_fields(self, name: str, first_row: int, fields: Fields) -> None:
-        """Write the fields of rows from `first_row` on; what all rows share comes with row 0."""
+        """Write the fields of rows from `first_row` on, which begins a line of each of them."""
         for field, array in fields.items():
             slot = self.layout.slots[name, field]
-            line = first_row // slot.rows if slot.rows else 0
+            # Lines are rounded up at the end of the tensor only, by less than one: this is exact where a line begins.
+            line = first_row * slot.lines // slot.rows
             if line * slot.line_bytes + array.nbytes > slot.lines * slot.line_bytes:
                 raise CheckpointError(f"tensor {name} got more of {field} than its {slot.lines} lines; this is a bug.")
-            if slot.rows or first_row == 0:
-                self._file.write(array.reshape(-1).view(np.uint8), slot.offset + line * slot.line_bytes)
+            self._file.write(
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8), slot.offset + line * slot.line_bytes
+            )
 
     def start_flush(self) -> None:
         """Send everything to the disk in the background; `sync` waits for it."""
