@@ -100,7 +100,7 @@ Agreement FEWBITS_JOIN(compare, FEWBITS_ISA_NAME)(int format, const uint8_t* sto
     for (int64_t t = 0; t < whole; ++t)
         compare_tile(in_file, stored + t * in_file.tile_bytes, in_source, source + t * in_source.tile_bytes, floor, &totals);
     if (rest) {  // zero bytes mean zero in every format
-        uint8_t p[4 * tile] = {}, n[4 * tile] = {};
+        uint8_t p[8 * tile] = {}, n[4 * tile] = {};
         std::memcpy(p, stored + whole * in_file.tile_bytes, static_cast<size_t>(in_file.tile_bytes * rest / tile));
         std::memcpy(n, source + whole * in_source.tile_bytes, static_cast<size_t>(in_source.tile_bytes * rest / tile));
         compare_tile(in_file, p, in_source, n, floor, &totals);

@@ -17,10 +17,17 @@ void read_bf16_tile(const uint8_t* __restrict p, float* __restrict w) {
 
 void read_f32_tile(const uint8_t* __restrict p, float* __restrict w) { std::memcpy(w, p, tile * sizeof(float)); }
 
+void read_f64(const uint8_t* __restrict p, float* __restrict w) {
+    double x;
+    std::memcpy(&x, p, sizeof x);
+    w[0] = static_cast<float>(x);
+}
+
 constexpr Reading float_readings[] = {
     {"F32", 4 * tile, read_f32_tile, extent_of<tile>},
     {"BF16", 2 * tile, read_bf16_tile, extent_of<tile>},
     {"F16", 2 * tile, read_tile<1, 2, read_f16>, extent_of<tile>},
+    {"F64", 8 * tile, read_tile<1, 8, read_f64>, extent_of<tile>},
 };
 
 }  // namespace

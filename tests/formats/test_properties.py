@@ -14,7 +14,7 @@ from fewbits.formats import Format, Params
 FEW = settings(
     max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.filter_too_much]
 )
-QUANTIZED = [name for name in formats.ROWS if name not in ("F32", "F16", "BF16")]
+QUANTIZED = [name for name in formats.ROWS if name not in ("F64", "F32", "F16", "BF16")]
 SHIFTED = ("Q2_K", "Q4_K", "Q5_K", "Q4_1", "Q5_1")
 ODD = [name for name in formats.ROWS if name not in (*SHIFTED, "Q1_0", "Q2_0")]
 """Formats whose grids are symmetric, up to the sign of their scale."""

@@ -14,7 +14,7 @@ from golden.inputs import COLS, ROWS, matrix
 from references.searches import weights
 
 FOLDER = Path(__file__).parent
-QUANTIZED = [name for name in formats.ROWS if name != "F32"]
+QUANTIZED = [name for name in formats.ROWS if name not in ("F64", "F32")]
 
 OTHERS = {"recipes.json", "pocket.imatrix.gguf", "pocket.imatrix.dat"}
 

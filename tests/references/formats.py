@@ -33,6 +33,10 @@ def f32(data: bytes) -> list[float]:
     return [struct.unpack("<f", data)[0]]
 
 
+def f64(data: bytes) -> list[float]:
+    return [struct.unpack("<d", data)[0]]
+
+
 def f16(data: bytes) -> list[float]:
     return [half(data, 0)]
 
@@ -222,6 +226,7 @@ def nvfp4(data: bytes) -> list[float]:
 
 
 SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
+    "F64": (8, f64),
     "F32": (4, f32),
     "F16": (2, f16),
     "BF16": (2, bf16),

@@ -19,7 +19,7 @@ from fewbits.formats.base import (
 )
 from fewbits.formats.description import Description
 from fewbits.formats.description import describe as _describe
-from fewbits.formats.floats import BF16, F16, F32
+from fewbits.formats.floats import BF16, F16, F32, F64
 from fewbits.formats.gguf_ternary import TQ1_0, TQ2_0
 from fewbits.formats.iq4 import IQ4_NL, IQ4_XS
 from fewbits.formats.kquant import Q4_K, Q5_K
@@ -54,7 +54,7 @@ __all__ = [
 FORMATS: Registry[Format] = Registry("format", FormatError)
 # One line per family.
 _ROWS: tuple[tuple[Format, ...], ...] = (
-    (F32, F16, BF16),
+    (F64, F32, F16, BF16),
     (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0),
     (Q2_K, Q3_K, Q4_K, Q5_K, Q6_K),
     (IQ4_NL, IQ4_XS),

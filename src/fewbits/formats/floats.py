@@ -1,4 +1,4 @@
-"""Plain floating-point numbers: F32, F16 and BF16."""
+"""Plain floating-point numbers: F64, F32, F16 and BF16."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ class Float(GridCodec):
 
 
 _IEEE = "IEEE 754-2019"
+F64 = Float("F64", "float64", 8, 3.4028234663852886e38, 0.0, 0.0, f"{_IEEE}, binary64")
 F32 = Float("F32", "float32", 4, 3.4028234663852886e38, 0.0, 0.0, f"{_IEEE}, binary32")
 F16 = Float("F16", "float16", 2, 65504.0, 2.0**-11, 2.0**-25, f"{_IEEE}, binary16")
 BF16 = Float("BF16", "bfloat16", 2, 3.3895313892515355e38, 2.0**-8, 2.0**-134, "bfloat16, the upper half of binary32")
