@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--sample",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Look at about N numbers of the tensor  [default: 32000000]",
+    help="Look at about N numbers of the tensor  [default: 8000000]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
 def command(

@@ -16,7 +16,7 @@ from fewbits.explanation.histogram import BINS, Bins, Extent
 from fewbits.explanation.matrix import Matrix, open_matrix, walk
 from fewbits.formats import Format
 
-SAMPLE = 32_000_000
+SAMPLE = 8_000_000
 """Numbers that are looked at unless the user says otherwise."""
 
 Progress = Callable[[int, int], None]
