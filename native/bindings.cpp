@@ -26,6 +26,7 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using BytesOut = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatsIn = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Points = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Doubles = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -233,6 +234,23 @@ nb::tuple extent(const Bytes& source, const std::string& numbers, const std::str
     return nb::make_tuple(largest, not_finite);
 }
 
+// Sums of squared errors and of squares per row, as encoding measures them.
+void deviation(const Bytes& source, const std::string& numbers, const FloatsIn& back, const Doubles& squared_error,
+               const Doubles& squared) {
+    const Number kind = number_of(numbers);
+    const int64_t rows = static_cast<int64_t>(source.shape(0)), cols = static_cast<int64_t>(back.shape(1));
+    require(static_cast<int64_t>(source.shape(1)) == cols * width_of(kind) && back.shape(0) == source.shape(0) &&
+                squared_error.shape(0) == source.shape(0) && squared.shape(0) == source.shape(0),
+            "numbers and what came back disagree in shape");
+    nb::gil_scoped_release unlocked;
+    for (int64_t row = 0; row < rows; ++row) {
+        const uint8_t* in = source.data() + row * static_cast<int64_t>(source.shape(1));
+        const Deviation d = kernels().deviation(kind, in, back.data() + row * cols, cols);
+        squared_error.data()[row] = d.squared_error;
+        squared.data()[row] = d.squared;
+    }
+}
+
 void compare(const std::string& format, const Bytes& stored, const Bytes& source, const std::string& numbers,
              const Doubles& squared_error, const Doubles& squared, const Doubles& worst, double floor) {
     const int index = compare_format(format.c_str());
@@ -319,6 +337,8 @@ NB_MODULE(_native, m) {
     m.def("decode_fields", &decode_fields, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"), nb::arg("scaling"),
           nb::arg("w"), nb::arg("isa") = "");
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
+    m.def("deviation", &deviation, nb::arg("source"), nb::arg("numbers"), nb::arg("back"), nb::arg("squared_error"),
+          nb::arg("squared"));
     m.def("compare", &compare, nb::arg("format"), nb::arg("stored"), nb::arg("source"), nb::arg("numbers"),
           nb::arg("squared_error"), nb::arg("squared"), nb::arg("worst"), nb::arg("floor"));
 }

@@ -10,6 +10,7 @@ from fewbits import formats, kernels
 from fewbits.checkpoints.base import Bytes, StoredTensor
 from fewbits.checkpoints.imatrix import Importance
 from fewbits.formats import Fields, Format, Params
+from fewbits.kernels.fields import encode_fields, has_fields_codec
 from fewbits.methods import Method
 from fewbits.reporting.record import PlannedTensor
 from fewbits.workers import row_slabs
@@ -59,7 +60,16 @@ def encode_slab(
         row_bytes = formats.row_bytes(format, cols)
         done = kernels.encode_rows(format.name, slab, numbers, row_bytes, importance=importance)
         return Encoded({"data": done.stored}, done.squared_error, done.squared, done.largest, done.not_finite)
+    if method.codec_is_enough and has_fields_codec(format):
+        made = encode_fields(format, slab, numbers, like=shared, importance=importance)
+        whole = _whole(shared) if shared else frozenset()
+        return Encoded(made.fields, made.squared_error, made.squared, made.largest, made.not_finite, whole)
     return _encode_in_torch(method, format, numbers, slab, importance, shared)
+
+
+def _whole(params: Params) -> frozenset[str]:
+    """Fields that belong to the whole tensor are those parameters of which one line serves all rows."""
+    return frozenset(name for name, rows in params.rows.items() if rows == 0)
 
 
 def _encode_in_torch(
@@ -70,11 +80,9 @@ def _encode_in_torch(
     w = as_tensor(numbers, slab)
     stats: Mapping[str, Any] = {} if importance is None else {"importance": torch.from_numpy(importance)}
     q = method.solve(w, format, stats, like=shared)
-    back = q.dequantize().double()
     largest, not_finite = kernels.extent(slab, numbers)
-    error, square = (w.double() - back).square().sum(1).numpy(), w.double().square().sum(1).numpy()
-    whole = frozenset(name for name, rows in q.params.rows.items() if rows == 0)
-    return Encoded(q.fields(), error, square, largest, not_finite, whole)
+    error, square = kernels.deviation(slab, numbers, q.dequantize().numpy())
+    return Encoded(q.fields(), error, square, largest, not_finite, _whole(q.params))
 
 
 def as_tensor(numbers: str, slab: Bytes) -> torch.Tensor:

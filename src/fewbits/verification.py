@@ -125,8 +125,10 @@ def verify_fields(
 def _compare_fields(stored: StoredMatrix, want: Expectation, slab: tuple[int, int]) -> kernels.Compared:
     """Rows of a matrix in several fields, read by their own reading and compared in numpy."""
     source, format = want.source, formats.get(stored.format)
-    found = read_numbers(stored.format, Slab(stored.fields, *slab, source.cols)).astype(np.float64)
-    w = kernels.decode_rows(source.format, _source_rows(want, *slab), source.cols).astype(np.float64)
+    found = read_numbers(stored.format, Slab(stored.fields, *slab, source.cols))
+    rows = _source_rows(want, *slab)
+    error, square = kernels.deviation(rows, source.format, found)
+    w = kernels.decode_rows(source.format, rows, source.cols).astype(np.float64)
     errors = np.abs(w - found)
     width = format.span or source.cols
     size = np.abs(w).reshape(len(w), -1, width).max(-1)
@@ -135,7 +137,7 @@ def _compare_fields(stored: StoredMatrix, want: Expectation, slab: tuple[int, in
         ratio = np.where(far > 0, far / size, 0.0)
     # Where rows share a scale, a small row may be off by what a large one is allowed: only their own spans are judged.
     worst = float(ratio.max(initial=0.0)) if format.rows == 1 else 0.0
-    return kernels.Compared((errors**2).sum(1), (w**2).sum(1), worst if np.isfinite(found).all() else math.inf)
+    return kernels.Compared(error, square, worst if np.isfinite(found).all() else math.inf)
 
 
 def _check_metadata(file: GGUFReader, metadata: Mapping[str, Value]) -> None:

@@ -140,6 +140,15 @@ def extent(source: Bytes, numbers: str, *, isa: str = "") -> tuple[float, int]:
     return largest, not_finite
 
 
+def deviation(source: Bytes, numbers: str, back: Floats) -> tuple[Doubles, Doubles]:
+    """Per row of `source`, (rows, bytes of `numbers`): the sums of (w - back)^2 and of w^2, to the last bit as encoding
+    measures them; `back` is (rows, cols).
+    """
+    squared_error, squared = np.empty(len(source)), np.empty(len(source))
+    native_module().deviation(np.ascontiguousarray(source), numbers, np.ascontiguousarray(back), squared_error, squared)
+    return squared_error, squared
+
+
 def compare_rows(format_name: str, stored: Bytes, source: Bytes, numbers: str, floor: float = 0.0) -> Compared:
     """Decode `stored` with the verifier's own reader and compare it with `source`; both (rows, bytes per row).
 
