@@ -35,13 +35,19 @@ int half_of(const LatticeShape& shape, const int8_t* columns) {
 }
 
 void sort_by_first(Lattice& lattice) {
-    int filled = 0;
+    int points = 0, ends = 0;
     for (int h = 0; h < lattice.halves; ++h) {
-        lattice.begin[h] = static_cast<uint16_t>(filled);
+        lattice.begin[h] = static_cast<uint16_t>(points);
+        lattice.fours[h] = static_cast<uint16_t>(ends);
         for (int p = 0; p < lattice.shape.count; ++p)
-            if (lattice.first[p] == h) lattice.ends[filled++] = lattice.second[p];
+            if (lattice.first[p] == h) {
+                lattice.sorted[points++] = static_cast<uint16_t>(p);
+                lattice.ends[ends++] = lattice.second[p];
+            }
+        for (; ends % 4; ++ends) lattice.ends[ends] = lattice.ends[ends - 1];
     }
-    lattice.begin[lattice.halves] = static_cast<uint16_t>(filled);
+    lattice.begin[lattice.halves] = static_cast<uint16_t>(points);
+    lattice.fours[lattice.halves] = static_cast<uint16_t>(ends);
 }
 
 }  // namespace

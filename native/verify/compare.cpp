@@ -3,6 +3,7 @@
 // mistake in the codecs' structs, packing or arithmetic shows as a disagreement. Compiled once per instruction set.
 #include "floats.h"
 #include "iq4.h"
+#include "iq.h"
 #include "kquant.h"
 #include "legacy.h"
 #include "micro.h"
@@ -32,6 +33,7 @@ constexpr Readings families[] = {
     all_of(ternary_readings),
     all_of(tiny_readings),
     all_of(micro_readings),
+    all_of(iq_readings),
 };
 
 // nullptr beyond the last.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QTensor:
-    """`codes` (rows, cols) under `params`, as `format` understands them."""
+    """`codes` (rows, cols / vector) under `params`, as `format` understands them."""
 
     format: Format
     codes: torch.Tensor
@@ -22,8 +22,8 @@ class QTensor:
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, cols)."""
-        rows, cols = self.codes.shape
-        return rows, cols
+        rows, vectors = self.codes.shape
+        return rows, vectors * self.format.vector
 
     def dequantize(self) -> torch.Tensor:
         """The numbers (rows, cols) float32 that are stored."""

@@ -12,7 +12,7 @@ import torch
 import references.families as references
 from fewbits import formats
 from fewbits.errors import FormatError
-from fewbits.formats import codebooks, doubled
+from fewbits.formats import codebooks, doubled, lattice_bits
 from fewbits.formats.names import Scope
 from fewbits.qtensor import QTensor
 
@@ -22,7 +22,7 @@ def test_names_and_representations_make_the_same_format_again(name: str) -> None
     format = formats.get(name)
     assert format.name == name
     assert formats.get(json.loads(json.dumps(format.name))) == format
-    names = {**vars(sys.modules[type(format).__module__]), "Scope": Scope}
+    names = {**vars(sys.modules[type(format).__module__]), **vars(lattice_bits), "Scope": Scope}
     assert eval(repr(format), names) == format
 
 

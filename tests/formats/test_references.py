@@ -10,7 +10,7 @@ import torch
 
 from fewbits import formats, kernels
 from fewbits.testing.inputs import matrices, normal
-from references import small_searches, table_searches
+from references import lattices, small_searches, table_searches
 from references.formats import SPANS, as_float32, decode
 from references.searches import one_level, own_weights, two_level
 
@@ -54,6 +54,7 @@ SEARCHES = {
     **{name: partial(two_level, name) for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")},
     **table_searches.SEARCHES,
     **small_searches.SEARCHES,
+    **lattices.SEARCHES,
 }
 """Weighted error of a span, by a plain search."""
 

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from fewbits.formats import iquant
+from fewbits.formats.lattice_format import LatticeFormat
 from fewbits.formats.lattices import packed_points, points
 from fewbits.kernels.module import native_module
 
@@ -51,3 +53,10 @@ def test_numbers_that_are_no_levels_are_refused() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "not the points" in done.stderr
+
+
+@pytest.mark.parametrize("format", [iquant.IQ2_XXS, iquant.IQ2_XS, iquant.IQ2_S, iquant.IQ3_XXS, iquant.IQ3_S])
+def test_formats_state_what_their_points_are(format: LatticeFormat) -> None:
+    table = points(format.code.name)
+    assert table.shape == (format.code.count, format.code.width)
+    assert table.max() == format.code.top

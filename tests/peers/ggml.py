@@ -36,12 +36,20 @@ _QUANTIZED = (
     "Q2_0",
     "MXFP4",
     "NVFP4",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ2_S",
+    "IQ3_XXS",
+    "IQ3_S",
 )
 _DECODERS = {
     "F16": "ggml_fp16_to_fp32_row",
     "BF16": "ggml_bf16_to_fp32_row",
     **{name: f"dequantize_row_{name.lower().replace('_k', '_K')}" for name in _QUANTIZED},
 }
+_REFUSED = ("IQ2_XXS", "IQ2_XS")
+"""Types that ggml does not quantize without importance: there it gets an even one."""
+
 FORMATS = tuple(_DECODERS)
 """The formats that ggml and fewbits both have, but for F32."""
 UNKNOWN_TO_THE_PACKAGE = ("Q1_0", "Q2_0")
@@ -104,8 +112,10 @@ def types() -> dict[str, tuple[int, int, int]]:
 def encode(name: str, w: Floats, importance: Floats | None = None) -> Bytes:
     """The bytes (rows, bytes per row) that llama-quantize stores for `w` (rows, cols).
 
-    `importance` (cols,) is a tensor's vector of an importance matrix; some types of ggml refuse to work without one.
+    `importance` (cols,) is a tensor's vector of an importance matrix; where ggml wants one, an even one is made.
     """
+    if importance is None and name in _REFUSED:
+        importance = np.ones(w.shape[1], np.float32)
     kind, span, size = types()[name]
     w = np.ascontiguousarray(w, np.float32)
     rows, cols = w.shape

@@ -13,16 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-
-def half(data: bytes, at: int) -> float:
-    """The binary16 number at byte `at`."""
-    number: float = struct.unpack_from("<e", data, at)[0]
-    return number
-
-
-def field(data: bytes, first_bit: int, width: int) -> int:
-    """`width` bits of `data`, which counts its bits from the lowest one of byte 0."""
-    return int.from_bytes(data, "little") >> first_bit & ((1 << width) - 1)
+from references import lattices
+from references.bits import field, half
 
 
 def signed(data: bytes, at: int) -> int:
@@ -248,6 +240,7 @@ SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
     "Q2_0": (18, q2_0),
     "MXFP4": (17, mxfp4),
     "NVFP4": (36, nvfp4),
+    **lattices.DECODERS,
 }
 """Bytes of a span, and what they mean."""
 

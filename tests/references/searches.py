@@ -12,6 +12,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from references import lattices
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -20,15 +22,19 @@ def affine_weights(group: Floats) -> Floats:
     return np.sqrt(np.mean(group**2)) + np.abs(group)
 
 
-SQUARED = ("Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+SQUARED = ("Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S")
 """Formats that ggml weights by x^2 without importance."""
 
 SPREAD = {
     **{"Q4_0": (0, 1), "Q4_1": (0, 1), "Q5_0": (0, 1), "Q5_1": (0, 1)},
     **{"Q2_K": (256, 1), "Q3_K": (256, 2), "Q4_K": (256, 2), "Q5_K": (256, 2)},
     **{"IQ4_NL": (32, 2), "IQ4_XS": (256, 2)},
+    **{"IQ2_XXS": (256, 1), "IQ2_XS": (256, 1), "IQ2_S": (256, 2), "IQ3_XXS": (256, 2), "IQ3_S": (256, 2)},
 }
 """Formats that ggml weights by importance * sqrt(times * mean square + x^2): (columns of that mean, 0 = all; times)."""
+
+REFUSED = ("IQ2_XXS", "IQ2_XS")
+"""Formats that ggml refuses without importance: an even one is measured."""
 
 
 def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
@@ -44,6 +50,11 @@ def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
         return importance * np.sqrt(spread + spans**2).reshape(w.shape)
     if name == "Q2_K":  # ggml counts absolute errors here, each times |x|
         return np.abs(w)
+    if name in REFUSED:
+        return weights(name, w, np.ones(w.shape[-1]))
+    if name == "IQ2_S":
+        spans = w.reshape(-1, 256)
+        return (spans**2 + np.mean(spans**2, axis=-1, keepdims=True) / 2).reshape(w.shape)
     if name in ("Q4_K", "Q5_K"):
         groups = w.reshape(-1, 32)
         return np.array([affine_weights(group) for group in groups]).reshape(w.shape)
@@ -52,6 +63,8 @@ def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
 
 def own_weights(name: str, w: Floats) -> Floats:
     """What the format itself minimises without importance, where that is not what ggml does: part of it is even."""
+    if name in lattices.SEARCHES:
+        return np.array([lattices.own_weights(name, span) for span in w.reshape(-1, 256)]).reshape(w.shape)
     if name not in ("Q2_K", "Q3_K"):
         return weights(name, w)
     groups = w.reshape(-1, 16)

@@ -31,9 +31,12 @@ struct Lattice {
     int8_t points[most_points * 8];    // (count, width)
     uint8_t first[most_points];        // which half a point begins with, its first column counting most
     uint8_t second[most_points];       // which half it ends with
-    // The points by their first half: those that begin with half h end with ends[begin[h]] .. ends[begin[h + 1] - 1].
+    // The points by their first half: those that begin with half h are sorted[begin[h]] .. sorted[begin[h + 1] - 1].
     uint16_t begin[most_halves + 1];
-    uint8_t ends[most_points];
+    uint16_t sorted[most_points];
+    // What those end with, four at a time, the last one again where fewer are left: ends[fours[h]] .. ends[fours[h + 1] - 1].
+    uint16_t fours[most_halves + 1];
+    uint8_t ends[most_points + 3 * most_halves];
 };
 
 // nullptr until the points were given, and where no lattice has the name.

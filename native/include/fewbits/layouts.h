@@ -131,4 +131,46 @@ struct SpanNVFP4 {   // w = E4M3(scale) / 2 * twice the E2M1 number q, 64 column
 };
 static_assert(sizeof(SpanNVFP4) == 36, "4.5 bits per weight");
 
+// Lattices: w = d * (2 * scale[g] + 1) * unit * sign * point. Seven signs mean eight: the number of negative columns is even.
+struct SpanIQ2_XXS {  // unit 1/8, 256 columns, 8 groups of 32
+    half_bits d;
+    struct {
+        uint8_t points[4];
+        uint8_t signs_and_scale[4];  // from the lowest bit: 4 times 7 signs, 4 bits of scale
+    } groups[8];
+};
+static_assert(sizeof(SpanIQ2_XXS) == 66, "2.0625 bits per weight");
+
+struct SpanIQ2_XS {  // unit 1/8, 256 columns, 16 groups of 16
+    half_bits d;
+    uint16_t vectors[32];  // 9 bits of point, 7 signs
+    uint8_t scales[8];     // of group 2b in the low half of byte b, of group 2b + 1 in the high half
+};
+static_assert(sizeof(SpanIQ2_XS) == 74, "2.3125 bits per weight");
+
+struct SpanIQ2_S {  // unit 1/8, 256 columns, 16 groups of 16
+    half_bits d;
+    uint8_t points[32];  // their low 8 bits
+    uint8_t signs[32];
+    uint8_t high[8];     // two upper bits of points 4b .. 4b + 3 in byte b
+    uint8_t scales[8];   // as in IQ2_XS
+};
+static_assert(sizeof(SpanIQ2_S) == 82, "2.5625 bits per weight");
+
+struct SpanIQ3_XXS {  // unit 1/4, 256 columns, 8 groups of 32
+    half_bits d;
+    uint8_t points[64];
+    uint8_t signs_and_scale[8][4];  // as in IQ2_XXS
+};
+static_assert(sizeof(SpanIQ3_XXS) == 98, "3.0625 bits per weight");
+
+struct SpanIQ3_S {  // unit 1, 256 columns, 8 groups of 32
+    half_bits d;
+    uint8_t points[64];  // their low 8 bits
+    uint8_t high[8];     // bit e of byte b is the ninth of point 8b + e
+    uint8_t signs[32];   // of 8 columns each
+    uint8_t scales[4];   // as in IQ2_XS
+};
+static_assert(sizeof(SpanIQ3_S) == 110, "3.4375 bits per weight");
+
 }  // namespace fewbits

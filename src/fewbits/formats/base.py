@@ -84,10 +84,10 @@ class Grid(Protocol):
         """Columns rounded together."""
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
-        """Codes (rows, cols) uint8 nearest to `x` (rows, cols) float32."""
+        """Codes (rows, cols / vector) nearest to `x` (rows, cols) float32: uint8, or int32 for vectors."""
 
     def value(self, codes: torch.Tensor) -> torch.Tensor:
-        """The float32 numbers (rows, cols) that `codes` stand for."""
+        """The float32 numbers (rows, cols) that `codes` (rows, cols / vector) stand for."""
 
 
 class Format(Protocol):
@@ -163,10 +163,14 @@ class Format(Protocol):
         """
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> Grid:
-        """What columns `cols` can become under `params`."""
+        """What columns `cols`, whole vectors, can become under `params`."""
 
-    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
-        """The nearest codes (rows, cols)."""
+    def encode(self, w: torch.Tensor, params: Params, *, importance: torch.Tensor | None = None) -> torch.Tensor:
+        """The nearest codes (rows, cols / vector).
+
+        Where several columns are rounded together, near is meant in the weighting of `fit`, by `importance` or the
+        format's own; the nearest code of a single number is the same in any.
+        """
 
     def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:
         """The numbers (rows, cols) float32 that come back."""
@@ -228,8 +232,8 @@ class Gridded(ABC):
         """The importance itself (rows, cols)."""
         return importance.expand_as(w)
 
-    def encode(self, w: torch.Tensor, params: Params) -> torch.Tensor:
-        """The nearest codes (rows, cols)."""
+    def encode(self, w: torch.Tensor, params: Params, *, importance: torch.Tensor | None = None) -> torch.Tensor:
+        """The nearest codes (rows, cols), whatever the numbers weigh."""
         return self.grid(params, slice(None)).nearest(w)
 
     def decode(self, codes: torch.Tensor, params: Params) -> torch.Tensor:

@@ -35,4 +35,4 @@ class Nearest:
         importance = stats.get("importance")
         weights = None if importance is None else format.weights(w, importance)
         params = format.fit(w, importance=weights, like=like)
-        return QTensor(format, format.encode(w, params), params)
+        return QTensor(format, format.encode(w, params, importance=weights), params)

@@ -20,6 +20,7 @@ from fewbits.testing.grid_laws import (
     check_reachable_codes,
 )
 from fewbits.testing.inputs import matrices, normal
+from fewbits.testing.vector_laws import check_vectors
 
 if TYPE_CHECKING:
     import torch
@@ -40,12 +41,15 @@ def check_format(format: Format) -> None:
     for name, w in hard.items():
         where = f"{format.name} on {name} numbers"
         params, codes = _check_encoding(format, w, where)
-        check_nearest(format, w, params, codes, where)
-        check_half_step(format, w, params, where)
-        check_reachable_codes(format, w, params, where)
-        check_columns(format, w, params, codes, where)
+        if format.vector > 1:
+            check_vectors(format, w, params, where)
+        else:
+            check_nearest(format, w, params, codes, where)
+            check_half_step(format, w, params, where)
+            check_reachable_codes(format, w, params, where)
+            check_columns(format, w, params, codes, where)
         check_error_bound(format, w, format.decode(codes, params), where)
-        stored.append(_check_storage(format, params, codes, where))
+        stored.append(_check_storage(format, params, codes, w.shape[1], where))
     together = {name: np.concatenate([fields[name] for fields in stored]) for name in stored[0]}
     _check_rows(format, torch.cat(list(hard.values())), together)
     _check_shared(format)
@@ -62,7 +66,8 @@ def _check_words(format: Format) -> None:
         expect(bool(getattr(format, word).strip()), f"{format.name} does not state its {word}")
     expect(format.span >= 0 and format.rows >= 0 and format.vector >= 1, f"{format.name} has an impossible span")
     expect(format.largest > 0, f"{format.name} can hold no number")
-    expect(0 <= format.error_bound <= 1, f"{format.name} bounds no error")
+    # Where signs are given up for the vector's sake, a number can come back on the other side of zero.
+    expect(0 <= format.error_bound <= (1 if format.vector == 1 else 2), f"{format.name} bounds no error")
     expect(0 <= format.error_floor < 1, f"{format.name} has an impossible error floor")
 
 
@@ -87,7 +92,8 @@ def _check_encoding(format: Format, w: torch.Tensor, where: str) -> tuple[Params
     before = w.clone()
     params = format.fit(w)
     codes = format.encode(w, params)
-    expect(codes.shape == w.shape, f"{where}: codes have the shape {tuple(codes.shape)}")
+    wanted = (len(w), w.shape[1] // format.vector)
+    expect(codes.shape == wanted, f"{where}: codes have the shape {tuple(codes.shape)}")
     expect(torch.equal(w, before), f"{where}: the input was changed")
     back = format.decode(codes, params)
     expect(back.dtype == torch.float32 and bool(back.isfinite().all()), f"{where}: what comes back is no number")
@@ -98,9 +104,9 @@ def _check_encoding(format: Format, w: torch.Tensor, where: str) -> tuple[Params
     return params, codes
 
 
-def _check_storage(format: Format, params: Params, codes: torch.Tensor, where: str) -> Fields:
+def _check_storage(format: Format, params: Params, codes: torch.Tensor, cols: int, where: str) -> Fields:
     """The fields on disk, which hold exactly what was stored, in as many bits as the format states."""
-    rows, cols = codes.shape
+    rows = len(codes)
     fields = format.fields(codes, params)
     expect_equal(8 * sum(field.nbytes for field in fields.values()), bits(format, rows, cols), f"{where}: bits")
     if is_row_format(format):
@@ -142,7 +148,7 @@ def _check_rows(format: Format, w: torch.Tensor, stored: Fields) -> None:
     joined = Params.join([params.slice(0, 2), params.slice(2, len(w))])
     expect(torch.equal(format.encode(w, joined), codes), f"{format.name}: joined slabs of parameters give other codes")
     later = w[:, format.span :] if format.span else w
-    same = torch.equal(format.encode(later, format.fit(later)), codes[:, -later.shape[1] :])
+    same = torch.equal(format.encode(later, format.fit(later)), codes[:, -(later.shape[1] // format.vector) :])
     expect(same, f"{format.name}: a span depends on the one before it")
 
 
@@ -179,7 +185,7 @@ def _check_refit(format: Format) -> None:
     w = normal(ROWS, _columns(format), 3)
     importance = 0.1 + normal(ROWS, _columns(format), 4).abs()
     start = format.fit(w, importance=importance)
-    codes = format.encode(w, start)
+    codes = format.encode(w, start, importance=importance)
     before = _weighted_error(format, w, importance, start, codes)
     refitted = format.fit(w, importance=importance, codes=codes)
     after = _weighted_error(format, w, importance, refitted, codes)
@@ -201,6 +207,8 @@ def _check_importance(format: Format) -> None:
             all(torch.equal(same[name], array) for name, array in weighted.arrays.items()),
             f"{format.name}: equal importance in another form gives other parameters",
         )
-    every = columns.expand_as(w)
-    errors = [_weighted_error(format, w, every, params, format.encode(w, params)) for params in (weighted, plain)]
+    errors = [
+        _weighted_error(format, w, columns.expand_as(w), params, format.encode(w, params, importance=importance))
+        for params, importance in ((weighted, columns), (plain, torch.ones_like(columns)))
+    ]
     expect(errors[0] <= errors[1], f"{format.name}: importance makes the weighted error larger: {errors}")

@@ -90,8 +90,9 @@ def _check_importance(format: RowFormat, slab: Bytes, numbers: str, where: str) 
     w = torch.from_numpy(slab.copy()).view(getattr(torch, _DTYPES[numbers])).float()
     importance = normal(1, w.shape[1], 77)[0].square()
     importance[:: w.shape[1] // 4 + 1] = 0.0
-    params = format.fit(w, importance=format.weights(w, importance))
-    wanted = format.pack(format.encode(w, params), params)
+    weights = format.weights(w, importance)
+    params = format.fit(w, importance=weights)
+    wanted = format.pack(format.encode(w, params, importance=weights), params)
     for isa in kernels.available():
         size = row_bytes(format, w.shape[1])
         found = kernels.encode_rows(format.name, slab, numbers, size, importance=importance.numpy(), isa=isa)
