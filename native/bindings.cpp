@@ -1,4 +1,4 @@
-// The only file that sees Python: checks sizes, releases the interpreter lock, calls the table.
+// What Python sees, with bind_grouped.cpp: checks sizes, releases the interpreter lock, calls the table.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -14,29 +14,18 @@
 #include <tuple>
 #include <vector>
 
+#include "arguments.h"
+#include "bind_grouped.h"
 #include "fewbits/kernels.h"
 #include "fewbits/lattices.h"
 #include "verify/lattices.h"
 
-namespace nb = nanobind;
 using namespace fewbits;
 
 namespace {
 
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using BytesOut = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatsIn = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Points = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Doubles = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-const KernelTable& table_of(const std::string& isa) {
-    if (isa.empty()) return kernels();
-    const KernelTable* table = kernels_of(isa.c_str());
-    if (!table) throw std::invalid_argument("no kernels for instruction set '" + isa + "' on this machine");
-    return *table;
-}
 
 const Codec& required_codec(const KernelTable& table, const std::string& format) {
     const Codec* codec = codec_of(table, format.c_str());
@@ -44,19 +33,6 @@ const Codec& required_codec(const KernelTable& table, const std::string& format)
     if (codec->lattice && !lattice(codec->lattice))
         throw std::invalid_argument("the points of " + std::string(codec->lattice) + " were not given");
     return *codec;
-}
-
-Number number_of(const std::string& name) {
-    if (name == "F32") return Number::f32;
-    if (name == "F16") return Number::f16;
-    if (name == "BF16") return Number::bf16;
-    throw std::invalid_argument("numbers are F32, F16 or BF16, not '" + name + "'");
-}
-
-int64_t width_of(Number kind) { return kind == Number::f32 ? 4 : 2; }
-
-void require(bool condition, const char* what) {
-    if (!condition) throw std::invalid_argument(what);
 }
 
 // The weights of squared errors in `rows` rows of w, from the importance of their columns.
@@ -336,6 +312,7 @@ NB_MODULE(_native, m) {
           nb::arg("importance").none(), nb::arg("isa") = "");
     m.def("decode_fields", &decode_fields, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"), nb::arg("scaling"),
           nb::arg("w"), nb::arg("isa") = "");
+    bind_grouped(m);
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
     m.def("deviation", &deviation, nb::arg("source"), nb::arg("numbers"), nb::arg("back"), nb::arg("squared_error"),
           nb::arg("squared"));

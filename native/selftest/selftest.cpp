@@ -156,6 +156,45 @@ void check_field_codec(const KernelTable& table, const FieldCodec& slow, std::mt
         }
 }
 
+// Groups of every kind of steps and any number of bits, some of which fill no vector and no byte.
+void check_groups(const GroupedKernels& slow, const GroupedKernels& fast, const char* isa, std::mt19937& random) {
+    const float levels[] = {7.0f, 6.5f, 9.25f};
+    for (int steps = 0; steps < 4; ++steps)
+        for (int bits = 1; bits <= (steps == 3 ? 4 : 8); ++bits)
+            for (const int64_t group : {1, 7, 16, 64, 100}) {
+                const int top = (1 << bits) - 1, middle = steps == 0 ? 1 << (bits - 1) : 0;
+                Grouped format{static_cast<Steps>(steps), bits, group, 0, top, middle, bits % 2 ? middle : 0, levels, 3, {}, {}, {}};
+                for (int k = 0; k < 16; ++k) {  // ascending, as many numbers as there are codes, 0 among them
+                    format.table[k] = static_cast<float>(k - 1) / 16.0f;
+                    format.sorted[k] = k <= top ? format.table[k] : INFINITY;
+                    format.order[k] = static_cast<uint8_t>(k <= top ? k : top);
+                }
+                const std::string name = "steps " + std::to_string(steps) + ", bits " + std::to_string(bits) + ", group " +
+                                         std::to_string(group);
+                const int64_t groups = 3, count = groups * group, bytes = (count * bits + 7) / 8;
+                for (int kind = 0; kind < kinds; ++kind) {
+                    const auto w = weights(kind, count, random), importance = weights(1, count, random);
+                    std::vector<float> a(3), b(3), x(w.size()), y(w.size());
+                    std::vector<uint8_t> p(3), q(3), c(w.size()), d(w.size()), e(static_cast<size_t>(bytes)), f(e);
+                    const float* weighted = kind % 2 ? importance.data() : nullptr;
+                    slow.fit(format, w.data(), weighted, groups, a.data(), p.data());
+                    fast.fit(format, w.data(), weighted, groups, b.data(), q.data());
+                    expect(same_bits(a, b) && p == q, isa, "fit", name);
+                    slow.encode(format, w.data(), a.data(), p.data(), groups, c.data());
+                    fast.encode(format, w.data(), a.data(), p.data(), groups, d.data());
+                    expect(c == d, isa, "encode", name);
+                    slow.pack(format, c.data(), count, e.data());
+                    fast.pack(format, c.data(), count, f.data());
+                    expect(e == f, isa, "pack", name);
+                    fast.unpack(format, e.data(), count, d.data());
+                    expect(c == d, isa, "unpack", name);
+                    slow.decode(format, c.data(), a.data(), p.data(), groups, x.data());
+                    fast.decode(format, c.data(), a.data(), p.data(), groups, y.data());
+                    expect(same_bits(x, y), isa, "decode", name);
+                }
+            }
+}
+
 void check_widen(const KernelTable& reference, const KernelTable& table) {
     std::vector<uint16_t> every(65536);
     for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<uint16_t>(i);
@@ -212,6 +251,9 @@ int main() {
         for (size_t f = 0; f < reference.family_count; ++f)
             for (size_t i = 0; i < reference.families[f]->field_count; ++i, ++codecs)
                 check_field_codec(*table, reference.families[f]->field_codecs[i], random);
+        for (size_t f = 0; f < reference.family_count; ++f)
+            if (reference.families[f]->grouped)
+                check_groups(*reference.families[f]->grouped, *table->families[f]->grouped, isa, random);
         check_widen(reference, *table);
         check_extent(reference, *table, random);
         std::printf("%s: %zu codecs compared with scalar\n", isa, codecs);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "fewbits/fields.h"
+#include "fewbits/grouped.h"
 
 namespace fewbits {
 
@@ -42,6 +43,7 @@ struct CodecFamily {
     size_t count;
     const FieldCodec* field_codecs = nullptr;  // of formats with several fields on disk
     size_t field_count = 0;
+    const GroupedKernels* grouped = nullptr;  // in one family alone
 };
 
 struct KernelTable {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewbits.formats.base import Params
+from fewbits.formats.coding import Coding
 from fewbits.formats.grids import TableGrid
 from fewbits.formats.histogram import Histogram
 from fewbits.formats.names import Words
@@ -76,6 +77,11 @@ class Codebook(Scaled):
         return self.kind
 
     @property
+    def coding(self) -> Coding | None:
+        """How a native kernel codes the format."""
+        return Coding("table", self.code_bits, self.span, levels=_LEVELS, table=TABLES[self.kind][0])
+
+    @property
     def source(self) -> str:
         """Where the table is defined."""
         return TABLES[self.kind][1]
@@ -120,7 +126,7 @@ class Codebook(Scaled):
         like: Params | None = None,
     ) -> Params:
         """The scale per scope."""
-        if self.scope.rows == 0 and codes is None and importance is None:
+        if self.scope.rows == 0 and codes is None:
             return like or self.shared(**(self.prepare([w]) or Params({})).arrays)
         table = self.table(like or Params({})).to(w.device)
         m = Measured.of(self.grouped(w), self.weights_of(w, importance))

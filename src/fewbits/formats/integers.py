@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewbits.formats.base import Fields, Params, Shape, Shapes, spans_per_row
+from fewbits.formats.base import Fields, Params, Shapes, spans_per_row
+from fewbits.formats.coding import Coding
 from fewbits.formats.fields import pack_bits, packed_bytes, unpack_bits
 from fewbits.formats.grids import UniformGrid
 from fewbits.formats.histogram import Histogram
@@ -104,6 +105,14 @@ class Integer(Scaled):
         return int(2**self.code_bits) - 1
 
     @property
+    def coding(self) -> Coding:
+        """How a native kernel codes the format."""
+        steps = "zero" if not self.symmetric else "sign" if self.top == 1 else "symmetric"
+        middle, flip = self.middle if steps == "symmetric" else 0, self.middle if self.signed else 0
+        levels, bottom = (0.0,) if steps == "sign" else self.levels, int(self.restricted)
+        return Coding(steps, self.code_bits, self.span, bottom, self.top, middle, flip, levels)
+
+    @property
     def largest(self) -> float:
         """What the largest scale takes without a product that overflows."""
         return LARGEST_SCALE[self.scale]
@@ -142,7 +151,7 @@ class Integer(Scaled):
         like: Params | None = None,
     ) -> Params:
         """The scale, and the zero point, per scope."""
-        if self.scope.rows == 0 and codes is None and importance is None:
+        if self.scope.rows == 0 and codes is None:
             return like or self._of_tensor([w])
         m = Measured.of(self.grouped(w), self.weights_of(w, importance))
         return self._stored(*self._search(m, None if codes is None else self.grouped(codes.float())), like)
@@ -186,22 +195,21 @@ class Integer(Scaled):
             shapes["zero"] = ("uint8", (lines, packed_bytes(count, self.code_bits)))
         return shapes
 
-    def fields(self, codes: torch.Tensor, params: Params) -> Fields:
-        """What is stored, by name."""
-        fields = super().fields(codes, params)
+    def parameter_fields(self, params: Params) -> Fields:
+        """All fields but the codes."""
+        fields = super().parameter_fields(params)
         if not self.symmetric:
             zero = self.stored_codes(params["zero"].to(torch.uint8)).cpu().numpy()
             fields["zero"] = pack_bits(zero, self.code_bits)
         return fields
 
-    def from_fields(self, fields: Fields, shape: Shape) -> tuple[torch.Tensor, Params]:
-        """Codes (rows, cols) uint8 and the parameters of `fit`."""
-        codes, params = super().from_fields(fields, shape)
+    def parameters(self, fields: Fields) -> Params:
+        """The parameters that fields hold."""
+        params = super().parameters(fields)
         if self.symmetric:
-            return codes, params
-        count = fields["scale"].shape[1]
-        zero = torch.from_numpy(unpack_bits(fields["zero"], self.code_bits, count))
-        return codes, self.shared(**params.arrays, zero=self.stored_codes(zero).float())
+            return params
+        zero = torch.from_numpy(unpack_bits(fields["zero"], self.code_bits, fields["scale"].shape[1]))
+        return self.shared(**params.arrays, zero=self.stored_codes(zero).float())
 
     def stored_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """The upper bit of a signed code is that of a counted one, turned over."""

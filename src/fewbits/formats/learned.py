@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewbits.formats import doubled
-from fewbits.formats.base import Fields, Params, Shape, Shapes
+from fewbits.formats.base import Fields, Params, Shapes
 from fewbits.formats.codebooks import Codebook
 from fewbits.formats.histogram import Histogram
 from fewbits.formats.names import Words
@@ -34,6 +34,11 @@ class Learned(Codebook):
     best table of many numbers has them (Panter and Dite 1951): nothing is drawn, and every run finds the same. One
     number of the table is 0, so that what is 0 stays 0 and no error exceeds the number itself.
     """
+
+    @property
+    def coding(self) -> None:
+        """No native kernel codes tables that are learned."""
+        return
 
     @property
     def rows(self) -> int:
@@ -100,14 +105,14 @@ class Learned(Codebook):
         """The fields of a (rows, cols) matrix."""
         return {**super().shapes(rows, cols), "table": ("float32", (2**self.code_bits,))}
 
-    def fields(self, codes: torch.Tensor, params: Params) -> Fields:
-        """What is stored, by name."""
-        return {**super().fields(codes, params), "table": self.table(params).cpu().numpy()}
+    def parameter_fields(self, params: Params) -> Fields:
+        """All fields but the codes."""
+        return {**super().parameter_fields(params), "table": self.table(params).cpu().numpy()}
 
-    def from_fields(self, fields: Fields, shape: Shape) -> tuple[torch.Tensor, Params]:
-        """Codes (rows, cols) uint8 and the parameters of `fit`."""
-        codes, params = super().from_fields(fields, shape)
-        return codes, self.shared(**params.arrays, table=torch.from_numpy(fields["table"].copy())[None])
+    def parameters(self, fields: Fields) -> Params:
+        """The parameters that fields hold."""
+        params = super().parameters(fields)
+        return self.shared(**params.arrays, table=torch.from_numpy(fields["table"].copy())[None])
 
 
 def best_table(values: torch.Tensor, counts: torch.Tensor, size: int) -> torch.Tensor:

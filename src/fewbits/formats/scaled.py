@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fewbits.formats import doubled
 from fewbits.formats.base import Bytes, Fields, Gridded, Params, Shape, Shapes, check_fields, spans_per_row
+from fewbits.formats.coding import Coding
 from fewbits.formats.exact import stored_as
 from fewbits.formats.fields import (
     NUMBERS,
@@ -61,6 +62,11 @@ class Scaled(Gridded):
         like: Params | None = None,
     ) -> Params:
         """The scale per scope, and what goes with it."""
+
+    @property
+    def coding(self) -> Coding | None:
+        """How a native kernel codes the format; None where none does."""
+        return None
 
     @property
     def span(self) -> int:
@@ -145,10 +151,19 @@ class Scaled(Gridded):
 
     def fields(self, codes: torch.Tensor, params: Params) -> Fields:
         """What is stored, by name."""
-        fields = {"codes": self.packed_codes(self.stored_codes(codes).cpu().numpy())}
+        return {"codes": self.packed_codes(self.stored_codes(codes).cpu().numpy()), **self.parameter_fields(params)}
+
+    def parameter_fields(self, params: Params) -> Fields:
+        """All fields but the codes."""
         if self.double:
-            return fields | doubled.to_fields(params.arrays)
-        return fields | {"scale": to_field(params["scale"], self.scale)}
+            return doubled.to_fields(params.arrays)
+        return {"scale": to_field(params["scale"], self.scale)}
+
+    def parameters(self, fields: Fields) -> Params:
+        """The parameters that fields hold."""
+        if self.double:
+            return self.shared(**doubled.from_fields(fields))
+        return self.shared(scale=from_field(fields["scale"], self.scale))
 
     def packed_codes(self, codes: Bytes) -> Bytes:
         """Codes (rows, cols) as bytes (rows, bytes per row)."""
@@ -161,10 +176,8 @@ class Scaled(Gridded):
     def from_fields(self, fields: Fields, shape: Shape) -> tuple[torch.Tensor, Params]:
         """Codes (rows, cols) uint8 and the parameters of `fit`."""
         check_fields(self.name, fields, self.shapes(*shape))
-        codes = self.stored_codes(torch.from_numpy(self.unpacked_codes(fields["codes"], shape[1])))
-        if self.double:
-            return codes, self.shared(**doubled.from_fields(fields))
-        return codes, self.shared(scale=from_field(fields["scale"], self.scale))
+        codes = torch.from_numpy(self.unpacked_codes(fields["codes"], shape[1]))
+        return self.stored_codes(codes), self.parameters(fields)
 
     def stored_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes as they are stored, and stored codes as codes."""

@@ -73,7 +73,7 @@ class Ternary(Scaled):
         like: Params | None = None,
     ) -> Params:
         """The scale per scope."""
-        if self.scope.rows == 0 and codes is None and importance is None:
+        if self.scope.rows == 0 and codes is None:
             return like or self.shared(**(self.prepare([w]) or Params({})).arrays)
         m = Measured.of(self.grouped(w), self.weights_of(w, importance))
         steps = self._search(m) if codes is None else step_at(m, self.grouped(codes.float()) - 1)

@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
+from fewbits.formats.base import Fields
 from fewbits.formats.lattices import packed_points, points
 from fewbits.kernels.module import native_module
 
@@ -29,6 +30,17 @@ class Encoded:
     """One encoded slab: `stored` (rows, bytes per row) and, per row, sums over w: (w - stored)^2 and w^2."""
 
     stored: Bytes
+    squared_error: Doubles
+    squared: Doubles
+    largest: float
+    not_finite: int
+
+
+@dataclass(frozen=True)
+class EncodedFields:
+    """One encoded slab: its fields and, per row, sums over w: (w - stored)^2 and w^2."""
+
+    fields: Fields
     squared_error: Doubles
     squared: Doubles
     largest: float

@@ -1,4 +1,6 @@
-"""Native codecs of formats that have several fields on disk; a format says by `native` how its codec is called.
+"""Native codecs of formats that have several fields on disk: integers and tables in `grouped`, small floats here.
+
+Small floats say by `native` how their codec is called.
 
 What all rows share (the scale of a tensor, NVFP4's scale of 32 bits) comes from `Format.prepare`; without it the slab
 is taken for the whole tensor.
@@ -6,7 +8,6 @@ is taken for the whole tensor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from fewbits.errors import KernelError
 from fewbits.formats.base import Fields, Format, Native, Params, Shape
 from fewbits.formats.fields import to_field
-from fewbits.kernels import NUMBERS, Bytes, Doubles, Floats, extent
+from fewbits.kernels import NUMBERS, Bytes, EncodedFields, Floats, extent, grouped
 from fewbits.kernels.module import native_module
 from fewbits.lazy import LazyModule
 
@@ -24,21 +25,10 @@ else:
     torch = LazyModule("torch")
 
 
-@dataclass(frozen=True)
-class EncodedFields:
-    """One encoded slab: its fields and, per row, sums over w: (w - stored)^2 and w^2."""
-
-    fields: Fields
-    squared_error: Doubles
-    squared: Doubles
-    largest: float
-    not_finite: int
-
-
 def has_fields_codec(format: Format) -> bool:
-    """Whether `format` has a native codec of this kind."""
+    """Whether `format` has a native codec."""
     native = getattr(format, "native", None)
-    return isinstance(native, Native) and native.kind in native_module().kinds()
+    return grouped.has_codec(format) or (isinstance(native, Native) and native.kind in native_module().kinds())
 
 
 def encode_fields(
@@ -55,6 +45,8 @@ def encode_fields(
     `like` brings what `Format.prepare` made. `importance` (cols,) weighs squared errors. The same numbers give the same
     fields on every instruction set and in every slab. Raises FormatError when the width does not fit.
     """
+    if grouped.has_codec(format):
+        return grouped.encode_fields(format, source, numbers, like=like, importance=importance, isa=isa)
     native, rows, cols = _native(format), len(source), source.shape[1] // NUMBERS[numbers]
     shapes = format.shapes(rows, cols)
     fields: Fields = {name: np.empty(shape, dtype) for name, (dtype, shape) in shapes.items()}
@@ -72,6 +64,8 @@ def encode_fields(
 
 def decode_fields(format: Format, fields: Fields, shape: Shape, *, into: Floats | None = None, isa: str = "") -> Floats:
     """The numbers (rows, cols) float32 of stored fields, written `into` an array or a new one."""
+    if grouped.has_codec(format):
+        return grouped.decode_fields(format, fields, shape, into=into, isa=isa)
     w = np.empty(shape, np.float32) if into is None else into
     native = _native(format)
     native_module().decode_fields(native.kind, *_arrays(native, fields), w, isa)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from fewbits.testing.field_kernel_suite import check_field_kernel
 from fewbits.testing.format_suite import check_format
+from fewbits.testing.grouped_suite import check_grouped
 from fewbits.testing.kernel_suite import check_kernel
 from fewbits.testing.method_suite import check_method
 
-__all__ = ["check_field_kernel", "check_format", "check_kernel", "check_method"]
+__all__ = ["check_field_kernel", "check_format", "check_grouped", "check_kernel", "check_method"]
