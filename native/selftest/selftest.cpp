@@ -87,8 +87,10 @@ void check_codec(const KernelTable& reference, const KernelTable& table, const C
     expect(found && found->weighted == slow.weighted, table.isa, "codec", slow.name);
     if (!found) return;
     const Codec& fast = *found;
+    // Searches among thousands of lattice points are slow in scalar code, and slower where a processor is emulated.
+    const std::vector<int64_t> counts = slow.lattice ? std::vector<int64_t>{1, 3} : std::vector<int64_t>{1, 2, 3, 5, 7, 15, 16, 17, 33, 64};
     for (int kind = 0; kind < kinds; ++kind) {
-        for (const int64_t spans : {1, 2, 3, 5, 7, 15, 16, 17, 33, 64}) {
+        for (const int64_t spans : counts) {
             const std::string name = std::string(slow.name) + ", weights of kind " + std::to_string(kind) + ", " +
                                      std::to_string(spans) + " spans";
             const auto w = weights(kind, spans * slow.columns, random);

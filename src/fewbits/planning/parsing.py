@@ -235,8 +235,8 @@ def _require_format(here: Text, name: str, *at: str | int) -> None:
 def nearest_format(name: str) -> str:
     """The end of a sentence about an unknown format.
 
-    >>> nearest_format("Q4_J")
-    "; did you mean 'Q4_K' or 'Q4_0'? `fewbits formats` lists all."
+    >>> nearest_format("IQ4_NX")
+    "; did you mean 'IQ4_XS' or 'IQ4_NL'? `fewbits formats` lists all."
     """
     near = difflib.get_close_matches(name[:80], formats.FORMATS, n=2, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
