@@ -50,6 +50,12 @@ void sort_by_first(Lattice& lattice) {
     lattice.fours[lattice.halves] = static_cast<uint16_t>(ends);
 }
 
+void find_by_halves(Lattice& lattice) {
+    for (int16_t& point : lattice.of_halves) point = -1;
+    for (int p = lattice.shape.count - 1; p >= 0; --p)
+        lattice.of_halves[lattice.halves * lattice.first[p] + lattice.second[p]] = static_cast<int16_t>(p);
+}
+
 }  // namespace
 
 const Lattice* lattice(const char* name) {
@@ -76,6 +82,7 @@ bool give_lattice(const char* name, const int8_t* points, int64_t count, int64_t
         made->second[p] = static_cast<uint8_t>(second);
     }
     sort_by_first(*made);
+    find_by_halves(*made);
     given[index] = std::move(made);
     return true;
 }

@@ -2,6 +2,7 @@
 // It shares nothing with the codecs but the byte layouts' documentation: offsets are written out here once more, so a
 // mistake in the codecs' structs, packing or arithmetic shows as a disagreement. Compiled once per instruction set.
 #include "floats.h"
+#include "iq1.h"
 #include "iq4.h"
 #include "iq.h"
 #include "kquant.h"
@@ -30,6 +31,7 @@ constexpr Readings families[] = {
     all_of(legacy_readings),
     all_of(kquant_readings),
     all_of(iq4_readings),
+    all_of(iq1_readings),
     all_of(ternary_readings),
     all_of(tiny_readings),
     all_of(micro_readings),

@@ -16,7 +16,7 @@ FEW = settings(
 )
 QUANTIZED = [name for name in formats.ROWS if name not in ("F64", "F32", "F16", "BF16")]
 SHIFTED = ("Q2_K", "Q4_K", "Q5_K", "Q4_1", "Q5_1")
-ODD = [name for name in formats.ROWS if name not in (*SHIFTED, "Q1_0", "Q2_0")]
+ODD = [name for name in formats.ROWS if name not in (*SHIFTED, "Q1_0", "Q2_0", "IQ1_S", "IQ1_M")]
 """Formats whose grids are symmetric, up to the sign of their scale."""
 
 WIDE = [name for name in QUANTIZED if name != "NVFP4"]

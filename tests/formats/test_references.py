@@ -10,7 +10,7 @@ import torch
 
 from fewbits import formats, kernels
 from fewbits.testing.inputs import matrices, normal
-from references import lattices, small_searches, table_searches
+from references import lattices, shifted_lattice, small_searches, table_searches
 from references.formats import SPANS, as_float32, decode
 from references.searches import one_level, own_weights, two_level
 
@@ -55,6 +55,7 @@ SEARCHES = {
     **table_searches.SEARCHES,
     **small_searches.SEARCHES,
     **lattices.SEARCHES,
+    **shifted_lattice.SEARCHES,
 }
 """Weighted error of a span, by a plain search."""
 

@@ -30,6 +30,8 @@ _QUANTIZED = (
     "Q6_K",
     "IQ4_NL",
     "IQ4_XS",
+    "IQ1_S",
+    "IQ1_M",
     "TQ1_0",
     "TQ2_0",
     "Q1_0",
@@ -47,7 +49,7 @@ _DECODERS = {
     "BF16": "ggml_bf16_to_fp32_row",
     **{name: f"dequantize_row_{name.lower().replace('_k', '_K')}" for name in _QUANTIZED},
 }
-_REFUSED = ("IQ2_XXS", "IQ2_XS")
+_REFUSED = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
 """Types that ggml does not quantize without importance: there it gets an even one."""
 
 FORMATS = tuple(_DECODERS)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from references import lattices
+from references import lattices, shifted_lattice
 from references.bits import field, half
 
 
@@ -241,6 +241,7 @@ SPANS: dict[str, tuple[int, Callable[[bytes], list[float]]]] = {
     "MXFP4": (17, mxfp4),
     "NVFP4": (36, nvfp4),
     **lattices.DECODERS,
+    **shifted_lattice.DECODERS,
 }
 """Bytes of a span, and what they mean."""
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from references import lattices
+from references import lattices, shifted_lattice
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,18 +22,18 @@ def affine_weights(group: Floats) -> Floats:
     return np.sqrt(np.mean(group**2)) + np.abs(group)
 
 
-SQUARED = ("Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S")
+SQUARED = ("Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ1_M")
 """Formats that ggml weights by x^2 without importance."""
 
 SPREAD = {
     **{"Q4_0": (0, 1), "Q4_1": (0, 1), "Q5_0": (0, 1), "Q5_1": (0, 1)},
     **{"Q2_K": (256, 1), "Q3_K": (256, 2), "Q4_K": (256, 2), "Q5_K": (256, 2)},
-    **{"IQ4_NL": (32, 2), "IQ4_XS": (256, 2)},
+    **{"IQ4_NL": (32, 2), "IQ4_XS": (256, 2), "IQ1_S": (256, 2), "IQ1_M": (256, 2)},
     **{"IQ2_XXS": (256, 1), "IQ2_XS": (256, 1), "IQ2_S": (256, 2), "IQ3_XXS": (256, 2), "IQ3_S": (256, 2)},
 }
 """Formats that ggml weights by importance * sqrt(times * mean square + x^2): (columns of that mean, 0 = all; times)."""
 
-REFUSED = ("IQ2_XXS", "IQ2_XS")
+REFUSED = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
 """Formats that ggml refuses without importance: an even one is measured."""
 
 
@@ -65,6 +65,8 @@ def own_weights(name: str, w: Floats) -> Floats:
     """What the format itself minimises without importance, where that is not what ggml does: part of it is even."""
     if name in lattices.SEARCHES:
         return np.array([lattices.own_weights(name, span) for span in w.reshape(-1, 256)]).reshape(w.shape)
+    if name in shifted_lattice.SEARCHES:
+        return np.array([shifted_lattice.own_weights(name, span) for span in w.reshape(-1, 256)]).reshape(w.shape)
     if name not in ("Q2_K", "Q3_K"):
         return weights(name, w)
     groups = w.reshape(-1, 16)

@@ -3,7 +3,7 @@
 #include "fewbits/kernels.h"
 
 // sources.cmake reads this line too.
-#define FEWBITS_FAMILIES(DO) DO(floats) DO(legacy) DO(kquant) DO(iq4) DO(ternary) DO(tiny) DO(micro) DO(fp8) DO(mx) DO(iq2) DO(iq3) DO(grouped)
+#define FEWBITS_FAMILIES(DO) DO(floats) DO(legacy) DO(kquant) DO(iq4) DO(iq1) DO(ternary) DO(tiny) DO(micro) DO(fp8) DO(mx) DO(iq2) DO(iq3) DO(grouped)
 
 #define FEWBITS_JOIN_(a, b) a##_##b
 #define FEWBITS_JOIN(a, b) FEWBITS_JOIN_(a, b)

@@ -37,6 +37,8 @@ struct Lattice {
     // What those end with, four at a time, the last one again where fewer are left: ends[fours[h]] .. ends[fours[h + 1] - 1].
     uint16_t fours[most_halves + 1];
     uint8_t ends[most_points + 3 * most_halves];
+    // The first point with these halves, at [halves * first + second]; -1 where there is none.
+    int16_t of_halves[most_halves * most_halves];
 };
 
 // nullptr until the points were given, and where no lattice has the name.

@@ -172,5 +172,18 @@ struct SpanIQ3_S {  // unit 1, 256 columns, 8 groups of 32
     uint8_t scales[4];   // as in IQ2_XS
 };
 static_assert(sizeof(SpanIQ3_S) == 110, "3.4375 bits per weight");
+struct SpanIQ1_S {   // w = d * (2 * scale[g] + 1) * (point[v] +- 1/8), 256 columns, 8 groups of 32, 32 vectors of 8
+    half_bits d;
+    uint8_t low[32]; // low 8 bits of the points
+    uint16_t high[8]; // per group: upper 3 bits of 4 points, 3 bits of scale, 1 bit where the shift is downwards
+};
+static_assert(sizeof(SpanIQ1_S) == 50, "1.5625 bits per weight");
+
+struct SpanIQ1_M {   // as IQ1_S with 16 groups of 16, and a shift per vector
+    uint8_t low[32]; // low 8 bits of the points
+    uint8_t high[16]; // per vector half a byte: upper 3 bits of the point, 1 bit where the shift is downwards
+    uint8_t scales[8]; // 4 numbers of 16 bits: 4 scales of 3 bits, and above them 4 bits of d
+};
+static_assert(sizeof(SpanIQ1_M) == 56, "1.75 bits per weight");
 
 }  // namespace fewbits

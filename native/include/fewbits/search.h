@@ -48,6 +48,11 @@ constexpr float more_steps[] = {-3.0f, -2.25f, -1.75f, -1.375f, -1.125f, -0.875f
                                 0.375f, 0.625f, 0.875f, 1.25f, 1.75f, 2.5f};
 constexpr int refits = 2;  // of the best line of Q4_1 and Q5_1 to its own nearest codes
 
+// IQ1: steps over the largest number of a group, and how many units of d the largest step of a span is taken for.
+constexpr float iq1_levels[] = {0.421875f, 0.5f, 0.578125f, 0.65625f, 0.75f, 0.859375f, 1.0f, 1.15625f};
+constexpr float iq1_units[] = {15.0f, 14.0f, 16.0f};
+constexpr float iq1_shift = 0.125f;
+
 // The largest element, divided into fewer than top + 1/2 steps, never rounds beyond code -top: no lower clamp is needed.
 static_assert(q4_0_whole * q4_0_steps[3] < 8.5f * 0x1p15f && q5_0_levels[4] < 16.5f, "the evenly weighted searches clamp on one side only");
 

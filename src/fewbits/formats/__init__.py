@@ -21,6 +21,7 @@ from fewbits.formats.description import Description
 from fewbits.formats.description import describe as _describe
 from fewbits.formats.floats import BF16, F16, F32, F64
 from fewbits.formats.gguf_ternary import TQ1_0, TQ2_0
+from fewbits.formats.iq1 import IQ1_M, IQ1_S
 from fewbits.formats.iq4 import IQ4_NL, IQ4_XS
 from fewbits.formats.iquant import IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 from fewbits.formats.kquant import Q4_K, Q5_K
@@ -58,7 +59,7 @@ _ROWS: tuple[tuple[Format, ...], ...] = (
     (F64, F32, F16, BF16),
     (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0),
     (Q2_K, Q3_K, Q4_K, Q5_K, Q6_K),
-    (IQ4_NL, IQ4_XS),
+    (IQ4_NL, IQ4_XS, IQ1_S, IQ1_M),
     (IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S),
     (TQ1_0, TQ2_0, Q1_0, Q2_0),
     (MXFP4, NVFP4),

@@ -142,3 +142,27 @@ class LatticeGrid:
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """Numbers (rows, cols) float32."""
         return (self.step[..., None] * self.code.numbers(codes)).flatten(1)
+
+    def alternatives(self, found: int) -> torch.Tensor:
+        """Every code (codes,) where a vector is one point; of several, all that differ from `found` in one of them.
+
+        >>> import torch
+        >>> code = VectorCode("IQ2_XXS", 1, even=True, width=8, count=256, top=43.0)
+        >>> len(LatticeGrid(code, torch.ones(1, 1)).alternatives(0))
+        32768
+        """
+        code = self.code
+        points = code.split(torch.tensor([found]))[0].repeat(code.parts * code.count, 1)
+        for part in range(code.parts):
+            points[part * code.count : (part + 1) * code.count, part] = torch.arange(code.count)
+        signs = torch.arange(2**code.vector)
+        if code.even:
+            signs = code.with_last_sign(signs[: len(signs) // 2])
+        return code.join(points[:, None].expand(-1, len(signs), -1), signs.expand(len(points), -1)).flatten()
+
+    def examples(self) -> torch.Tensor:
+        """Codes (rows, vectors) that differ from place to place."""
+        code, place = self.code, torch.arange(self.step.numel()).reshape(self.step.shape)
+        points = torch.stack([(place * (7919 + part) + 13) % code.count for part in range(code.parts)], -1)
+        signs = (place * 7907 + 5) % 2 ** (code.vector - code.even)
+        return code.join(points, code.with_last_sign(signs) if code.even else signs)
