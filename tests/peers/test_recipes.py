@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 import fewbits
-from fewbits import formats, kernels, planning
+from fewbits import planning
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.imatrix import read_importance
 from fewbits.planning import wants_importance
-from fewbits.planning.recipe import fallbacks
 from fewbits.sites import find_sites
 from references.conversion_file import write_f16
 from references.mixed_models import MODELS as DIRECTORIES
@@ -28,13 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
 
 
-def is_complete(name: str) -> bool:
-    """Whether every format that the recipe can lead to is registered."""
-    named = {rule.format for rule in planning.get(name).rules}
-    return {*named, *(fallbacks().get(format_name, "F16") for format_name in named)} <= set(formats.FORMATS)
-
-
-RECIPES = [name for name in planning.recipes() if is_complete(name)]
+RECIPES = list(planning.recipes())
 
 
 def pocket_llama(directory: Path) -> Path:
@@ -100,11 +93,7 @@ def test_importance_is_wanted_where_llama_quantize_requires_it(tmp_path: Path) -
         assert ours == requires_importance(source, recipe), recipe
 
 
-WEIGHTS_NOT_YET = {"Q4_0", "Q4_K", "Q5_K", "Q6_K"} - kernels.weighted_formats()
-"""Formats whose native codecs do not look at importance yet."""
-
-
-@pytest.mark.parametrize("recipe", [name for name in ("Q4_K_M", "IQ4_XS", "Q4_0", "IQ2_XXS") if name in RECIPES])
+@pytest.mark.parametrize("recipe", ["Q4_K_M", "IQ4_XS", "Q4_0", "IQ2_XXS"])
 def test_weighed_by_importance_no_tensor_is_worse_than_llama_quantizes(recipe: str, tmp_path: Path) -> None:
     from peers.ggml import quantize_by_importance
 
@@ -118,8 +107,7 @@ def test_weighed_by_importance_no_tensor_is_worse_than_llama_quantizes(recipe: s
     assert kinds == {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "theirs.gguf").tensors}
     totals = np.zeros(2)
     for name, rows in importance.items():
-        if kinds[name] not in WEIGHTS_NOT_YET:
-            totals += [float((((w[name] - q[name]) ** 2) * rows).sum()) for q in (ours, theirs)]
+        totals += [float((((w[name] - q[name]) ** 2) * rows).sum()) for q in (ours, theirs)]
     assert totals[0] <= 1.01 * totals[1]
 
 
