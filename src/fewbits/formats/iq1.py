@@ -238,7 +238,7 @@ class Ternary(GridCodec):
     def grid(self, params: Params, cols: slice | torch.Tensor) -> ShiftedLattice:
         """What columns `cols`, whole vectors, can become."""
         step = self._steps(params)
-        chosen = torch.arange(step.shape[1] * self.length)[cols][::WIDTH].to(step.device) // self.length
+        chosen = torch.arange(step.shape[1] * self.length, device=step.device)[cols][::WIDTH] // self.length
         return ShiftedLattice(step[:, chosen], params["shift"][:, chosen] if "shift" in params.arrays else None)
 
     def encode(self, w: torch.Tensor, params: Params, *, importance: torch.Tensor | None = None) -> torch.Tensor:
