@@ -17,7 +17,7 @@ struct LatticeKind {
     int width, parts, length;  // columns of a point, points of a vector, columns of a group
     bool even;                 // whether a vector has an even number of negative columns
     float unit;
-    const float (&steps)[8];
+    const float (&steps)[7];
     float spread;  // of the mean square, in the weights of an importance
     bool rooted;   // the own weights
     int vector() const { return width * parts; }
@@ -61,6 +61,14 @@ class PointErrors {
         of(p, errors);
         return tree_sum(errors, width());
     }
+    // Whole numbers, each at most 32767.
+    int count(int p) const {
+        float errors[8];
+        int sum = 0;
+        of(p, errors);
+        for (int e = 0; e < width(); ++e) sum += static_cast<int>(std::nearbyint(std::fmin(errors[e], 32767.0f)));
+        return sum;
+    }
 
   private:
     const Lattice& lattice_;
@@ -71,6 +79,13 @@ inline float least_error(const Lattice& lattice, const float* x, const float* we
     const PointErrors errors(lattice, x, weight, step);
     float least = std::numeric_limits<float>::infinity();
     for (int p = 0; p < lattice.shape.count; ++p) least = std::fmin(least, errors.total(p));
+    return least;
+}
+
+inline int least_count(const Lattice& lattice, const float* x, const float* weight, float step) {
+    const PointErrors errors(lattice, x, weight, step);
+    int least = 32767;
+    for (int p = 0; p < lattice.shape.count; ++p) least = std::min(least, errors.count(p));
     return least;
 }
 
@@ -127,6 +142,7 @@ struct LatticeSpan {
     const Lattice& points_of;
     const float *x, *weight;
     Row magnitude, towards, steps;  // `towards`: with the signs that are given up while fitting
+    Row counted, worth;             // weights that make errors counts; what a count of each group is worth
     half_bits d = 0;
     std::vector<int> scale, point, sign;  // signs of eight columns each
     float least = std::numeric_limits<float>::infinity();
@@ -157,18 +173,37 @@ struct LatticeSpan {
     }
     float cost(int c) const { return weight[c] * magnitude[static_cast<size_t>(c)]; }
 
-    float error(int g, float step) const {
+    float exact_error(int g, float step) const {
         float sum = 0;
         for (int c = kind.length * g; c < kind.length * (g + 1); c += kind.width)
             sum += least_error(points_of, &towards[static_cast<size_t>(c)], weight + c, step);
         return sum;
     }
 
-    float best_step(int g) const {
+    float error(int g, float step) const {
+        int sum = 0;
+        for (int c = kind.length * g; c < kind.length * (g + 1); c += kind.width)
+            sum += least_count(points_of, &towards[static_cast<size_t>(c)], &counted[static_cast<size_t>(c)], step);
+        return static_cast<float>(sum) * worth[static_cast<size_t>(g)];
+    }
+
+    // A point of average error at the first step has search::lattice_counts counts.
+    void set_counts(int g, float exact) {
+        const float all = search::lattice_counts * static_cast<float>(kind.length / kind.width);
+        float energy = 0;
+        for (int c = kind.length * g; c < kind.length * (g + 1); ++c) energy += (weight[c] * magnitude[c]) * magnitude[c];
+        const float reference = std::fmax(exact, energy * search::lattice_share);
+        const float counts = reference > search::narrowest ? all / reference : 0.0f;
+        for (int c = kind.length * g; c < kind.length * (g + 1); ++c) counted.push_back(weight[c] * counts);
+        worth.push_back(reference * (1.0f / all));
+    }
+
+    float best_step(int g) {
         const auto begin = magnitude.begin() + kind.length * g;
         const float largest = *std::max_element(begin, begin + kind.length);
         const float whole = largest / static_cast<float>(points_of.shape.level[points_of.shape.levels - 1]);
-        float best = 0, lowest = std::numeric_limits<float>::infinity();
+        float best = whole, lowest = exact_error(g, whole);
+        set_counts(g, lowest);
         for (const float level : kind.steps)
             if (const float found = error(g, whole * level); found < lowest) {
                 lowest = found;

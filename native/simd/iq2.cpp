@@ -10,21 +10,21 @@ struct Eight {
 };
 struct ShapeIQ2_XXS : Eight {
     static constexpr const char* name = "IQ2_XXS";
-    static constexpr const float (&steps)[8] = search::iq2_xxs_levels;
+    static constexpr const float (&steps)[7] = search::iq2_xxs_levels;
     static constexpr int length = 32;
     static constexpr bool even = true, rooted = true;
     static constexpr float spread = 1.0f;
 };
 struct ShapeIQ2_XS : Eight {
     static constexpr const char* name = "IQ2_XS";
-    static constexpr const float (&steps)[8] = search::iq2_levels;
+    static constexpr const float (&steps)[7] = search::iq2_levels;
     static constexpr int length = 16;
     static constexpr bool even = true, rooted = true;
     static constexpr float spread = 1.0f;
 };
 struct ShapeIQ2_S : Eight {
     static constexpr const char* name = "IQ2_S";
-    static constexpr const float (&steps)[8] = search::iq2_levels;
+    static constexpr const float (&steps)[7] = search::iq2_levels;
     static constexpr int length = 16;
     static constexpr bool even = false, rooted = false;
     static constexpr float spread = 2.0f;

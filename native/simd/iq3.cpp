@@ -11,14 +11,14 @@ struct Four {
 };
 struct ShapeIQ3_XXS : Four {
     static constexpr const char* name = "IQ3_XXS";
-    static constexpr const float (&steps)[8] = search::iq3_xxs_levels;
+    static constexpr const float (&steps)[7] = search::iq3_xxs_levels;
     static constexpr int parts = 2;
     static constexpr bool even = true;
     static constexpr float unit = 0.25f;
 };
 struct ShapeIQ3_S : Four {
     static constexpr const char* name = "IQ3_S";
-    static constexpr const float (&steps)[8] = search::iq3_s_levels;
+    static constexpr const float (&steps)[7] = search::iq3_s_levels;
     static constexpr int parts = 1;
     static constexpr bool even = false;
     static constexpr float unit = 1.0f;

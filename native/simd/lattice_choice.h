@@ -10,13 +10,13 @@ namespace {
 template <int width, int levels>
 class LatticeChoice {
   public:
-    using Halves = LatticeHalves<width, levels>;
+    using Halves = LatticeHalves<Vec, width, levels>;
     alignas(64) float least[Vec::lanes], least_flipped[Vec::lanes];  // errors with all signs kept, with one given up
 
     void measure(const Lattice& lattice, const float* magnitudes, const float* weights, Vec step) {
-        plain_.measure(lattice.shape.level, magnitudes, weights, step);
+        fewbits::measure(lattice.shape.level, magnitudes, weights, step, &plain_);
         plain_.sum();
-        Vec best = infinity(), half = Vec::all(0.0f);
+        Vec best = beyond_all<Vec>(), half = Vec::all(0.0f);
         for (int h = 0; h < Halves::count; ++h) {
             if (lattice.fours[h] == lattice.fours[h + 1]) continue;
             const Vec error = at(plain_.first, h) + Halves::least_end(lattice, h, plain_.second);
@@ -28,9 +28,9 @@ class LatticeChoice {
 
     // After `measure`: the same where one sign is given up; `opposite` are the magnitudes below zero.
     void measure_flipped(const Lattice& lattice, const float* opposite, const float* weights, Vec step) {
-        flip_.flipped.measure(lattice.shape.level, opposite, weights, step);
+        fewbits::measure(lattice.shape.level, opposite, weights, step, &flip_.flipped);
         flip_.sum(plain_);
-        Vec best = infinity(), half = Vec::all(0.0f);
+        Vec best = beyond_all<Vec>(), half = Vec::all(0.0f);
         for (int h = 0; h < Halves::count; ++h) {
             if (lattice.fours[h] == lattice.fours[h + 1]) continue;
             const Vec in_first = at(flip_.flipped.first, h) + Halves::least_end(lattice, h, plain_.second);
@@ -64,7 +64,6 @@ class LatticeChoice {
     FlippedHalves<width, levels> flip_;
     alignas(64) float half_[Vec::lanes], flipped_half_[Vec::lanes];
 
-    static Vec infinity() { return Vec::all(bits_to_float(0x7f800000u)); }
     static Vec at(const float* halves, int h) { return Vec::load(halves + h * Vec::lanes); }
 
     static void take_lower(Vec error, int h, Vec* best, Vec* half) {

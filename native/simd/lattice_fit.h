@@ -1,9 +1,10 @@
 // Lattice formats: w = d * (2 * scale[g] + 1) * unit * sign * point. A fit knows one thing, the error of a group under a
 // step when every vector takes its nearest point (with given-up signs where they cost least), and tries
-//   1. per group, a few steps around its largest number over the largest of a point;
+//   1. per group, its largest number over the largest of a point, and a few steps around that;
 //   2. for each of two d, the scales around that step;
 //   3. d a little smaller and larger.
-// `Shape` names the lattice (name, width, levels), the points of a vector (parts), whether its negative columns are even,
+// The first of these errors says how large errors are; the others are counted in small parts of it, in whole numbers, two
+// points to a lane. `Shape` names the lattice (name, width, levels), the points of a vector (parts), whether its negative columns are even,
 // the columns of a group (length), the unit and the steps to try.
 #pragma once
 #include "lattice_choice.h"
@@ -26,6 +27,7 @@ class LatticeFit {
         take_signs();
         for (int g = 0; g < batch; g += Vec::lanes) {
             if (Shape::even) give_up_signs(g);
+            set_counts(g);
             try_steps(g);
         }
         for (int s = 0; s < spans; ++s) least_[s] = bits_to_float(0x7f800000u);
@@ -46,7 +48,8 @@ class LatticeFit {
     const Lattice& lattice_;
     const float top_;
     alignas(64) float magnitude_[length * batch], opposite_[length * batch], towards_[length * batch];
-    alignas(64) float weight_[length * batch], odd_[length / 8 * batch];
+    alignas(64) float weight_[length * batch], counted_[length * batch], odd_[length / 8 * batch];
+    alignas(64) float whole_[batch], exact_[batch], count_[batch];  // the first step, its error, what a count is worth
     alignas(64) float step_[batch], unit_[batch], near_[batch], scale_[batch], error_[batch];
     float least_[spans];
     half_bits d_[spans];
@@ -88,21 +91,48 @@ class LatticeFit {
         }
     }
 
-    Vec error(int g, Vec step) const {
-        LatticeHalves<width, Shape::levels> halves;
+    Vec exact_error(int g, Vec step) const {
+        LatticeHalves<Vec, width, Shape::levels> halves;
         Vec total = Vec::all(0.0f);
         for (int e = 0; e < length; e += width) {
-            halves.measure(lattice_.shape.level, towards_ + batch * e + g, weight_ + batch * e + g, step);
-            halves.sum();
+            measure(lattice_.shape.level, towards_ + batch * e + g, weight_ + batch * e + g, step, &halves);
             total = total + halves.least(lattice_);
         }
         return total;
     }
 
+    // The first step, its error, and counts by which a point of average error has search::lattice_counts. A point of
+    // more than 32767 makes a candidate worse than the first step already, so nothing is lost by counting no further.
+    void set_counts(int g) {
+        constexpr float all = search::lattice_counts * (length / width);
+        Vec largest = Vec::all(0.0f), energy = largest;
+        for (int i = g; i < length * batch; i += batch) {
+            const Vec x = Vec::load(magnitude_ + i);
+            largest = max(largest, x);
+            energy = energy + (Vec::load(weight_ + i) * x) * x;
+        }
+        const Vec whole = largest / Vec::all(top_), exact = exact_error(g, whole);
+        const Vec reference = max(exact, energy * Vec::all(search::lattice_share));
+        const Vec counts = select(reference > Vec::all(search::narrowest), Vec::all(all) / reference, Vec::all(0.0f));
+        for (int i = g; i < length * batch; i += batch) (Vec::load(weight_ + i) * counts).store(counted_ + i);
+        whole.store(whole_ + g);
+        exact.store(exact_ + g);
+        (reference * Vec::all(1.0f / all)).store(count_ + g);
+    }
+
+    Vec error(int g, Vec step) const {
+        LatticeHalves<Counts, width, Shape::levels> halves;
+        Sums total = no_sums();
+        for (int e = 0; e < length; e += 2 * width) {
+            measure(lattice_.shape.level, towards_ + batch * e + g, counted_ + batch * e + g, step, &halves);
+            total = add_products(total, halves.least(lattice_).words, all_words(1));
+        }
+        return to_floats(total) * Vec::load(count_ + g);
+    }
+
     void try_steps(int g) {
-        Vec largest = Vec::all(0.0f), best = largest, least = Vec::all(bits_to_float(0x7f800000u));
-        for (int e = 0; e < length; ++e) largest = max(largest, Vec::load(magnitude_ + batch * e + g));
-        const Vec whole = largest / Vec::all(top_);
+        const Vec whole = Vec::load(whole_ + g);
+        Vec best = whole, least = Vec::load(exact_ + g);
         for (const float level : Shape::steps) {
             const Vec step = whole * Vec::all(level), candidate = error(g, step);
             const Mask lower = candidate < least;

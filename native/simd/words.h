@@ -19,6 +19,8 @@ inline Words round_words(Vec low, Vec high) {
 inline Words scaled(Words a, Words b) { return {_mm512_mulhrs_epi16(a.v, b.v)}; }
 inline Words operator+(Words a, Words b) { return {_mm512_add_epi16(a.v, b.v)}; }
 inline Words operator|(Words a, Words b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline Words capped_sum(Words a, Words b) { return {_mm512_adds_epi16(a.v, b.v)}; }  // at most 32767
+inline Words load_words(const float* p) { return {_mm512_loadu_si512(p)}; }
 inline Words min(Words a, Words b) { return {_mm512_min_epi16(a.v, b.v)}; }
 inline Words max(Words a, Words b) { return {_mm512_max_epi16(a.v, b.v)}; }
 template <int bits>
@@ -26,6 +28,7 @@ Words shifted(Words a) { return {_mm512_slli_epi16(a.v, bits)}; }
 inline Sums add_products(Sums sum, Words a, Words b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
 inline Vec to_floats(Sums sum) { return {_mm512_cvtepi32_ps(sum.v)}; }
 inline void store(Words a, uint32_t* p) { _mm512_storeu_si512(p, a.v); }
+inline void store_words(Words a, float* p) { _mm512_storeu_si512(p, a.v); }
 // The two bfloat16 numbers of each lane: the lower and the upper half.
 inline Vec lower_half(Vec a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
 inline Vec upper_half(Vec a) {
@@ -43,6 +46,8 @@ inline Words round_words(Vec low, Vec high) {
 inline Words scaled(Words a, Words b) { return {_mm256_mulhrs_epi16(a.v, b.v)}; }
 inline Words operator+(Words a, Words b) { return {_mm256_add_epi16(a.v, b.v)}; }
 inline Words operator|(Words a, Words b) { return {_mm256_or_si256(a.v, b.v)}; }
+inline Words capped_sum(Words a, Words b) { return {_mm256_adds_epi16(a.v, b.v)}; }
+inline Words load_words(const float* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 inline Words min(Words a, Words b) { return {_mm256_min_epi16(a.v, b.v)}; }
 inline Words max(Words a, Words b) { return {_mm256_max_epi16(a.v, b.v)}; }
 template <int bits>
@@ -52,6 +57,7 @@ inline Sums add_products(Sums sum, Words a, Words b) {
 }
 inline Vec to_floats(Sums sum) { return {_mm256_cvtepi32_ps(sum.v)}; }
 inline void store(Words a, uint32_t* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
+inline void store_words(Words a, float* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
 inline Vec lower_half(Vec a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 16))}; }
 inline Vec upper_half(Vec a) {
     return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
@@ -69,6 +75,8 @@ inline Words round_words(Vec low, Vec high) {
 inline Words scaled(Words a, Words b) { return {vqrdmulhq_s16(a.v, b.v)}; }
 inline Words operator+(Words a, Words b) { return {vaddq_s16(a.v, b.v)}; }
 inline Words operator|(Words a, Words b) { return {vorrq_s16(a.v, b.v)}; }
+inline Words capped_sum(Words a, Words b) { return {vqaddq_s16(a.v, b.v)}; }
+inline Words load_words(const float* p) { return {vreinterpretq_s16_f32(vld1q_f32(p))}; }
 inline Words min(Words a, Words b) { return {vminq_s16(a.v, b.v)}; }
 inline Words max(Words a, Words b) { return {vmaxq_s16(a.v, b.v)}; }
 template <int bits>
@@ -79,6 +87,7 @@ inline Sums add_products(Sums sum, Words a, Words b) {
 }
 inline Vec to_floats(Sums sum) { return {vcvtq_f32_s32(sum.v)}; }
 inline void store(Words a, uint32_t* p) { vst1q_u32(p, vreinterpretq_u32_s16(a.v)); }
+inline void store_words(Words a, float* p) { vst1q_f32(p, vreinterpretq_f32_s16(a.v)); }
 inline Vec lower_half(Vec a) { return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a.v), 16))}; }
 inline Vec upper_half(Vec a) {
     return {vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a.v), vdupq_n_u32(0xffff0000u)))};

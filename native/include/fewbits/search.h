@@ -60,12 +60,14 @@ constexpr float singular = 1e-6f;    // a determinant below this share of its la
 constexpr float narrowest = 1e-30f;  // a range below this counts as this, so that its inverse stays finite
 constexpr float half_max = 65504.0f;  // the largest binary16 number
 
-// Lattices: the largest number of a group is divided by the largest of a point, times each of these.
-constexpr float iq2_xxs_levels[] = {0.6875f, 0.75f, 0.8125f, 0.875f, 0.9375f, 1.0f, 1.09375f, 1.359375f};
-constexpr float iq2_levels[] = {0.75f, 0.8125f, 0.875f, 0.9375f, 1.0f, 1.09375f, 1.28125f, 1.5f};
-constexpr float iq3_xxs_levels[] = {0.875f, 0.9375f, 1.0f, 1.0625f, 1.1875f, 1.40625f, 1.71875f, 2.0f};
-constexpr float iq3_s_levels[] = {0.9375f, 1.0f, 1.0625f, 1.15625f, 1.34375f, 1.5f, 1.71875f, 2.0f};
+// Lattices: the largest number of a group is divided by the largest of a point, times 1 and each of these.
+constexpr float iq2_xxs_levels[] = {0.6875f, 0.75f, 0.8125f, 0.875f, 0.9375f, 1.09375f, 1.359375f};
+constexpr float iq2_levels[] = {0.75f, 0.8125f, 0.875f, 0.9375f, 1.09375f, 1.28125f, 1.5f};
+constexpr float iq3_xxs_levels[] = {0.875f, 0.9375f, 1.0625f, 1.1875f, 1.40625f, 1.71875f, 2.0f};
+constexpr float iq3_s_levels[] = {0.9375f, 1.0625f, 1.15625f, 1.34375f, 1.5f, 1.71875f, 2.0f};
 constexpr float lattice_units[] = {31.0f, 29.0f};            // what a span's largest step is taken for
+constexpr float lattice_counts = 2048.0f;     // of a point of average error
+constexpr float lattice_share = 1.0f / 1024;  // of the energy: smaller errors do not make counts smaller
 constexpr float lattice_nudges[] = {63.0f / 64, 65.0f / 64};  // what d is multiplied with at the end
 
 }  // namespace fewbits::search

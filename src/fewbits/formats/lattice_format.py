@@ -2,7 +2,8 @@
 
 A group's step is an odd number 1, 3 .. 31 times the span's binary16 scale d and a power of two. Fitting knows one
 thing only, the error of a group under a step when every vector takes its nearest point: the best of a few steps per
-group, then the odd numbers around it for a few d, then d a little smaller and larger. The native kernels do the same in
+group, then the odd numbers around it for two d, then d a little smaller and larger. The error of the first step says
+how large errors are; all others are counted in small parts of it, in whole numbers. The native kernels do the same in
 the same order, and give the same bits.
 """
 
@@ -34,6 +35,15 @@ UNITS = (31.0, 29.0)
 
 NUDGES = (63 / 64, 65 / 64)
 """Factors that d is tried with at the end."""
+
+COUNTS = 2048.0
+"""What errors are counted in: so many for a point of average error, at the first step."""
+
+SHARE = 1 / 1024
+"""Of a group's energy: a smaller error at the first step does not make counts smaller."""
+
+NARROWEST = 1e-30
+"""Groups of less error and energy are not searched."""
 
 GroupError = Callable[["torch.Tensor"], "torch.Tensor"]
 """Steps (rows, groups) to errors (rows, groups)."""
@@ -105,8 +115,7 @@ class LatticeFormat(GridCodec):
         weight = self._own_weights(w) if importance is None else importance.expand_as(w)
         x, weight = (t.reshape(len(w), -1, self.length) for t in (w, weight))
         if codes is None:
-            error = self._error_of_nearest(x, weight)
-            return self._scales(self._best_steps(x, error), error)
+            return self._scales(*self._search(x, weight))
         q = self.code.numbers(codes).reshape(x.shape)
 
         def error_at_codes(step: torch.Tensor) -> torch.Tensor:
@@ -116,34 +125,42 @@ class LatticeFormat(GridCodec):
         fitting = ordered_sum((weight * q) * x) * inverse(ordered_sum((weight * q) * q))
         return self._scales(fitting.clamp(min=0.0), error_at_codes)
 
-    def _error_of_nearest(self, x: torch.Tensor, weight: torch.Tensor) -> GroupError:
-        """The error of groups under steps; where a sign has to be given up, that of the least weight * |x|."""
-        table = self.code.lattice(x.device)
-        towards = x.abs()
-        if self.code.even:
-            vectors = (len(x), -1, self.vector)
-            cost = (weight * towards).reshape(vectors)
-            least = torch.zeros_like(cost).scatter(-1, cost.argmin(-1, keepdim=True), 1.0)
-            odd = torch.signbit(x).reshape(vectors).sum(-1, keepdim=True) % 2
-            towards = torch.where((least * odd).reshape(x.shape) == 1, -towards, towards)
-        points, weights = (t.reshape(-1, table.width) for t in (towards, weight))
+    def _search(self, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, GroupError]:
+        """The best of the candidate steps of each group (rows, groups), and how errors are counted."""
+        table, each = self.code.lattice(x.device), self.length // self.code.width
+        points = self._towards(x, weight).reshape(-1, table.width)
 
-        def error(step: torch.Tensor) -> torch.Tensor:
-            steps = step.flatten().repeat_interleave(self.length // table.width)
-            return ordered_sum(table.least(points, weights, steps).reshape(*step.shape, -1))
+        def spread(steps: torch.Tensor) -> torch.Tensor:
+            return steps.flatten().repeat_interleave(each)
 
-        return error
+        best = whole = divided(x.abs().amax(-1), self.code.top)
+        least = ordered_sum(table.least(points, weight.reshape(points.shape), spread(whole)).reshape(*x.shape[:2], -1))
+        reference = torch.maximum(least, ordered_sum((weight * x.abs()) * x.abs()) * SHARE)
+        counts = torch.where(reference > NARROWEST, torch.full_like(reference, COUNTS * each) / reference, 0.0)
+        counted = (weight * counts[..., None]).reshape(points.shape)
+        worth = reference * (1.0 / (COUNTS * each))
 
-    def _best_steps(self, x: torch.Tensor, error: GroupError) -> torch.Tensor:
-        """The best of the candidate steps of each group (rows, groups)."""
-        whole = divided(x.abs().amax(-1), self.code.top)
-        best, least = torch.zeros_like(whole), torch.full_like(whole, torch.inf)
+        def error(steps: torch.Tensor) -> torch.Tensor:
+            found = table.least_counts(points, counted, spread(steps))
+            return found.reshape(*steps.shape, -1).sum(-1) * worth
+
         for level in self.levels:
             step = whole * level
             candidate = error(step)
             best = torch.where(candidate < least, step, best)
             least = torch.where(candidate < least, candidate, least)
-        return best
+        return best, error
+
+    def _towards(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Magnitudes; where a sign has to be given up, the number of least weight * |x| is below zero."""
+        magnitude = x.abs()
+        if not self.code.even:
+            return magnitude
+        vectors = (len(x), -1, self.vector)
+        cost = (weight * magnitude).reshape(vectors)
+        least = torch.zeros_like(cost).scatter(-1, cost.argmin(-1, keepdim=True), 1.0)
+        odd = torch.signbit(x).reshape(vectors).sum(-1, keepdim=True) % 2
+        return torch.where((least * odd).reshape(x.shape) == 1, -magnitude, magnitude)
 
     def _scales(self, step: torch.Tensor, error: GroupError) -> Params:
         """D and scales for steps (rows, groups): odd numbers around each for two d, then d a little off."""

@@ -24,6 +24,9 @@ else:
 AT_ONCE = 1 << 13
 """Vectors whose distances to all points are in memory at once."""
 
+MOST_COUNTS = 32767.0
+"""The largest whole number that an error is counted to."""
+
 
 class Halves(NamedTuple):
     """Errors (halves, vectors) of everything that the first and the second half of a point can be."""
@@ -74,6 +77,12 @@ class Lattice:
         """The error (vectors,) of the nearest point to `x` (vectors, width), by numbers' `weight` (vectors, width)."""
         parts = zip(*(torch.split(t, AT_ONCE) for t in (x, weight, step)), strict=True)
         return torch.cat([self.totals(halves_of(self.errors(*part))).amin(0) for part in parts])
+
+    def least_counts(self, x: torch.Tensor, weight: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """As `least`, each number's error rounded to a whole number, (vectors,): at most MOST_COUNTS, also in sum."""
+        parts = zip(*(torch.split(t, AT_ONCE) for t in (x, weight, step)), strict=True)
+        found = [self.totals(halves_of(self.errors(*part).clamp(max=MOST_COUNTS).round())).amin(0) for part in parts]
+        return torch.cat(found).clamp(max=MOST_COUNTS)
 
     def nearest(
         self, errors: torch.Tensor, flipped: torch.Tensor | None = None, flip: torch.Tensor | None = None
