@@ -1,7 +1,6 @@
 // Lattices, one vector and one point after another: every point is tried, and for every point every sign that may be
 // given up. Never optimized, the meaning of native/simd/lattice_*.h.
 #pragma once
-#include <array>
 #include <limits>
 #include <tuple>
 
@@ -46,15 +45,15 @@ class PointErrors {
   public:
     PointErrors(const Lattice& lattice, const float* x, const float* weight, float step) : lattice_(lattice) {
         for (int e = 0; e < width(); ++e)
-            for (int number = 0; number < 64; ++number) {
-                const float r = step * static_cast<float>(number) - x[e];
-                table_[static_cast<size_t>(e)][static_cast<size_t>(number)] = (weight[e] * r) * r;
+            for (int l = 0; l < lattice.shape.levels; ++l) {
+                const float r = step * static_cast<float>(lattice.shape.level[l]) - x[e], error = (weight[e] * r) * r;
+                table_[e][lattice.shape.level[l]] = error;
+                counts_[e][lattice.shape.level[l]] = static_cast<int>(std::nearbyint(std::fmin(error, 32767.0f)));
             }
     }
     int width() const { return lattice_.shape.width; }
     void of(int p, float* errors) const {
-        for (int e = 0; e < width(); ++e)
-            errors[e] = table_[static_cast<size_t>(e)][static_cast<size_t>(lattice_.points[width() * p + e])];
+        for (int e = 0; e < width(); ++e) errors[e] = table_[e][lattice_.points[width() * p + e]];
     }
     float total(int p) const {
         float errors[8];
@@ -63,16 +62,15 @@ class PointErrors {
     }
     // Whole numbers, each at most 32767.
     int count(int p) const {
-        float errors[8];
         int sum = 0;
-        of(p, errors);
-        for (int e = 0; e < width(); ++e) sum += static_cast<int>(std::nearbyint(std::fmin(errors[e], 32767.0f)));
+        for (int e = 0; e < width(); ++e) sum += counts_[e][lattice_.points[width() * p + e]];
         return sum;
     }
 
   private:
     const Lattice& lattice_;
-    std::array<std::array<float, 64>, 8> table_;
+    float table_[8][64];  // of each column, by number
+    int counts_[8][64];
 };
 
 inline float least_error(const Lattice& lattice, const float* x, const float* weight, float step) {
