@@ -202,8 +202,8 @@ class LatticeFormat(GridCodec):
     def grid(self, params: Params, cols: slice | torch.Tensor) -> LatticeGrid:
         """What columns `cols`, whole vectors, can become."""
         step = self._unit_steps(params["d"]) * (2.0 * params["scale"] + 1.0)
-        chosen = torch.arange(step.shape[1] * self.length)[cols][:: self.vector]
-        return LatticeGrid(self.code, step[:, chosen.to(step.device) // self.length])
+        chosen = torch.arange(step.shape[1] * self.length, device=step.device)[cols][:: self.vector]
+        return LatticeGrid(self.code, step[:, chosen // self.length])
 
     def encode(self, w: torch.Tensor, params: Params, *, importance: torch.Tensor | None = None) -> torch.Tensor:
         """The codes (rows, vectors) of least error, in the weighting of `fit`."""
