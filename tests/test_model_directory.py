@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,17 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
 
 import fewbits
 from fewbits import formats
+from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.model_directory import DirectoryWriter
 from fewbits.checkpoints.safetensors import SafetensorsReader
-from fewbits.errors import CheckpointError, VerificationError
+from fewbits.errors import CheckpointError, FormatError, VerificationError
+from fewbits.targets import DirectoryTarget
+from fewbits.verification import Expectation, _compare_fields
 from references.random_models import byte_level_tokenizer, save_byte_level, save_model, small_config
 
 KINDS = ["int4_g32_sym_f16", "uint4_g64_asym_f16", "nf4_g64_dq", "fp8_e4m3_tile128", "nvfp4", "learned4_g64", "Q4_0"]
@@ -216,8 +222,8 @@ def test_a_damaged_statement_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_codes_that_mean_nothing_are_told(model: Path, tmp_path: Path) -> None:
-    """Numbers of a file that are none, such as E4M3's code of NaN, are decoded as what they are and not hidden."""
+def test_a_code_of_nan_comes_back_as_nan(model: Path, tmp_path: Path) -> None:
+    """What a file holds is not hidden."""
     quantize(model, tmp_path / "out", "fp8_e4m3_row")
     file = FieldsReader(SafetensorsReader(tmp_path / "out" / "model.safetensors"))
     stored = file.read("model.layers.0.mlp.up_proj.weight")
@@ -228,3 +234,53 @@ def test_codes_that_mean_nothing_are_told(model: Path, tmp_path: Path) -> None:
     numbers = format.decode(*format.from_fields(fields, (768, 256)))
     assert torch.isnan(numbers[0, 0])
     assert int(torch.isnan(numbers).sum()) == 1
+
+
+def test_a_byte_of_codes_that_no_codes_make_is_refused(model: Path, tmp_path: Path) -> None:
+    quantize(model, tmp_path / "out", "ternary_g128_f16")
+    file = FieldsReader(SafetensorsReader(tmp_path / "out" / "model.safetensors"))
+    stored = file.read("model.layers.0.mlp.up_proj.weight")
+    assert isinstance(stored, StoredMatrix)
+    fields = {key: field.copy() for key, field in stored.fields.items()}
+    fields["codes"][2, 5] = 243
+    with pytest.raises(FormatError, match="into a byte up to 242 and was given 243"):
+        formats.get("ternary_g128_f16").from_fields(fields, (768, 256))
+
+
+@pytest.mark.parametrize("kind", ["int8_row_sym", "fp8_e4m3_tile128", "nvfp4", "int8_tensor_sym"])
+def test_an_element_that_is_far_off_is_beyond_the_bound(model: Path, tmp_path: Path, kind: str) -> None:
+    """Whatever shares a scale: one number of the file against one of another size in the source."""
+    quantize(model, tmp_path / "out", kind)
+    file = FieldsReader(SafetensorsReader(tmp_path / "out" / "model.safetensors"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    stored, w = file.read(name), load_torch(model / "model.safetensors")[name].float().numpy()
+    assert isinstance(stored, StoredMatrix)
+    for far_off in (False, True):
+        if far_off:
+            row = int(np.abs(w).max(1).argmax())
+            w[row, np.abs(w[row]).argmax()] *= -1.0
+        source = StoredTensor(name, "F32", w.shape, w.view(np.uint8).reshape(-1))
+        want = Expectation(source, None, kind, 0.0)
+        found = _compare_fields(stored, want, float(np.abs(w).max()), (0, len(w)))
+        assert (found.worst > formats.get(kind).error_bound) == far_off
+
+
+def test_a_tensor_that_was_left_out_is_missed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = DirectoryTarget.accept
+    shorter = lambda target, source: replace(accept(target, source), placements=accept(target, source).placements[:-1])
+    monkeypatch.setattr(DirectoryTarget, "accept", shorter)
+
+    with pytest.raises(CheckpointError, match="was not planned"):
+        quantize(model, tmp_path / "out", "int8_row_sym")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_source_has_too_much_is_said(model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    shutil.copytree(model, source)
+    weights = load_torch(source / "model.safetensors")
+    save_torch({**weights, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}, source / "model.safetensors")
+
+    record = quantize(source, tmp_path / "out", "int8_row_sym")
+
+    assert any("inv_freq is left out" in note for note in record.preview.notes)

@@ -27,8 +27,20 @@ def _bits_per_weight(size: int, parameters: int) -> float:
     return 8 * size / parameters if parameters else 0.0
 
 
+class _Stored:
+    """What has weights and bytes."""
+
+    parameters: int
+    bytes: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits over the number of weights, scales included."""
+        return _bits_per_weight(self.bytes, self.parameters)
+
+
 @dataclass(frozen=True)
-class InspectedTensor:
+class InspectedTensor(_Stored):
     """One stored tensor; `shape` is in numpy's order, (rows, cols) for a matrix."""
 
     name: str
@@ -37,14 +49,9 @@ class InspectedTensor:
     parameters: int
     bytes: int
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits over the number of weights, scales included."""
-        return _bits_per_weight(self.bytes, self.parameters)
-
 
 @dataclass(frozen=True)
-class FormatTotal:
+class FormatTotal(_Stored):
     """All tensors of one format; `share` is their part of the model's parameters."""
 
     format: str
@@ -53,28 +60,18 @@ class FormatTotal:
     bytes: int
     share: float
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits over the number of weights, scales included."""
-        return _bits_per_weight(self.bytes, self.parameters)
-
 
 @dataclass(frozen=True)
-class LayerTotal:
+class LayerTotal(_Stored):
     """All tensors of one transformer layer."""
 
     layer: int
     parameters: int
     bytes: int
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits over the number of weights, scales included."""
-        return _bits_per_weight(self.bytes, self.parameters)
-
 
 @dataclass(frozen=True)
-class KindTotal:
+class KindTotal(_Stored):
     """All tensors that have one name but for the layer's number."""
 
     kind: str
@@ -83,11 +80,6 @@ class KindTotal:
     bytes: int
     formats: dict[str, int]
     """Format -> number of tensors, most first."""
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits over the number of weights, scales included."""
-        return _bits_per_weight(self.bytes, self.parameters)
 
 
 @dataclass(frozen=True)

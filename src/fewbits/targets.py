@@ -21,7 +21,7 @@ from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import Expectation, expect_directory, expect_gguf, verify, verify_fields
+from fewbits.verification import Expectation, expect_directory, expect_gguf, tensors_of, verify, verify_fields
 from fewbits.workers import Workers
 
 QUANTIZATION_VERSION = 2
@@ -218,14 +218,14 @@ class DirectoryTarget:
             require_writable(output, card_path(output), force=force, dry_run=dry_run)
 
     def accept(self, conversion: Conversion) -> Conversion:
-        """Rows as they are in the source; nothing computed, and no notes of what GGUF cannot say."""
+        """Rows as they are in the source, nothing computed; of the notes, those about tensors that are left out."""
         if conversion.files[0].name != "config.json":
             raise CheckpointError(
                 f"{conversion.files[0]} is no model directory, and only from one can a model directory be made; "
                 "give an output that ends in .gguf, or the model's Hugging Face directory as the source."
             )
         own = tuple(replace(p, order=None) for p in conversion.placements if not p.computed)
-        return replace(conversion, placements=own, notes=())
+        return replace(conversion, placements=own, notes=conversion.left_out)
 
     def refuses(self, format_name: str) -> str | None:
         """Fields hold every format."""
@@ -276,8 +276,9 @@ class PreparedDirectory:
         workers: Workers,
         progress: Callable[[int, int], None],
     ) -> str:
-        """Names are the source's."""
+        """Names are the source's; which tensors there must be, the architecture's facts say."""
         reader, _ = open_directory(self.conversion.files[0].parent)
+        _require_planned(tensors_of(self.conversion.files[0].parent), {t.planned.source_name: t for t in tensors})
         expected = {
             t.planned.source_name: _expectation(reader.read(t.planned.source_name), None, t, t.planned.name in weighed)
             for t in tensors

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fewbits import formats, kernels
 from fewbits.checkpoints.base import Bytes, Order, Reader, StoredTensor, Value
@@ -25,6 +26,7 @@ from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
+from fewbits.formats import Format
 from fewbits.kernels import Doubles
 from fewbits.verification_fields import Slab, read_numbers
 from fewbits.workers import Workers, row_slabs
@@ -59,6 +61,12 @@ def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTens
         name: (reader.read(source), _pairs(reader.read(source).rows, width) if fact.order == "rope" else None)
         for name, (source, fact) in facts.items()
     }
+
+
+def tensors_of(path: Path) -> dict[str, str]:
+    """Source name -> target name of every weight that the model in directory `path` must have."""
+    config = read_configuration(path)
+    return {source: name for name, (source, _) in config.architecture.facts(config.values, config.layers).items()}
 
 
 def expect_gguf(reader: Reader) -> dict[str, tuple[StoredTensor, Order | None]]:
@@ -112,7 +120,8 @@ def verify_fields(
     for name in file.names():
         stored, want = file.read(name), expected[name]
         if isinstance(stored, StoredMatrix) and set(stored.fields) != {"data"}:
-            compare = partial(_compare_fields, stored, want)
+            largest = kernels.extent(want.source.slab(0, want.source.rows), want.source.format)[0]
+            compare = partial(_compare_fields, stored, want, largest)
             _require_stated(stored, want)
             done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
             continue
@@ -122,22 +131,28 @@ def verify_fields(
     return digest.result()
 
 
-def _compare_fields(stored: StoredMatrix, want: Expectation, slab: tuple[int, int]) -> kernels.Compared:
-    """Rows of a matrix in several fields, read by their own reading and compared in numpy."""
+def _compare_fields(stored: StoredMatrix, want: Expectation, largest: float, slab: tuple[int, int]) -> kernels.Compared:
+    """Rows of a matrix in several fields, read by their own reading; `largest` is the source's largest magnitude.
+
+    Where all rows share something, no error may be large beside that.
+    """
     source, format = want.source, formats.get(stored.format)
     found = read_numbers(stored.format, Slab(stored.fields, *slab, source.cols))
     rows = _source_rows(want, *slab)
     error, square = kernels.deviation(rows, source.format, found)
-    w = kernels.decode_rows(source.format, rows, source.cols).astype(np.float64)
-    errors = np.abs(w - found)
-    width = format.span or source.cols
-    size = np.abs(w).reshape(len(w), -1, width).max(-1)
-    far = errors.reshape(len(w), -1, width).max(-1) - format.error_floor
+    w = kernels.decode_rows(source.format, rows, source.cols)
+    far = _largest_per_span(w - found, format) - format.error_floor
+    size = np.full_like(far, largest) if format.rows == 0 else _largest_per_span(w, format)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(far > 0, far / size, 0.0)
-    # Where rows share a scale, a small row may be off by what a large one is allowed: only their own spans are judged.
-    worst = float(ratio.max(initial=0.0)) if format.rows == 1 else 0.0
-    return kernels.Compared(error, square, worst if np.isfinite(found).all() else math.inf)
+    return kernels.Compared(error, square, float(ratio.max(initial=0.0)) if np.isfinite(found).all() else math.inf)
+
+
+def _largest_per_span(w: npt.NDArray[np.float32], format: Format) -> Doubles:
+    """The largest magnitude in each span of the rows of `w`, or in each tile where spans reach over several rows."""
+    spans = np.abs(w).reshape(len(w), -1, format.span or w.shape[1]).max(-1)
+    tiles = range(0, len(w), max(format.rows, 1)) if format.rows > 1 else None
+    return (np.maximum.reduceat(spans, tiles) if tiles else spans).astype(np.float64)
 
 
 def _check_metadata(file: GGUFReader, metadata: Mapping[str, Value]) -> None:
@@ -192,7 +207,8 @@ def _measure(
     errors: list[Doubles] = []
     squares: list[Doubles] = []
     worst = 0.0
-    for (start, stop), result in workers.in_order(compare, row_slabs(source.rows, source.row_bytes)):
+    pieces = row_slabs(source.rows, source.row_bytes, together=max(format.rows, 1))
+    for (start, stop), result in workers.in_order(compare, pieces):
         errors.append(result.squared_error)
         squares.append(result.squared)
         worst = max(worst, result.worst)

@@ -10,7 +10,6 @@ constexpr float q3_k_levels[] = {3.0625f, 3.4375f, 3.75f, 4.125f, 4.4375f};
 constexpr float q4_k_levels[] = {14.0f, 14.34375f, 14.6875f, 15.0f, 15.3125f, 15.65625f, 16.0f};
 constexpr float q5_k_levels[] = {30.3125f, 30.59375f, 30.875f, 31.15625f, 31.4375f, 31.71875f, 32.0f};
 constexpr float q6_k_levels[] = {29.0f, 29.59375f, 30.1875f, 30.8125f, 31.40625f, 32.0f, 32.59375f};
-constexpr float q4_0_levels[] = {6.5f, 7.125f, 7.8125f, 8.4375f};
 // Q4_0, evenly weighted: numbers become fractions of the extreme in units of 1 / q4_0_whole (0.6484375 * 2^15), and
 // step i makes codes (fraction * q4_0_steps[i]) / 2^15: the extreme is divided into 6.48, 7.13, 7.78, 8.43 steps.
 constexpr float q4_0_whole = 21248.0f;

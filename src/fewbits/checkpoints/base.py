@@ -103,6 +103,8 @@ class Conversion:
     """The files whose bytes the result depends on, configuration and tokenizer included."""
     notes: tuple[str, ...] = field(default=())
     """Choices made for the user and tensors left out, one sentence each; printed and recorded."""
+    left_out: tuple[str, ...] = field(default=())
+    """Those notes that name tensors of the source which the target does not have, whatever its container."""
 
 
 class Reader(Protocol):

@@ -43,6 +43,7 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
         placements=(*placements, *([factors] if factors else ())),
         files=(config.path, *tokenizer.files, *shards),
         notes=(*notes, *_window_notes(config), *tokenizer.notes),
+        left_out=tuple(notes),
     )
 
 

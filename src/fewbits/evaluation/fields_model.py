@@ -12,7 +12,7 @@ from fewbits.checkpoints.fields import FieldsReader, StoredMatrix, is_fields_fil
 from fewbits.checkpoints.safetensors import SINGLE_NAME, SafetensorsReader
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded
-from fewbits.evaluation.huggingface_model import HuggingFaceModel
+from fewbits.evaluation.huggingface_model import HuggingFaceModel, require_all
 from fewbits.evaluation.model_files import LoadedModel, Vocabulary, first_sentence, quiet_transformers
 from fewbits.kernels.fields import decode_fields, has_fields_codec
 
@@ -62,12 +62,7 @@ class FieldsModel:
             network, report = _filled(config, state)
         except Exception as error:  # transformers raises whatever its many checks raise
             raise EvaluationError(f"{self.path}: the model cannot be loaded ({first_sentence(error)}).") from error
-        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if names := sorted(str(key) for key in report.get(what, ())):
-                raise EvaluationError(
-                    f"{self.path}: the weights do not fit config.json: {what.replace('_', ' ')} {', '.join(names[:3])}"
-                    f"{' and others' if len(names) > 3 else ''}."
-                )
+        require_all(self.path, report)
         return LoadedModel(self.path, network.eval().requires_grad_(False))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,15 @@ class HuggingFaceModel:
                 )
         except Exception as error:  # as above
             raise EvaluationError(f"{self.path}: the model cannot be loaded ({first_sentence(error)}).") from error
-        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if names := sorted(str(key) for key in report.get(what, ())):
-                raise EvaluationError(
-                    f"{self.path}: the weights do not fit config.json: {what.replace('_', ' ')} {', '.join(names[:3])}"
-                    f"{' and others' if len(names) > 3 else ''}."
-                )
+        require_all(self.path, report)
         return LoadedModel(self.path, network.eval().requires_grad_(False))
+
+
+def require_all(path: Path, report: Mapping[str, Any]) -> None:
+    """Raise EvaluationError when transformers' loading report names missing, unexpected or misshapen weights."""
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(str(key) for key in report.get(what, ())):
+            raise EvaluationError(
+                f"{path}: the weights do not fit config.json: {what.replace('_', ' ')} {', '.join(names[:3])}"
+                f"{' and others' if len(names) > 3 else ''}."
+            )

@@ -6,6 +6,7 @@ a vector lane does. `torch.sum` would choose an order of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fewbits.lazy import LazyModule
@@ -53,6 +54,22 @@ def lane_sum(x: torch.Tensor) -> torch.Tensor:
 def inverse(x: torch.Tensor) -> torch.Tensor:
     """1 / x, and 0 where x is 0."""
     return torch.where(x != 0, torch.ones_like(x) / x, torch.zeros_like(x))
+
+
+def fitted_scale(
+    x: torch.Tensor,
+    steps: torch.Tensor,
+    weight: torch.Tensor,
+    total: Callable[[torch.Tensor], torch.Tensor] = ordered_sum,
+) -> torch.Tensor:
+    """The scale (...) that brings `steps` (..., n) nearest to `x` in weighted squares; 0 where all steps are 0."""
+    weighted = weight * steps
+    return total(weighted * x) * inverse(total(weighted * steps))
+
+
+def evenly_or(importance: torch.Tensor | None, w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Weights in the shape of `x`, which is `w` (rows, cols) by spans: `importance`, or 1 where none is given."""
+    return torch.ones_like(x) if importance is None else importance.expand_as(w).reshape(x.shape)
 
 
 def divided(x: torch.Tensor, by: float) -> torch.Tensor:

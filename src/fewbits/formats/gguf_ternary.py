@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import inverse, lane_sum, stored_half
+from fewbits.formats.exact import evenly_or, fitted_scale, inverse, lane_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -57,10 +57,10 @@ class Ternary(GridCodec):
     ) -> Params:
         """The scale d (rows, spans): searched for, or fitted to given codes (rows, cols) by least squares."""
         x = w.reshape(len(w), -1, SPAN)
-        weight = torch.ones_like(x) if importance is None else importance.expand_as(w).reshape(x.shape)
+        weight = evenly_or(importance, w, x)
         if codes is not None:
             steps = codes.float().reshape(x.shape) - 1
-            d = lane_sum((weight * steps) * x) * inverse(lane_sum((weight * steps) * steps))
+            d = fitted_scale(x, steps, weight, lane_sum)
         else:
             d = _best_scale(x.abs(), weight)
         return Params({"d": stored_half(d)})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import by_spread, divided, extreme, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import by_spread, divided, extreme, fitted_scale, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import TableGrid, nearest_in
 from fewbits.lazy import LazyModule
 
@@ -197,10 +197,7 @@ class TabledK(GridCodec):
         x = w.reshape(len(w), -1, self.span // LENGTH, LENGTH)
         weight = _own_weights(x) if importance is None else importance.expand_as(w).reshape(x.shape)
         fixed = None if codes is None else _table(x)[codes.reshape(x.shape).long()]
-        if fixed is None:
-            line = _best_scale(x, weight)
-        else:
-            line = ordered_sum((weight * fixed) * x) * inverse(ordered_sum((weight * fixed) * fixed))
+        line = _best_scale(x, weight) if fixed is None else fitted_scale(x, fixed, weight)
         d = stored_half(divided(extreme(line), -32.0))
         scale = (line * inverse(d)[..., None]).round().clamp(-32, 31)
         scale, before = self._neighbours(x, weight, fixed, d, scale)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import best_scale, divided, extreme, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import best_scale, divided, extreme, fitted_scale, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -86,7 +86,7 @@ class SymmetricK(GridCodec):
             levels = self.levels if importance is None else self.weighted_levels or self.levels
             line = best_scale(x, weight, self.top, levels)
         else:
-            line = ordered_sum((weight * fixed) * x) * inverse(ordered_sum((weight * fixed) * fixed))
+            line = fitted_scale(x, fixed, weight)
         d = stored_half(divided(extreme(line), -float(self.scale_top)))
         scale = (line * inverse(d)[..., None]).round().clamp(-self.scale_top, self.scale_top - 1)
         scale = self._neighbours(x, weight, fixed, d, scale)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import divided, inverse, ordered_sum, square_root, stored_half
+from fewbits.formats.exact import divided, fitted_scale, inverse, ordered_sum, square_root, stored_half
 from fewbits.formats.lattice_bits import Layout, from_bits, layout_bits, to_bits
 from fewbits.formats.lattice_grid import LatticeGrid, VectorCode
 from fewbits.lazy import LazyModule
@@ -122,7 +122,7 @@ class LatticeFormat(GridCodec):
             r = step[..., None] * q - x
             return ordered_sum((weight * r) * r)
 
-        fitting = ordered_sum((weight * q) * x) * inverse(ordered_sum((weight * q) * q))
+        fitting = fitted_scale(x, q, weight)
         return self._scales(fitting.clamp(min=0.0), error_at_codes)
 
     def _search(self, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, GroupError]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import best_even_scale, best_scale, by_row_spread, divided, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import (
+    best_even_scale,
+    best_scale,
+    by_row_spread,
+    divided,
+    evenly_or,
+    fitted_scale,
+    stored_half,
+)
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -83,10 +91,10 @@ class Symmetric(GridCodec):
     ) -> Params:
         """The scale d (rows, spans): searched for, or fitted to given codes (rows, cols) by least squares."""
         x = w.reshape(len(w), -1, SPAN)
-        weight = torch.ones_like(x) if importance is None else importance.expand_as(w).reshape(x.shape)
+        weight = evenly_or(importance, w, x)
         if codes is not None:
             steps = codes.float().reshape(x.shape) - self.top
-            d = ordered_sum((weight * steps) * x) * inverse(ordered_sum((weight * steps) * steps))
+            d = fitted_scale(x, steps, weight)
         elif self.even_steps and importance is None:
             d = best_even_scale(x, self.even_whole, self.even_steps, self.top)
         elif self.levels:

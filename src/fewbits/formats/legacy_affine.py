@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import SINGULAR, by_row_spread, divided, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import SINGULAR, by_row_spread, divided, evenly_or, inverse, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -118,7 +118,7 @@ class Shifted(GridCodec):
     ) -> Params:
         """The line d, m, each (rows, spans): searched for, or fitted to given codes (rows, cols) by least squares."""
         x = w.reshape(len(w), -1, SPAN)
-        weight = torch.ones_like(x) if importance is None else importance.expand_as(w).reshape(x.shape)
+        weight = evenly_or(importance, w, x)
         if codes is not None:
             return self._at_codes(x, weight, codes.float().reshape(x.shape))
         low = x.amin(-1) + 0.0  # which zero is the smallest depends on the machine; this makes it +0

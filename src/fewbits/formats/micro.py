@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import divided, inverse, ordered_sum
+from fewbits.formats.exact import divided, fitted_scale, inverse, ordered_sum
 from fewbits.formats.grids import TableGrid
 from fewbits.formats.minifloat import E2M1, E4M3, exponent_of, power_of_two
 from fewbits.lazy import LazyModule
@@ -94,7 +94,7 @@ class E2M1Spans(GridCodec):
             return Params({"scale": self._search(x, given)})
         weight = torch.ones_like(x) if given is None else given
         table = _table(w.device)[codes.long()].reshape(x.shape)
-        d = ordered_sum((weight * table) * x) * inverse(ordered_sum((weight * table) * table))
+        d = fitted_scale(x, table, weight)
         return Params({"scale": self._stored(d)})
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> E2M1Grid:

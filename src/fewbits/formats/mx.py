@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewbits.errors import FormatError
 from fewbits.formats.base import Native, Params
-from fewbits.formats.exact import inverse, lane_sum
+from fewbits.formats.exact import evenly_or, inverse, lane_sum
 from fewbits.formats.grids import ElementGrid
 from fewbits.formats.microscaled import Microscaled
 from fewbits.formats.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, E8M0_BIAS, MiniFloat, exponent_of, power_of_two
@@ -108,7 +108,7 @@ class MX(Microscaled):
     ) -> Params:
         """The power of two (rows, groups) of each group: searched for, or the best one at given codes."""
         x = self.grouped(w)
-        weight = torch.ones_like(x) if importance is None else self.grouped(importance.expand_as(w))
+        weight = evenly_or(importance, w, x)
         exponent = self._best(x, weight) if codes is None else self._at_codes(x, weight, self.grouped(codes))
         return Params({"scale": power_of_two(exponent)})
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fewbits.errors import FormatError
 from fewbits.formats.base import Fields, Native, Params, Shape, Shapes
-from fewbits.formats.exact import divided, inverse, lane_sum
+from fewbits.formats.exact import divided, evenly_or, inverse, lane_sum
 from fewbits.formats.grids import ElementGrid
 from fewbits.formats.microscaled import Microscaled
 from fewbits.formats.minifloat import E2M1, E4M3, MiniFloat
@@ -68,7 +68,7 @@ class NV(Microscaled):
         """Scales of groups (rows, groups), searched for or nearest to the best at given codes, and the tensor's."""
         tensor = (like or self.prepare([w]))["tensor_scale"]
         x = self.grouped(w * inverse(tensor))
-        weight = torch.ones_like(x) if importance is None else self.grouped(importance.expand_as(w))
+        weight = evenly_or(importance, w, x)
         code = self._best(x, weight) if codes is None else self._at_codes(x, weight, self.grouped(codes))
         return Params({"scale": E4M3.decode(code), "tensor_scale": tensor}, {"tensor_scale": 0})
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fewbits.errors import FormatError
 from fewbits.formats.base import Bytes, Params
 from fewbits.formats.grids import UniformGrid
 from fewbits.formats.histogram import Histogram
@@ -101,6 +102,11 @@ class Ternary(Scaled):
 
     def unpacked_codes(self, packed: Bytes, cols: int) -> Bytes:
         """Bytes (rows, bytes per row) as codes (rows, cols)."""
+        if packed.max(initial=0) >= 3**PER_BYTE:
+            raise FormatError(
+                f"{self.name} packs five codes into a byte up to {3**PER_BYTE - 1} and was given {packed.max()}; "
+                "the file is damaged"
+            )
         powers = np.array([1, 3, 9, 27, 81], np.uint8)
         codes: Bytes = (packed[..., None] // powers % 3).reshape(len(packed), -1)[:, :cols]
         return np.ascontiguousarray(codes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import inverse, lane_sum, ordered_sum, stored_half
+from fewbits.formats.exact import evenly_or, fitted_scale, inverse, lane_sum, ordered_sum, stored_half
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -60,7 +60,7 @@ class Signs(GridCodec):
     ) -> Params:
         """The scale d (rows, spans): what is best at given codes (rows, cols), or at the signs."""
         x = w.reshape(len(w), -1, self.span)
-        weight = torch.ones_like(x) if importance is None else importance.expand_as(w).reshape(x.shape)
+        weight = evenly_or(importance, w, x)
         size = x.abs() if codes is None else torch.where(codes.reshape(x.shape) > 0, x, -x)
         return Params({"d": stored_half(lane_sum(weight * size) * inverse(lane_sum(weight)))})
 
@@ -111,10 +111,10 @@ class FourSteps(GridCodec):
     ) -> Params:
         """The scale d (rows, spans): searched for, or fitted to given codes (rows, cols) by least squares."""
         x = w.reshape(len(w), -1, self.span)
-        weight = torch.ones_like(x) if importance is None else importance.expand_as(w).reshape(x.shape)
+        weight = evenly_or(importance, w, x)
         if codes is not None:
             steps = codes.float().reshape(x.shape) - 1
-            d = ordered_sum((weight * steps) * x) * inverse(ordered_sum((weight * steps) * steps))
+            d = fitted_scale(x, steps, weight)
         else:
             d = _best_step(x, weight)
         return Params({"d": stored_half(d)})
