@@ -7,6 +7,8 @@ namespace fewbits {
 namespace {
 
 constexpr AffineShape q2_k{3, 16, 15.0f, 0.125f}, q4_k{15, 8, 63.0f, 1.0f}, q5_k{31, 8, 63.0f, 1.0f};
+const SymmetricShape q3_k{4, 32, {std::begin(search::q3_k_scale_levels), std::end(search::q3_k_scale_levels)}};
+const SymmetricShape q6_k{32, 128, {}};
 
 template <int n>
 AffineSpan fitted(const float* w, const float* weights, const AffineShape& shape, const float (&levels)[n]) {
@@ -14,8 +16,8 @@ AffineSpan fitted(const float* w, const float* weights, const AffineShape& shape
 }
 
 template <int n>
-SymmetricKSpan fitted(const float* w, const float* weights, int top, int scale_top, const float (&levels)[n]) {
-    return SymmetricKSpan(w, weights, top, scale_top, levels, n);
+SymmetricKSpan fitted(const float* w, const float* weights, const SymmetricShape& shape, const float (&levels)[n]) {
+    return SymmetricKSpan(w, weights, shape, levels, n);
 }
 
 const float* of_span(const float* weights, int64_t s) { return weights ? weights + 256 * s : nullptr; }
@@ -40,8 +42,8 @@ void encode_q2_k(const float* w, const float* weights, int64_t spans, uint8_t* s
 void encode_q3_k(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ3_K& out = spans_at<SpanQ3_K>(stored)[s];
-        const SymmetricKSpan span = weights ? fitted(w + 256 * s, of_span(weights, s), 4, 32, search::q3_k_weighted_levels)
-                                            : fitted(w + 256 * s, nullptr, 4, 32, search::q3_k_levels);
+        const SymmetricKSpan span = weights ? fitted(w + 256 * s, of_span(weights, s), q3_k, search::q3_k_weighted_levels)
+                                            : fitted(w + 256 * s, nullptr, q3_k, search::q3_k_levels);
         std::memset(&out, 0, sizeof out);
         out.d = span.d;
         for (int g = 0; g < 16; ++g) {
@@ -89,7 +91,7 @@ void encode_q5_k(const float* w, const float* weights, int64_t spans, uint8_t* s
 void encode_q6_k(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ6_K& out = spans_at<SpanQ6_K>(stored)[s];
-        const SymmetricKSpan span = fitted(w + 256 * s, of_span(weights, s), 32, 128, search::q6_k_levels);
+        const SymmetricKSpan span = fitted(w + 256 * s, of_span(weights, s), q6_k, search::q6_k_levels);
         std::memset(&out, 0, sizeof out);
         out.d = span.d;
         for (int g = 0; g < 16; ++g) out.scales[g] = static_cast<int8_t>(span.scale[g]);

@@ -192,6 +192,13 @@ struct AffineSpan {
     }
 };
 
+// How far codes and scales of a symmetric span go, and into how many units its largest scale is divided; none: into
+// scale_top, and neighbours of the rounded scales are always tried.
+struct SymmetricShape {
+    int top, scale_top;
+    std::vector<float> scale_levels;
+};
+
 // One span w = d * scale[g] * code of 16 groups of 16.
 struct SymmetricKSpan {
     const float* x;
@@ -199,18 +206,18 @@ struct SymmetricKSpan {
     half_bits d;
     float scale[16], weight[256];
 
-    SymmetricKSpan(const float* w, const float* weights, int top_, int scale_top_, const float* levels, int level_count)
-        : x(w), top(static_cast<float>(top_)), scale_top(static_cast<float>(scale_top_)) {
-        float line[16], extreme = 0;
+    SymmetricKSpan(const float* w, const float* weights, const SymmetricShape& shape, const float* levels, int level_count)
+        : x(w), top(static_cast<float>(shape.top)), scale_top(static_cast<float>(shape.scale_top)) {
+        Step steps[16];
         for (int g = 0; g < 16; ++g) {
             set_weights(g, weights);
-            line[g] = best_scale(x + 16 * g, weight + 16 * g, 16, top_, levels, level_count);
-            if (std::fabs(line[g]) > std::fabs(extreme)) extreme = line[g];
+            steps[g] = best_step(x + 16 * g, weight + 16 * g, 16, shape.top, levels, level_count);
         }
-        d = stored_half(extreme / -scale_top);
+        d = first_d(steps, shape);
+        const bool neighbours = weights || shape.scale_levels.empty();
         float before = 0, after = 0, a = 0, p = 0;
         for (int g = 0; g < 16; ++g) {
-            before += round_scale(g, line[g]);
+            before += round_scale(g, steps[g].scale, neighbours);
             float sll = 0, slx = 0;
             for (int e = 16 * g; e < 16 * (g + 1); ++e) {
                 const float l = code(e), wl = weight[e] * l;
@@ -225,6 +232,19 @@ struct SymmetricKSpan {
         if (after < before) d = refitted;
     }
 
+    // That which rounds the scales best: curvature * (what is stored - line)^2 is what a group loses.
+    static half_bits first_d(const Step* steps, const SymmetricShape& shape) {
+        float line[16], curvature[16], extreme = 0;
+        for (int g = 0; g < 16; ++g) {
+            line[g] = steps[g].scale;
+            curvature[g] = (steps[g].gain * inverse(line[g])) * inverse(line[g]);
+            if (std::fabs(line[g]) > std::fabs(extreme)) extreme = line[g];
+        }
+        const std::vector<float>& levels = shape.scale_levels;
+        if (levels.empty()) return stored_half(extreme / static_cast<float>(-shape.scale_top));
+        return stored_half(best_scale(line, curvature, 16, shape.scale_top, levels.data(), static_cast<int>(levels.size())));
+    }
+
     // Those given, or w^2 + the mean square of the group.
     void set_weights(int g, const float* weights) {
         float squares = 0;
@@ -233,11 +253,12 @@ struct SymmetricKSpan {
             weight[e] = weights ? weights[e] : x[e] * x[e] + squares * (1.0f / 16);
     }
 
-    // The best of the rounded scale and its neighbours; returns the error that it leaves.
-    float round_scale(int g, float line) {
+    // The rounded scale, or the best of it and its neighbours; returns the error that it leaves.
+    float round_scale(int g, float line, bool neighbours) {
         const float rounded = clamp(std::nearbyint(line * inverse(half_to_float(d))), -scale_top, scale_top - 1);
         float error = group_error(g, d, rounded);
         scale[g] = rounded;
+        if (!neighbours) return error;
         for (float near : {clamp(rounded - 1, -scale_top, scale_top - 1), clamp(rounded + 1, -scale_top, scale_top - 1)})
             if (group_error(g, d, near) < error) {
                 error = group_error(g, d, near);

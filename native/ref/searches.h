@@ -32,9 +32,14 @@ struct LaneSum {
     }
 };
 
+struct Step {
+    float scale = 0, gain = 0;  // the gain: the weighted energy that it removes
+};
+
 // The best step of a symmetric grid for `n` numbers with their weights; nullptr: evenly weighted.
-inline float best_scale(const float* x, const float* weights, int n, int top, const float* levels, int level_count) {
-    float least = 0, most = 0, best = 0, scale = 0;
+inline Step best_step(const float* x, const float* weights, int n, int top, const float* levels, int level_count) {
+    float least = 0, most = 0;
+    Step best;
     for (int e = 0; e < n; ++e) {
         least = std::fmin(least, x[e]);
         most = std::fmax(most, x[e]);
@@ -50,12 +55,13 @@ inline float best_scale(const float* x, const float* weights, int n, int top, co
             sll += wl * l;
         }
         const float candidate = slx * inverse(sll);
-        if (candidate * slx > best) {
-            best = candidate * slx;
-            scale = candidate;
-        }
+        if (candidate * slx > best.gain) best = {candidate, candidate * slx};
     }
-    return scale;
+    return best;
+}
+
+inline float best_scale(const float* x, const float* weights, int n, int top, const float* levels, int level_count) {
+    return best_step(x, weights, n, top, levels, level_count).scale;
 }
 
 // The best step of Q4_0 for 32 numbers, evenly weighted: a search in whole numbers.

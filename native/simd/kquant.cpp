@@ -37,6 +37,26 @@ void encode_affine(const float* w, const float* weights, int64_t spans, uint8_t*
     });
 }
 
+// The same for sixteen spans of sixteen groups.
+template <typename Span, typename Fit, int n, int m, typename Store>
+void encode_symmetric(const float* w, const float* weights, int64_t spans, uint8_t* stored, const float (&levels)[n],
+                      const float (&weighted_levels)[m], Store store) {
+    Fit fit;
+    uint8_t codes[Fit::columns];
+    auto* out = reinterpret_cast<Span*>(stored);
+    for (int64_t first = 0; first < spans; first += batch) {
+        const int present = static_cast<int>(spans - first < batch ? spans - first : batch);
+        const float* x = w + Fit::columns * first;
+        weights ? fit.fit(x, weights + Fit::columns * first, present, weighted_levels, m)
+                : fit.fit(x, nullptr, present, levels, n);
+        for (int s = 0; s < present; ++s) {
+            to_rows(fit.codes(s), Fit::length, codes);
+            out[first + s].d = fit.d(s);
+            store(out[first + s], s, codes, fit);
+        }
+    }
+}
+
 template <typename Fit>
 void pack_scales(const Fit& fit, int s, uint8_t* packed) {
     for (int g = 0; g < 4; ++g) {
@@ -93,34 +113,22 @@ void encode_q5_k(const float* w, const float* weights, int64_t spans, uint8_t* s
 }
 
 void encode_q3_k(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    SymmetricK<4, 32> fit;
-    uint8_t codes[16 * batch];
-    auto* out = reinterpret_cast<SpanQ3_K*>(stored);
-    for (int64_t s = 0; s < spans; ++s) {
-        weights ? fit.fit(w + 256 * s, weights + 256 * s, search::q3_k_weighted_levels, length_of(search::q3_k_weighted_levels))
-                : fit.fit(w + 256 * s, nullptr, search::q3_k_levels, length_of(search::q3_k_levels));
-        to_rows(fit.codes(), 16, codes);
-        out[s].d = fit.d();
-        const auto scale = [&](int g) { return fit.scale(g) + 32; };
-        for (int g = 0; g < 8; ++g) out[s].scales[g] = static_cast<uint8_t>((scale(g) & 15) | (scale(g + 8) & 15) << 4);
+    const auto store = [](SpanQ3_K& span, int s, const uint8_t* codes, const auto& fit) {
+        const auto scale = [&](int g) { return fit.scale(s, g) + 32; };
+        for (int g = 0; g < 8; ++g) span.scales[g] = static_cast<uint8_t>((scale(g) & 15) | (scale(g + 8) & 15) << 4);
         for (int g = 0; g < 4; ++g)
-            out[s].scales[8 + g] = static_cast<uint8_t>(scale(g) >> 4 | (scale(g + 4) >> 4) << 2 |
-                                                        (scale(g + 8) >> 4) << 4 | (scale(g + 12) >> 4) << 6);
-        pack_pairs(codes, out[s].q);
-        pack_bits<2>(codes, out[s].high);
-    }
+            span.scales[8 + g] = static_cast<uint8_t>(scale(g) >> 4 | (scale(g + 4) >> 4) << 2 |
+                                                      (scale(g + 8) >> 4) << 4 | (scale(g + 12) >> 4) << 6);
+        pack_pairs(codes, span.q);
+        pack_bits<2>(codes, span.high);
+    };
+    encode_symmetric<SpanQ3_K, SymmetricK<4, 32, true>>(w, weights, spans, stored, search::q3_k_levels,
+                                                        search::q3_k_weighted_levels, store);
 }
 
 void encode_q6_k(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    SymmetricK<32, 128> fit;
-    uint8_t codes[16 * batch];
-    auto* out = reinterpret_cast<SpanQ6_K*>(stored);
-    for (int64_t s = 0; s < spans; ++s) {
-        fit.fit(w + 256 * s, weights ? weights + 256 * s : nullptr, search::q6_k_levels, length_of(search::q6_k_levels));
-        to_rows(fit.codes(), 16, codes);
-        SpanQ6_K& span = out[s];
-        span.d = fit.d();
-        for (int g = 0; g < 16; ++g) span.scales[g] = static_cast<int8_t>(fit.scale(g));
+    const auto store = [](SpanQ6_K& span, int s, const uint8_t* codes, const auto& fit) {
+        for (int g = 0; g < 16; ++g) span.scales[g] = static_cast<int8_t>(fit.scale(s, g));
         for (int half = 0; half < 2; ++half) {
             const uint8_t* c = codes + 128 * half;
             pack_halves<64>(c, c + 64, span.low + 64 * half);
@@ -128,7 +136,9 @@ void encode_q6_k(const float* w, const float* weights, int64_t spans, uint8_t* s
                 span.high[32 * half + e] = static_cast<uint8_t>(c[e] >> 4 | (c[e + 32] >> 4) << 2 |
                                                                 (c[e + 64] >> 4) << 4 | (c[e + 96] >> 4) << 6);
         }
-    }
+    };
+    encode_symmetric<SpanQ6_K, SymmetricK<32, 128, false>>(w, weights, spans, stored, search::q6_k_levels,
+                                                           search::q6_k_levels, store);
 }
 
 void unpack_scale(const uint8_t* packed, int g, int* scale, int* low) {

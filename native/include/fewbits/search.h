@@ -7,6 +7,9 @@ namespace fewbits::search {
 // Numbers of steps into which a group's range is divided, tried in this order; all are exact in binary.
 constexpr float q2_k_levels[] = {2.25f, 2.625f, 3.0f, 3.375f, 3.75f};
 constexpr float q3_k_levels[] = {3.0625f, 3.4375f, 3.75f, 4.125f, 4.4375f};
+// Into how many units the largest scale of a span of Q3_K is divided, likewise.
+constexpr float q3_k_scale_levels[] = {26.0f, 26.5f, 27.0f, 27.5f, 28.0f, 28.5f, 29.0f, 29.5f,
+                                       30.0f, 30.5f, 31.0f, 31.5f, 32.0f, 32.5f, 33.0f, 33.5f};
 constexpr float q4_k_levels[] = {14.0f, 14.34375f, 14.6875f, 15.0f, 15.3125f, 15.65625f, 16.0f};
 constexpr float q5_k_levels[] = {30.3125f, 30.59375f, 30.875f, 31.15625f, 31.4375f, 31.71875f, 32.0f};
 constexpr float q6_k_levels[] = {29.0f, 29.59375f, 30.1875f, 30.8125f, 31.40625f, 32.0f, 32.59375f};

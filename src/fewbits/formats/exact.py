@@ -112,10 +112,17 @@ def by_row_spread(w: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
 
 
 def best_scale(x: torch.Tensor, weight: torch.Tensor, top: int, levels: tuple[float, ...]) -> torch.Tensor:
-    """The best step of a symmetric grid -top .. top - 1 for `x` (..., n), of one candidate per level.
+    """The step of `best_step`."""
+    return best_step(x, weight, top, levels)[0]
+
+
+def best_step(
+    x: torch.Tensor, weight: torch.Tensor, top: int, levels: tuple[float, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best step of a symmetric grid -top .. top - 1 for `x` (..., n), of one candidate per level, and its gain.
 
     A candidate divides the extreme element into `level` steps; the step is then refitted by least squares in the given
-    weights (..., n), and the one that removes most of the weighted energy wins.
+    weights (..., n), and the one that removes most of the weighted energy wins: that energy is its gain.
     """
     least, most = x.amin(-1).clamp(max=0.0), x.amax(-1).clamp(min=0.0)
     inverse_extreme = inverse(torch.where(-least > most, least, most))
@@ -129,7 +136,7 @@ def best_scale(x: torch.Tensor, weight: torch.Tensor, top: int, levels: tuple[fl
         gain = candidate * slx
         scale = torch.where(gain > best, candidate, scale)
         best = torch.where(gain > best, gain, best)
-    return scale
+    return scale, best
 
 
 SMALLEST_NORMAL = 2.0**-126

@@ -106,4 +106,5 @@ Q3_K = SymmetricPairs(
     top=4,
     scale_top=32,
     weighted_levels=(*(3.0 + 0.125 * i for i in range(15)), 5.0, 5.5, 6.25, 2.75, 2.5),
+    scale_levels=tuple(26.0 + 0.5 * i for i in range(16)),
 )

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import best_scale, divided, extreme, fitted_scale, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import (
+    best_scale,
+    best_step,
+    divided,
+    extreme,
+    fitted_scale,
+    inverse,
+    ordered_sum,
+    stored_half,
+)
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -50,6 +59,8 @@ class SymmetricK(GridCodec):
     """Scales run from -scale_top to scale_top - 1."""
     weighted_levels: tuple[float, ...] = ()
     """Tried where importance is given; `levels` where there are none."""
+    scale_levels: tuple[float, ...] = ()
+    """Into how many units the largest scale of a span is divided; none: into scale_top."""
 
     def __post_init__(self) -> None:
         code_bits, scale_bits = self.top.bit_length(), self.scale_top.bit_length()
@@ -84,12 +95,26 @@ class SymmetricK(GridCodec):
         fixed = None if codes is None else codes.float().reshape(x.shape) - self.top
         if fixed is None:
             levels = self.levels if importance is None else self.weighted_levels or self.levels
-            line = best_scale(x, weight, self.top, levels)
+            line, gain = best_step(x, weight, self.top, levels)
+            curvature = (gain * inverse(line)) * inverse(line)
         else:
-            line = fitted_scale(x, fixed, weight)
-        d = stored_half(divided(extreme(line), -float(self.scale_top)))
+            line, curvature = fitted_scale(x, fixed, weight), ordered_sum((weight * fixed) * fixed)
+        d = self._unit(line, curvature)
         scale = (line * inverse(d)[..., None]).round().clamp(-self.scale_top, self.scale_top - 1)
-        scale = self._neighbours(x, weight, fixed, d, scale)
+        if importance is not None or fixed is not None or not self.scale_levels:
+            scale = self._neighbours(x, weight, fixed, d, scale)
+        return self._refitted(x, weight, fixed, d, scale)
+
+    def _unit(self, line: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
+        """The first d (rows, spans): `curvature` * (what is stored - line)^2 is what rounding a group's scale costs."""
+        if not self.scale_levels:
+            return stored_half(divided(extreme(line), -float(self.scale_top)))
+        return stored_half(best_scale(line, curvature, self.scale_top, self.scale_levels))
+
+    def _refitted(
+        self, x: torch.Tensor, weight: torch.Tensor, fixed: torch.Tensor | None, d: torch.Tensor, scale: torch.Tensor
+    ) -> Params:
+        """The parameters with d by least squares over the span, where the error falls."""
         steps = self._steps(x, d, scale) if fixed is None else fixed
         weighted = weight * steps
         a = ordered_sum((scale * scale) * ordered_sum(weighted * steps))
@@ -97,7 +122,7 @@ class SymmetricK(GridCodec):
         new_d = torch.where(a > 0, stored_half(p / a), d)
         before = ordered_sum(self._error(x, weight, d, scale, fixed))
         after = ordered_sum(self._error(x, weight, new_d, scale, fixed))
-        return Params({"d": torch.where(after < before, new_d, d), "scale": scale.reshape(len(w), -1)})
+        return Params({"d": torch.where(after < before, new_d, d), "scale": scale.reshape(len(x), -1)})
 
     def _steps(self, x: torch.Tensor, d: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return (x * inverse(d[..., None] * scale)[..., None]).round().clamp(-self.top, self.top - 1)
