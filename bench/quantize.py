@@ -107,7 +107,9 @@ def fewbits(source: str, target: Path, recipe: str, threads: int) -> dict[str, A
     """One run of the command line; its record."""
     command = [sys.executable, "-m", "fewbits", "quantize", source, "-o", str(target), "--to", recipe]
     command += ["--threads", str(threads), "--force", "--json"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    # An installed package has its bytecode; where Python is told not to keep any, each run would compile anew.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     record: dict[str, Any] = json.loads(done.stdout)
     return record
 

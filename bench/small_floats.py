@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path, default=[ROOT / "examples" / "models" / "pocket-llama"])
     kinds = {model.name: matrices(model) for model in parser.parse_args().models} | random()
     print(f"{'format':20}" + "".join(f"{kind:>16}{'weighted':>10}" for kind in kinds))
-    for name in formats.MEMBERS:
+    for name in formats.members():
         if getattr(formats.get(name), "native", None) is None:
             continue
         figures = [(ratio(name, some, False), ratio(name, some, True)) for some in kinds.values()]

@@ -1,4 +1,4 @@
-// What Python sees, with bind_grouped.cpp: checks sizes, releases the interpreter lock, calls the table.
+// What Python sees, with bind_grouped.cpp and bind_strings.cpp: checks sizes, releases the interpreter lock, calls the table.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -16,6 +16,7 @@
 
 #include "arguments.h"
 #include "bind_grouped.h"
+#include "bind_strings.h"
 #include "fewbits/kernels.h"
 #include "fewbits/lattices.h"
 #include "verify/lattices.h"
@@ -313,6 +314,7 @@ NB_MODULE(_native, m) {
     m.def("decode_fields", &decode_fields, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"), nb::arg("scaling"),
           nb::arg("w"), nb::arg("isa") = "");
     bind_grouped(m);
+    bind_strings(m);
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
     m.def("deviation", &deviation, nb::arg("source"), nb::arg("numbers"), nb::arg("back"), nb::arg("squared_error"),
           nb::arg("squared"));

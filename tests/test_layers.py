@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "methods": {"errors", "registry", "lazy", "formats.base", "qtensor"},
     "models": {"errors", "registry"},
     "planning": {"errors", "registry", "formats", "sites"},
-    "checkpoints": {"errors", "registry", "formats", "qtensor", "models"},
+    "checkpoints": {"errors", "mapped", "kernels.module", "registry", "formats", "qtensor", "models"},
     "mixes": {"errors", "checkpoints.base", "planning", "sites"},
     "inspection": {"errors", "checkpoints", "mixes"},
     "explanation": {"errors", "lazy", "formats", "kernels", "checkpoints"},
@@ -37,7 +37,10 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"", "errors", "registry", "formats", "kernels", "checkpoints", "models", "inspection"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
-    "digest": {"checkpoints.mapping"},
+    "mapped": set(),
+    "digest": {"mapped", "workers"},
+    "request": set(),
+    "quantizing": {"digest", "pipeline", "reporting.record", "request", "workers"},
     "memory": set(),
     "versions": set(),
     "workers": set(),
@@ -95,9 +98,10 @@ ALLOWED: dict[str, set[str]] = {
         "preflight",
         "verification",
         "reporting",
+        "request",
     },
-    "cli": {"", "errors", "formats", "pipeline", "evaluation", "explanation", "inspection", "reporting"},
-    "": {"errors", "formats", "pipeline", "evaluation", "explanation", "inspection"},
+    "cli": {"", "errors", "formats", "quantizing", "evaluation", "explanation", "inspection", "reporting"},
+    "": {"errors", "formats", "quantizing", "evaluation", "explanation", "inspection"},
     "__main__": {"cli"},
 }
 
@@ -189,6 +193,31 @@ with contextlib.redirect_stdout(io.StringIO()):
 print(code, sorted({{"torch", "transformers", "onnx", "requests"}} & set(sys.modules)))
 """
     assert run_python(code) == "0 []"
+
+
+def test_a_command_loads_only_the_formats_it_names(tmp_path: Path) -> None:
+    arguments = ["quantize", str(MODELS / "pocket-llama"), "-o", str(tmp_path / "o.gguf"), "--to", "Q4_0", "--quiet"]
+    code = f"""
+import sys
+from fewbits.cli.main import main
+main({arguments!r})
+names = "floats", "legacy", "kquant_symmetric", "kquant_pairs", "iq1", "iquant", "tiny", "codebooks", "learned", "fp8"
+print(*(name for name in names if f"fewbits.formats.{{name}}" in sys.modules))
+"""
+    assert run_python(code) == "floats legacy kquant_symmetric"
+
+
+def test_hashing_of_the_source_begins_before_the_pipeline_is_loaded(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from fewbits import digest, quantize
+def begin(self, path, really=digest.Digests.begin):
+    print(path.name, "fewbits.pipeline" in sys.modules, end="; ")
+    return really(self, path)
+digest.Digests.begin = begin
+quantize({str(MODELS / "pocket-llama")!r}, {str(tmp_path / "o.gguf")!r})
+"""
+    assert run_python(code).startswith("model.safetensors False; config.json True;")
 
 
 def all_edges() -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ def stored(name: str) -> QTensor:
     return QTensor(format, format.encode(w, params), params)
 
 
-@pytest.mark.parametrize("name", formats.MEMBERS)
+@pytest.mark.parametrize("name", formats.members())
 def test_every_member_reads_the_same(name: str) -> None:
     q = stored(name)
     fields = q.fields()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fewbits.evaluation.compare import compare
     from fewbits.explanation.explain import explain
     from fewbits.inspection import inspect
-    from fewbits.pipeline import quantize
+    from fewbits.quantizing import quantize
 
     __version__: str
 
@@ -25,7 +25,7 @@ _VERBS = {
     "compare": "fewbits.evaluation.compare",
     "explain": "fewbits.explanation.explain",
     "inspect": "fewbits.inspection",
-    "quantize": "fewbits.pipeline",
+    "quantize": "fewbits.quantizing",
 }
 
 

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from threading import Event
 
-from fewbits.checkpoints.mapping import map_file
+from fewbits.mapped import mapped
+from fewbits.workers import Workers
 
-_PIECE = 8 << 20
+_PIECE = 64 << 20
+"""Bytes between two looks at `cancelled`, each of which may wait for the interpreter: a few hundredths of a second."""
 
 
 def sha256_of(path: Path, cancelled: Event | None = None) -> str:
     """The file's SHA-256 in hexadecimal; the interpreter is free for other threads while it runs.
 
-    When `cancelled` is set it stops at once, with a result that nobody may use: a large file takes minutes.
+    When `cancelled` is set it stops soon, with a result that nobody may use: a large file takes minutes.
     """
     digest = hashlib.sha256()
     if path.stat().st_size:
-        data = map_file(path)
-        for start in range(0, data.size, _PIECE):
+        data = memoryview(mapped(path))
+        for start in range(0, len(data), _PIECE):
             if cancelled is not None and cancelled.is_set():
                 break
-            digest.update(data[start : start + _PIECE].data)
+            digest.update(data[start : start + _PIECE])
     return digest.hexdigest()
+
+
+class Digests:
+    """SHA-256 of files by `workers`, each begun once: hashing is a third of the work and waits for nothing."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._begun: dict[str, Future[str]] = {}
+
+    def begin(self, path: Path) -> Future[str]:
+        """Hash `path` beside everything else, unless that has begun already."""
+        if str(path) not in self._begun:
+            self._begun[str(path)] = self._workers.submit(partial(sha256_of, path, self._workers.cancelled))
+        return self._begun[str(path)]
+
+    def of(self, paths: Iterable[Path]) -> dict[str, str]:
+        """Path -> SHA-256 in hexadecimal; waits for those that are not ready."""
+        return {str(path): self.begin(path).result() for path in paths}

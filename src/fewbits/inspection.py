@@ -163,7 +163,10 @@ def _inspect_gguf(path: Path) -> Inspection:
     from fewbits.checkpoints.gguf import GGUFReader
 
     reader = GGUFReader(path)
-    values = {key: value.value for key, value in reader.metadata.items()}
+    values = {
+        key: list(value.value) if value.type.startswith("array") else value.value
+        for key, value in reader.metadata.items()
+    }
     architecture = values.get("general.architecture")
     mix = None
     if isinstance(architecture, str):

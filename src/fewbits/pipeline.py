@@ -7,8 +7,7 @@ under its temporary name, and only then does it appear.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -21,100 +20,67 @@ from fewbits.assignment import Assignment, assign
 from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
-from fewbits.digest import sha256_of
+from fewbits.digest import Digests
 from fewbits.encoding import Encoded, encode_slab, is_native, shared_parameters, slabs
 from fewbits.errors import CheckpointError
 from fewbits.formats import Params
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
 from fewbits.planning import Recipe
-from fewbits.preflight import estimate_memory, estimate_seconds, require_room, usable_threads
+from fewbits.preflight import estimate_memory, estimate_seconds, require_room
 from fewbits.reporting.card import card_path, discard_card, publish_card, stage_card
 from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
+from fewbits.request import Request
 from fewbits.targets import Prepared, Target, Writer, target_of
 from fewbits.verification import relative_rms
 from fewbits.versions import versions
 from fewbits.workers import Workers, row_slabs
 
-Progress = Callable[[str, int, int], None]
 
-
-def quantize(
-    source: str | Path,
-    output: str | Path,
-    *,
-    to: str | Path = "Q4_K_M",
-    tensors: Mapping[str, str] | Iterable[str] = (),
-    importance: str | Path | None = None,
-    method: str = "nearest",
-    force: bool = False,
-    dry_run: bool = False,
-    threads: int | None = None,
-    seed: int = 0,
-    revision: str | None = None,
-    on_preview: Callable[[Preview], None] | None = None,
-    progress: Progress | None = None,
+def run(
+    request: Request, workers: Workers, digests: Digests, on_preview: Callable[[Preview], None] | None
 ) -> Record | Preview:
-    """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
-
-    `output` is a GGUF file, or where its name has no ending a model directory with fields of any format.
-
-    `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats:
-    {"blk.*.ffn_down": "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are
-    weighed. `threads` None means all processors. Returns the record that was also written beside `output` as a card, or
-    the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
-    """
-    started = time.perf_counter()
-    output = Path(output)
-    workers_wanted = usable_threads(threads)
-    overrides = planning.parse_overrides(tensors)
-    recipe, chosen = planning.get(to).with_overrides(overrides), methods.get(method)
-    target = target_of(output)
-    target.require_room_for(output, force=force, dry_run=dry_run)
-    weigher = read_importance(Path(importance)) if importance is not None else None
-    conversion = target.accept(_open(str(source), output, revision))
-    extras = [Path(file) for file in (recipe.source, importance) if file]
-    with Workers(workers_wanted) as workers:
-        # Hashing begins while the rest is planned: it is a quarter of the work, and one thread is free.
-        files = () if dry_run else (*conversion.files, *extras)
-        digests = {str(f): workers.submit(partial(sha256_of, f, workers.cancelled)) for f in files}
-        assignment = assign(conversion, recipe, chosen, weigher, target)
-        job = _plan(target, conversion, str(source), output, recipe, assignment, workers_wanted)
-        if on_preview:
-            on_preview(job.preview)
-        if dry_run:
-            return job.preview
-        require_room(output, job.prepared.size)
-        return _work(job, chosen, workers, digests, started, seed, progress or _silent)
+    """Do what `fewbits.quantize` promises, with `workers`; some of `digests` may have begun."""
+    overrides = planning.parse_overrides(request.tensors)
+    recipe, method = planning.get(request.recipe).with_overrides(overrides), methods.get(request.method)
+    target = target_of(request.output)
+    target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
+    weigher = read_importance(request.importance) if request.importance is not None else None
+    conversion = target.accept(_open(request))
+    files = [*conversion.files, *(Path(file) for file in (recipe.source, request.importance) if file)]
+    if not request.dry_run:
+        for file in files:
+            digests.begin(file)
+    assignment = assign(conversion, recipe, method, weigher, target)
+    job = _plan(request, target, conversion, recipe, assignment, workers.threads)
+    if on_preview:
+        on_preview(job.preview)
+    if request.dry_run:
+        return job.preview
+    require_room(request.output, job.prepared.size)
+    return _work(request, job, method, workers, lambda: digests.of(files))
 
 
 def _work(
-    job: _Job,
-    method: Method,
-    workers: Workers,
-    digests: Mapping[str, Future[str]],
-    started: float,
-    seed: int,
-    progress: Progress,
+    request: Request, job: _Job, method: Method, workers: Workers, source_sha256: Callable[[], dict[str, str]]
 ) -> Record:
-    """Everything after the preview; `started` is the clock at the very beginning."""
-    began = datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - started)
-    with PeakMemory() as memory, job.prepared.open(job.output) as writer:
-        outcome = _run(job, method, writer, workers, progress)
-        card = str(card_path(job.output))
+    """Everything after the preview."""
+    began = datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - request.started)
+    with PeakMemory() as memory, job.prepared.open(request.output) as writer:
+        outcome = _run(request, job, method, writer, workers)
         record = Record(
             preview=job.preview,
             tensors=outcome.tensors,
-            source_sha256={name: digest.result() for name, digest in digests.items()},
+            source_sha256=source_sha256(),
             output_sha256=outcome.output_sha256,
-            seed=seed,
-            seconds=time.perf_counter() - started,
+            seed=request.seed,
+            seconds=time.perf_counter() - request.started,
             seconds_verifying=outcome.seconds_verifying,
             peak_memory=memory.peak,
             versions=versions(),
             isa=kernels.isa(),
             threads=workers.threads,
-            card=card,
+            card=str(card_path(request.output)),
             started=began.isoformat(timespec="seconds"),
         )
         _publish(writer, record)
@@ -131,15 +97,10 @@ def _publish(writer: Writer, record: Record) -> None:
         discard_card(record)
 
 
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
 @dataclass(frozen=True)
 class _Job:
     """Everything decided before any weight is read."""
 
-    output: Path
     conversion: Conversion
     prepared: Prepared
     preview: Preview
@@ -153,27 +114,21 @@ class _Outcome:
     seconds_verifying: float
 
 
-def _open(source: str, output: Path, revision: str | None) -> Conversion:
-    conversion = open_source(source, revision=revision)
-    if any(f.resolve() == output.resolve() for f in conversion.files):
-        raise CheckpointError(f"{output} is the source itself; choose another output.")
+def _open(request: Request) -> Conversion:
+    conversion = open_source(request.source, revision=request.revision)
+    if any(f.resolve() == request.output.resolve() for f in conversion.files):
+        raise CheckpointError(f"{request.output} is the source itself; choose another output.")
     return conversion
 
 
 def _plan(
-    target: Target,
-    conversion: Conversion,
-    source: str,
-    output: Path,
-    recipe: Recipe,
-    assignment: Assignment,
-    threads: int,
+    request: Request, target: Target, conversion: Conversion, recipe: Recipe, assignment: Assignment, threads: int
 ) -> _Job:
     tensors = assignment.tensors
     prepared = target.prepare(conversion, tensors, recipe, assignment.used)
     preview = Preview(
-        source=source,
-        output=str(output),
+        source=request.source,
+        output=str(request.output),
         recipe=recipe.name,
         nominal_format=recipe.nominal,
         architecture=conversion.architecture,
@@ -187,25 +142,23 @@ def _plan(
         overrides=recipe.overrides,
         importance=assignment.used,
     )
-    return _Job(output, conversion, prepared, preview, assignment.importance)
+    return _Job(conversion, prepared, preview, assignment.importance)
 
 
-def _run(job: _Job, method: Method, writer: Writer, workers: Workers, progress: Progress) -> _Outcome:
+def _run(request: Request, job: _Job, method: Method, writer: Writer, workers: Workers) -> _Outcome:
     """Encode, write, verify, and wait for the disk."""
-    tensors = _encode_all(job, method, writer, workers, progress)
+    tensors = _encode_all(job, method, writer, workers, partial(request.progress, "quantize"))
     writer.start_flush()
     verifying = time.perf_counter()
     weighed = frozenset(job.importance)
-    sha256 = job.prepared.verify(
-        job.output, tensors, weighed, workers, lambda done, total: progress("verify", done, total)
-    )
+    sha256 = job.prepared.verify(request.output, tensors, weighed, workers, partial(request.progress, "verify"))
     seconds = time.perf_counter() - verifying
     writer.sync()
     return _Outcome(tensors, sha256, seconds)
 
 
 def _encode_all(
-    job: _Job, method: Method, writer: Writer, workers: Workers, progress: Progress
+    job: _Job, method: Method, writer: Writer, workers: Workers, progress: Callable[[int, int], None]
 ) -> tuple[TensorResult, ...]:
     planned = {t.name: t for t in job.preview.tensors}
     placements = {p.name: p for p in job.conversion.placements}
@@ -229,7 +182,7 @@ def _encode_all(
             errors[piece.tensor.name].append(encoded.squared_error)
             squares[piece.tensor.name].append(encoded.squared)
             done += piece.placement.source.row_bytes * (piece.stop - piece.start)
-            progress("quantize", done, job.preview.bytes_in)
+            progress(done, job.preview.bytes_in)
     return tuple(TensorResult(t, relative_rms(errors[t.name], squares[t.name])) for t in planned.values())
 
 

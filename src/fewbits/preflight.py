@@ -20,13 +20,6 @@ _HASH_RATE = 1.2e9
 """Bytes of SHA-256 per second and processor; measured figures lie between 0.5e9 and 2e9."""
 
 
-def usable_threads(threads: int | None) -> int:
-    """`threads`, or as many as this process may use processors."""
-    if threads is not None:
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def require_writable(output: Path, card: Path, *, force: bool, dry_run: bool) -> None:
     """Refuse an output that exists (without `force`), is a directory, or lies where nothing can be written."""
     if output.is_dir():

@@ -26,15 +26,26 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, error: type[FewbitsError]) -> None:
         self.kind = kind
         self._error = error
-        self._items: dict[str, T] = {}
+        self._loads: dict[str, Callable[[], T]] = {}
+        self._loaded: dict[str, T] = {}
         self._families: dict[str, Callable[[str], T]] = {}
+        self._rest: Callable[[], None] | None = None
 
     def add(self, name: str, item: T) -> T:
         """Add `item` under `name` and return it; raises ValueError when the name is taken."""
-        if name in self._items:
-            raise ValueError(f"{self.kind} '{name}' is registered already")
-        self._items[name] = item
+        self._loaded[name] = item
+        self.add_later(name, lambda: item)
         return item
+
+    def add_later(self, name: str, load: Callable[[], T]) -> None:
+        """Add under `name` what `load` returns when it is first asked for; raises ValueError when the name is taken."""
+        if name in self._loads:
+            raise ValueError(f"{self.kind} '{name}' is registered already")
+        self._loads[name] = load
+
+    def add_rest(self, add: Callable[[], None]) -> None:
+        """Let `add` add more before the first question that what is here does not answer."""
+        self._rest = add
 
     def add_family(self, pattern: str, parse: Callable[[str], T]) -> None:
         """Let `parse` make the items whose names match the regular expression `pattern` as a whole.
@@ -48,14 +59,25 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """Return the item called `name`; raises the registry's error, naming the nearest known names."""
-        if name in self._items:
-            return self._items[name]
+        if name in self._loads:
+            if name not in self._loaded:
+                self._loaded[name] = self._loads[name]()
+            return self._loaded[name]
+        if self._complete():
+            return self.get(name)
         for pattern, parse in self._families.items():
             if re.fullmatch(pattern, name):
                 return parse(name)
-        near = difflib.get_close_matches(name, self._items, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, self._loads, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
-        raise self._error(f"unknown {self.kind} {name!r}{hint} Known: {', '.join(self._items)}.")
+        raise self._error(f"unknown {self.kind} {name!r}{hint} Known: {', '.join(self._loads)}.")
+
+    def _complete(self) -> bool:
+        """Add the rest, if it has not been added; whether anything was to be added."""
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            rest()
+        return rest is not None
 
     def __contains__(self, name: object) -> bool:
         """Whether `get` knows the name, members of families included."""
@@ -68,7 +90,9 @@ class Registry(Generic[T]):
         return True
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
+        self._complete()
+        return iter(self._loads)
 
     def __len__(self) -> int:
-        return len(self._items)
+        self._complete()
+        return len(self._loads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,13 @@ Result = TypeVar("Result")
 
 SLAB_BYTES = 4 << 20
 """Source bytes of a slab: large beside the cost of handing it over, small beside memory."""
+
+
+def usable_threads(threads: int | None) -> int:
+    """`threads`, or as many as this process may use processors."""
+    if threads is not None:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers:

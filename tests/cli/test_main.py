@@ -28,7 +28,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[[Quantize], None]:
     """Puts a stand-in where the command looks for `quantize`."""
 
     def install(quantize: Quantize) -> None:
-        monkeypatch.setitem(sys.modules, "fewbits.pipeline", SimpleNamespace(quantize=quantize))  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "fewbits.quantizing", SimpleNamespace(quantize=quantize))  # type: ignore[arg-type]
 
     return install
 

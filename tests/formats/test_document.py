@@ -48,7 +48,7 @@ def test_a_drawing_fits_and_names_every_part(name: str, width: int) -> None:
         assert all(any(line.startswith(part.name) for line in lines) for part in described.parts)
 
 
-@pytest.mark.parametrize("name", formats.MEMBERS)
+@pytest.mark.parametrize("name", formats.members())
 def test_the_fields_of_a_matrix_are_its_bits(name: str) -> None:
     described = formats.describe(name)
     cols = 4096 // described.span * described.span if described.span else 4096

@@ -26,7 +26,7 @@ def test_names_and_representations_make_the_same_format_again(name: str) -> None
     assert eval(repr(format), names) == format
 
 
-@pytest.mark.parametrize("name", formats.MEMBERS)
+@pytest.mark.parametrize("name", formats.members())
 def test_a_matrix_is_its_fields_and_its_json(name: str) -> None:
     format = formats.get(name)
     w = torch.randn(3, 4 * (format.span or 8), generator=torch.Generator().manual_seed(1))
@@ -110,7 +110,7 @@ def test_scopes_are_words() -> None:
     assert [Scope.of(word) for word in ("g1", "g0", "g01", "g", "tile", "rows", "", "g1048577")] == [None] * 8
 
 
-OURS = [name for name in formats.MEMBERS if name.startswith(("int", "uint", "ternary", "nf", "fp4_bnb", "learned"))]
+OURS = [name for name in formats.members() if name.startswith(("int", "uint", "ternary", "nf", "fp4_bnb", "learned"))]
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -21,7 +21,7 @@ from references import small_floats
 
 ELEMENTS: list[Element] = [E4M3, E5M2, E3M2, E2M3, E2M1, INT8]
 FLOATS = [E4M3, E5M2, E3M2, E2M3, E2M1]
-FORMATS = [n for n in formats.MEMBERS if n.startswith(("fp", "mx", "nv")) and not n.startswith("fp4_bnb")]
+FORMATS = [n for n in formats.members() if n.startswith(("fp", "mx", "nv")) and not n.startswith("fp4_bnb")]
 
 each_element = pytest.mark.parametrize("element", ELEMENTS, ids=lambda e: e.name)
 each_format = pytest.mark.parametrize("name", FORMATS)

@@ -40,7 +40,7 @@ def stored(name: str) -> dict[str, np.ndarray]:
 
 
 def families() -> dict[str, dict[str, str]]:
-    return {name: {key: sha256(field) for key, field in stored(name).items()} for name in formats.MEMBERS}
+    return {name: {key: sha256(field) for key, field in stored(name).items()} for name in formats.members()}
 
 
 def bitsandbytes() -> dict[str, Any]:

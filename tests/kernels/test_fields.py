@@ -16,7 +16,9 @@ from fewbits.kernels.fields import decode_fields, has_fields_codec
 from fewbits.kernels.grouped import has_codec
 from fewbits.testing import check_field_kernel, field_kernel_suite
 
-NATIVE = [name for name in formats.MEMBERS if has_fields_codec(formats.get(name)) and not has_codec(formats.get(name))]
+NATIVE = [
+    name for name in formats.members() if has_fields_codec(formats.get(name)) and not has_codec(formats.get(name))
+]
 
 
 @pytest.mark.parametrize("name", NATIVE)
@@ -25,7 +27,7 @@ def test_kernel(name: str) -> None:
 
 
 def test_small_floats_have_kernels() -> None:
-    small = {name for name in formats.MEMBERS if name.startswith(("fp", "mx", "nv"))}
+    small = {name for name in formats.members() if name.startswith(("fp", "mx", "nv"))}
     assert set(NATIVE) >= {name for name in small if not name.startswith("fp4_bnb")}
 
 

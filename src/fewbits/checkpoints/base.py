@@ -19,6 +19,9 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.int64]
 
+WEIGHT_TYPES = ("F32", "F16", "BF16")
+"""What a weight may be stored in before it is quantized."""
+
 
 @dataclass(frozen=True)
 class StoredTensor:

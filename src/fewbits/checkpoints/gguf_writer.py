@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ import numpy as np
 from fewbits.checkpoints.base import Bytes, Value
 from fewbits.checkpoints.ggml_types import GGML_TYPES, ggml_number
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
+from fewbits.checkpoints.strings import Strings
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 
@@ -64,7 +65,9 @@ def plan_layout(
     return Layout(header, tuple(slots), position)
 
 
-def _packed_strings(strings: list[str]) -> bytes:
+def _packed_strings(strings: Sequence[str]) -> bytes:
+    if isinstance(strings, Strings):
+        return strings.packed()
     parts = []
     for text in strings:
         encoded = text.encode()

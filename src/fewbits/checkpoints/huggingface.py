@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewbits.checkpoints.base import Conversion, Placement, Reader, StoredTensor, Value
+from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
@@ -13,9 +13,6 @@ from fewbits.checkpoints.safetensors import open_directory
 from fewbits.checkpoints.tokenizer import read_tokenizer
 from fewbits.errors import CheckpointError
 from fewbits.models import TensorFact
-
-WEIGHT_TYPES = ("F32", "F16", "BF16")
-"""What a weight may be stored in before it is quantized."""
 
 
 def convert_directory(path: Path, *, name: str | None = None) -> Conversion:

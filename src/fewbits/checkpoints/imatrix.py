@@ -8,7 +8,7 @@ all, the number of chunks and the name of the text; int32 and float32, little-en
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -116,7 +116,7 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
             raise CheckpointError(f"{path} has sums for {quoted(name)} and no counts; it is damaged.")
         entries[name] = _entry(path, name, _floats(reader, name + _SUMS), _floats(reader, name + _COUNTS))
     texts = _value(reader.metadata, "imatrix.datasets", [])
-    text = str(texts[0]) if isinstance(texts, list) and texts else ""
+    text = str(texts[0]) if isinstance(texts, Sequence) and texts else ""
     chunks = _value(reader.metadata, "imatrix.chunk_count", 0)
     return ImportanceMatrix(path, entries, text, chunks if isinstance(chunks, int) else 0)
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from fewbits.checkpoints.base import Bytes
 from fewbits.errors import CheckpointError
-
-_MAPPED: WeakValueDictionary[tuple[int, ...], Bytes] = WeakValueDictionary()
-"""Mappings in use, by device, inode, size and time of the last change: hashing, encoding and verifying share one."""
+from fewbits.mapped import mapped
 
 
 def map_file(path: Path) -> Bytes:
     """The bytes of `path` as a read-only view; raises CheckpointError when the file cannot be read or is empty."""
     try:
-        with path.open("rb") as file:
-            state = os.fstat(file.fileno())
-            key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-            found = _MAPPED.get(key)
-            if found is None:
-                found = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-                _MAPPED[key] = found
-            return found
+        return np.frombuffer(mapped(path), dtype=np.uint8)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; check the path or download the file again.") from None
     except ValueError:

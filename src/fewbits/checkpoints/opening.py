@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fewbits.checkpoints.base import Conversion, Placement
+from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement
 from fewbits.checkpoints.gguf import MAGIC, GGUFReader
-from fewbits.checkpoints.huggingface import WEIGHT_TYPES, convert_directory
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
@@ -27,16 +26,22 @@ def open_source(source: str, *, revision: str | None = None) -> Conversion:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return convert_directory(path)
+        return _convert(path)
     if path.is_file():
         return _open_file(path)
     if path.exists():
         raise CheckpointError(f"{source} is neither a file nor a directory.")
     if _HUB_ID.fullmatch(source):
-        return convert_directory(_download(source, revision), name=source.split("/")[1])
+        return _convert(_download(source, revision), name=source.split("/")[1])
     raise CheckpointError(
         f"{source} does not exist; give a Hugging Face model directory, a GGUF file, or a hub id such as org/name."
     )
+
+
+def _convert(path: Path, name: str | None = None) -> Conversion:
+    from fewbits.checkpoints.huggingface import convert_directory  # tokenizers and all: a GGUF file needs none of it
+
+    return convert_directory(path, name=name)
 
 
 def _open_file(path: Path) -> Conversion:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fewbits.checkpoints.base import Value
@@ -32,10 +32,11 @@ def tokenizer_from_gguf(metadata: Mapping[str, Value]) -> Tokenizer:
 
 
 def _need(metadata: Mapping[str, Value], key: str, kind: type) -> Any:
-    value = metadata.get(f"{PREFIX}.{key}")
-    if value is None or not isinstance(value.value, kind):
+    stated = metadata.get(f"{PREFIX}.{key}")
+    if stated is None or not isinstance(stated.value, kind):
         raise CheckpointError(f"the GGUF file states no usable {PREFIX}.{key}, so its tokenizer cannot be rebuilt.")
-    return value.value
+    value: Any = stated.value
+    return list(value) if kind is Sequence else value
 
 
 def _get(metadata: Mapping[str, Value], key: str, default: Any) -> Any:
@@ -55,9 +56,9 @@ def _from_merges(metadata: Mapping[str, Value]) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     known = by_name(_need(metadata, "pre", str))
-    tokens = _need(metadata, "tokens", list)
+    tokens = _need(metadata, "tokens", Sequence)
     # A part of a merge is never empty, so the separating space is not the first character.
-    pairs = [merge.partition(" ") for merge in _need(metadata, "merges", list)]
+    pairs = [merge.partition(" ") for merge in _need(metadata, "merges", Sequence)]
     vocabulary = {text: number for number, text in enumerate(tokens)}
     for left, _, right in pairs:
         if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
@@ -107,8 +108,8 @@ def _from_scores(metadata: Mapping[str, Value]) -> Tokenizer:
     """SentencePiece BPE, whose merges follow from the scores."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    tokens = _need(metadata, "tokens", list)
-    kinds, scores = _kinds(metadata, tokens), _need(metadata, "scores", list)
+    tokens = _need(metadata, "tokens", Sequence)
+    kinds, scores = _kinds(metadata, tokens), _need(metadata, "scores", Sequence)
     if len(scores) != len(tokens):
         raise CheckpointError(f"the GGUF file has {len(tokens)} tokens but {len(scores)} scores; it is damaged.")
     vocabulary = {text: number for number, text in enumerate(tokens)}
@@ -133,7 +134,7 @@ def _from_scores(metadata: Mapping[str, Value]) -> Tokenizer:
 def _add_special(tokenizer: Tokenizer, metadata: Mapping[str, Value]) -> None:
     from tokenizers import AddedToken
 
-    tokens = _need(metadata, "tokens", list)
+    tokens = _need(metadata, "tokens", Sequence)
     kinds = list(zip(tokens, _kinds(metadata, tokens), strict=True))
     special = [text for text, kind in kinds if kind in (TokenKind.CONTROL, TokenKind.UNKNOWN)]
     defined = [text for text, kind in kinds if kind == TokenKind.USER_DEFINED]
@@ -145,7 +146,7 @@ def _surround(tokenizer: Tokenizer, metadata: Mapping[str, Value]) -> None:
     """Put the start and end tokens around a text where the file says so."""
     from tokenizers import processors
 
-    tokens = _need(metadata, "tokens", list)
+    tokens = _need(metadata, "tokens", Sequence)
     # llama.cpp's own default for the 'llama' kind, which old files rely on.
     default = _get(metadata, "model", "") == "llama"
     before = _get(metadata, "bos_token_id", None) if _get(metadata, "add_bos_token", default) else None

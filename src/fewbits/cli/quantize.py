@@ -60,7 +60,7 @@ def command(
     """
     from fewbits.cli.output import stdout_reserved
     from fewbits.cli.progress import progress_report
-    from fewbits.pipeline import quantize
+    from fewbits.quantizing import quantize
 
     shown: list[Preview] = []
 

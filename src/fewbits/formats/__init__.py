@@ -1,9 +1,12 @@
-"""The number formats, by name; adding one is a file and a line here."""
+"""The number formats, by name; adding one is a file and a word here."""
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from fewbits.errors import FormatError
-from fewbits.formats import codebooks, fp8, integers, learned, mx, nvfp4, ternary
 from fewbits.formats.base import (
     Fields,
     Format,
@@ -17,27 +20,14 @@ from fewbits.formats.base import (
     is_row_format,
     row_bytes,
 )
-from fewbits.formats.description import Description
-from fewbits.formats.description import describe as _describe
-from fewbits.formats.floats import BF16, F16, F32, F64
-from fewbits.formats.gguf_ternary import TQ1_0, TQ2_0
-from fewbits.formats.iq1 import IQ1_M, IQ1_S
-from fewbits.formats.iq4 import IQ4_NL, IQ4_XS
-from fewbits.formats.iquant import IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
-from fewbits.formats.kquant import Q4_K, Q5_K
-from fewbits.formats.kquant_pairs import Q2_K, Q3_K
-from fewbits.formats.kquant_symmetric import Q6_K
-from fewbits.formats.legacy import Q4_0, Q5_0, Q8_0
-from fewbits.formats.legacy_affine import Q4_1, Q5_1
-from fewbits.formats.micro import MXFP4, NVFP4
-from fewbits.formats.tiny import Q1_0, Q2_0
 from fewbits.registry import Registry
+
+if TYPE_CHECKING:
+    from fewbits.formats.description import Description
 
 __all__ = [
     "FORMATS",
-    "MEMBERS",
     "ROWS",
-    "Description",
     "Fields",
     "Format",
     "Grid",
@@ -50,34 +40,60 @@ __all__ = [
     "fits",
     "get",
     "is_row_format",
+    "members",
     "row_bytes",
 ]
 
 FORMATS: Registry[Format] = Registry("format", FormatError)
-# One line per family.
-_ROWS: tuple[tuple[Format, ...], ...] = (
-    (F64, F32, F16, BF16),
-    (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0),
-    (Q2_K, Q3_K, Q4_K, Q5_K, Q6_K),
-    (IQ4_NL, IQ4_XS, IQ1_S, IQ1_M),
-    (IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S),
-    (TQ1_0, TQ2_0, Q1_0, Q2_0),
-    (MXFP4, NVFP4),
+
+# Module and name of the formats that are a string of bytes per row, as GGUF stores matrices; a module is imported when
+# one of its formats is asked for.
+_ROWS = (
+    ("floats", "F64 F32 F16 BF16"),
+    ("legacy", "Q4_0"),
+    ("legacy_affine", "Q4_1"),
+    ("legacy", "Q5_0"),
+    ("legacy_affine", "Q5_1"),
+    ("legacy", "Q8_0"),
+    ("kquant_pairs", "Q2_K Q3_K"),
+    ("kquant", "Q4_K Q5_K"),
+    ("kquant_symmetric", "Q6_K"),
+    ("iq4", "IQ4_NL IQ4_XS"),
+    ("iq1", "IQ1_S IQ1_M"),
+    ("iquant", "IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S"),
+    ("gguf_ternary", "TQ1_0 TQ2_0"),
+    ("tiny", "Q1_0 Q2_0"),
+    ("micro", "MXFP4 NVFP4"),
 )
-for _format in (member for family in _ROWS for member in family):
-    FORMATS.add(_format.name, _format)
+# Modules with a PATTERN of names, the function `parse`, and LISTED, the members that are tested for all.
+_FAMILIES = ("integers", "ternary", "codebooks", "learned", "fp8", "mx", "nvfp4")
 
-ROWS = tuple(FORMATS)
-"""Names of the formats that are a string of bytes per row, as GGUF stores matrices."""
+ROWS = tuple(name for _, names in _ROWS for name in names.split())
+"""Names of the formats that are a string of bytes per row."""
 
-# One line per family: a module with its PATTERN, its parser, and LISTED, the members that are tested for all.
-for _family in (integers, ternary, codebooks, learned, fp8, mx, nvfp4):
-    FORMATS.add_family(_family.PATTERN, _family.parse)
-    for _name in _family.LISTED:
-        FORMATS.add(_name, _family.parse(_name))
 
-MEMBERS = tuple(name for name in FORMATS if name not in ROWS)
-"""Names of the listed members of families; `get` knows all members."""
+def _row_format(module: str, name: str) -> Format:
+    format: Format = getattr(import_module(f"fewbits.formats.{module}"), name)
+    return format
+
+
+def _add_families() -> None:
+    for module in _FAMILIES:
+        family = import_module(f"fewbits.formats.{module}")
+        FORMATS.add_family(family.PATTERN, family.parse)
+        for name in family.LISTED:
+            FORMATS.add_later(name, partial(family.parse, name))
+
+
+for _module, _names in _ROWS:
+    for _name in _names.split():
+        FORMATS.add_later(_name, partial(_row_format, _module, _name))
+FORMATS.add_rest(_add_families)
+
+
+def members() -> tuple[str, ...]:
+    """Names of the listed members of families; `get` knows all members."""
+    return tuple(name for name in FORMATS if name not in ROWS)
 
 
 def get(name: str) -> Format:
@@ -95,5 +111,7 @@ def describe(name: str) -> Description:
     >>> print(describe("q4_k").when)
     The usual choice for models of 7 billion parameters and more.
     """
+    from fewbits.formats import description
+
     known = {n.upper(): n for n in FORMATS} | {n: n for n in FORMATS}  # mxfp4 is not GGUF's MXFP4
-    return _describe(get(known.get(name, known.get(name.upper(), name))))
+    return description.describe(get(known.get(name, known.get(name.upper(), name))))

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +33,7 @@ def recipes() -> Registry[Recipe]:
 
     registry: Registry[Recipe] = Registry("recipe", RecipeError)
     for name in sorted(name.removesuffix(".toml") for name in texts):
-        registry.add(name, parsed(name))
+        registry.add_later(name, partial(parsed, name))
     return registry
 
 
@@ -50,7 +50,7 @@ def get(name: str | os.PathLike[str]) -> Recipe:
     Raises RecipeError, naming the nearest known names, or the line of the file that is wrong.
     """
     text = os.fspath(name)
-    known = _names().get(text.upper())
+    known = text.upper() if text.upper() in recipes() else _names().get(text.upper())
     if known is not None:
         return recipes().get(known)
     if text.lower().endswith(".toml") or Path(text).is_file():

@@ -16,7 +16,7 @@ from fewbits.reporting.tables import facts_table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fewbits.formats import Description
+    from fewbits.formats.description import Description
 
 WIDEST_DRAWING = 100
 

@@ -1,0 +1,69 @@
+"""`fewbits.quantize`: hashing of the source begins at once, while the modules that quantize are still being read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewbits.digest import Digests
+from fewbits.request import Progress, Request, silent
+from fewbits.workers import Workers, usable_threads
+
+if TYPE_CHECKING:
+    from fewbits.reporting.record import Preview, Record
+
+
+def quantize(
+    source: str | Path,
+    output: str | Path,
+    *,
+    to: str | Path = "Q4_K_M",
+    tensors: Mapping[str, str] | Iterable[str] = (),
+    importance: str | Path | None = None,
+    method: str = "nearest",
+    force: bool = False,
+    dry_run: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    on_preview: Callable[[Preview], None] | None = None,
+    progress: Progress | None = None,
+) -> Record | Preview:
+    """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
+
+    `output` is a GGUF file, or where its name has no ending a model directory with fields of any format.
+
+    `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats:
+    {"blk.*.ffn_down": "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are
+    weighed. `threads` None means all processors. Returns the record that was also written beside `output` as a card, or
+    the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
+    """
+    request = Request(
+        source=str(source),
+        output=Path(output),
+        recipe=to,
+        tensors=tensors,
+        importance=None if importance is None else Path(importance),
+        method=method,
+        force=force,
+        dry_run=dry_run,
+        seed=seed,
+        revision=revision,
+        progress=progress or silent,
+        started=time.perf_counter(),
+    )
+    with Workers(usable_threads(threads)) as workers:
+        digests = Digests(workers)
+        weights = _weights(Path(source).expanduser())
+        if weights is not None and not dry_run:
+            digests.begin(weights)
+        from fewbits.pipeline import run  # reading its modules takes a tenth of a second or two
+
+        return run(request, workers, digests, on_preview)
+
+
+def _weights(source: Path) -> Path | None:
+    """The file that is surely read, as far as its name tells."""
+    return next((path for path in (source, source / "model.safetensors") if path.is_file()), None)

@@ -1,0 +1,33 @@
+"""What the user asked `quantize` for, before anything is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Progress = Callable[[str, int, int], None]
+"""progress(stage, done, total)"""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `fewbits.quantize`, which explains them."""
+
+    source: str
+    output: Path
+    recipe: str | Path
+    tensors: Mapping[str, str] | Iterable[str]
+    importance: Path | None
+    method: str
+    force: bool
+    dry_run: bool
+    seed: int
+    revision: str | None
+    progress: Progress
+    started: float
+    """The clock at the very beginning."""

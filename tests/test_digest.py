@@ -1,0 +1,40 @@
+"""Hashing begins once per file, stops when nobody wants it, and says what hashlib says."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from fewbits.digest import Digests, sha256_of
+from fewbits.workers import Workers
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000])
+def test_equal_to_hashlib(size: int, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(i % 251 for i in range(size)))
+
+    assert sha256_of(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_each_file_is_hashed_once(tmp_path: Path) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_bytes(b"some")
+    other.write_bytes(b"more")
+    with Workers(1) as workers:
+        digests = Digests(workers)
+
+        assert digests.begin(file) is digests.begin(file)
+        assert digests.of([other, file]) == {str(other): sha256_of(other), str(file): sha256_of(file)}
+
+
+def test_cancelled_work_reads_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"some")
+    cancelled = Event()
+    cancelled.set()
+
+    assert sha256_of(file, cancelled) == hashlib.sha256(b"").hexdigest()
