@@ -36,7 +36,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --ignore=tests/peers -q
+	$(BIN)/python -m pytest --ignore=tests/peers -q -n auto
 
 $(VENV)/.peers: $(VENV)/.ready
 	@echo "Installing llama-cpp-python; without a cached wheel it is compiled, which takes about ten minutes."
