@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <stdexcept>
@@ -36,11 +37,62 @@ const Codec& required_codec(const KernelTable& table, const std::string& format)
     return *codec;
 }
 
-// The weights of squared errors in `rows` rows of w, from the importance of their columns.
-void weigh(const Codec& codec, const float* w, const float* importance, int64_t rows, int64_t cols, float* weights) {
-    if (codec.weigh) return codec.weigh(w, importance, rows, cols, weights);
-    for (int64_t row = 0; row < rows; ++row) std::copy(importance, importance + cols, weights + row * cols);
-}
+// What has been seen of the numbers: their largest magnitude, and how many are not finite.
+struct Seen {
+    float largest = 0.0f;
+    int64_t not_finite = 0;
+
+    // Measures how far a row is from what was stored of it. All numbers are read for that anyway, so that only rows with
+    // numbers that are not finite are looked at again.
+    Deviation measure(const KernelTable& table, Number kind, const uint8_t* in, const float* back, int64_t cols) {
+        const Deviation d = table.deviation(kind, in, back, cols);
+        float own = d.largest;
+        int64_t bad = 0;
+        if (!std::isfinite(d.squared)) table.extent(kind, in, cols, &own, &bad);
+        largest = std::max(largest, own);
+        not_finite += bad;
+        return d;
+    }
+};
+
+// Rows of a checkpoint as single precision: where they lie, or widened into a buffer.
+class Widened {
+  public:
+    Widened(const KernelTable& table, Number kind, int64_t most) : table_(table), kind_(kind), most_(most) {}
+    const float* operator()(const uint8_t* in, int64_t count) {
+        const bool lies_well = reinterpret_cast<uintptr_t>(in) % alignof(float) == 0;
+        if (kind_ == Number::f32 && lies_well) return reinterpret_cast<const float*>(in);
+        buffer_.resize(static_cast<size_t>(most_));
+        table_.widen(kind_, in, count, buffer_.data());
+        return buffer_.data();
+    }
+
+  private:
+    const KernelTable& table_;
+    Number kind_;
+    int64_t most_;
+    std::vector<float> buffer_;
+};
+
+// The weights of squared errors of up to `together` rows, from the importance of their columns.
+class Weights {
+  public:
+    Weights(const Codec& codec, const Floats& importance, int64_t cols, int64_t together)
+        : codec_(codec), importance_(importance.data()), cols_(cols), weights_(static_cast<size_t>(cols * together)) {
+        for (int64_t row = 0; row < together; ++row)
+            std::copy(importance_, importance_ + cols, weights_.data() + row * cols);
+    }
+    const float* operator()(const float* w, int64_t rows) {
+        if (codec_.weigh) codec_.weigh(w, importance_, rows, cols_, weights_.data());
+        return weights_.data();
+    }
+
+  private:
+    const Codec& codec_;
+    const float* importance_;
+    int64_t cols_;
+    std::vector<float> weights_;
+};
 
 // Encodes row by row and measures what comes back; returns (largest magnitude, numbers that are not finite).
 nb::tuple encode(const std::string& format, const Bytes& source, const std::string& numbers, const BytesOut& stored,
@@ -58,39 +110,34 @@ nb::tuple encode(const std::string& format, const Bytes& source, const std::stri
     require(static_cast<int64_t>(squared_error.shape(0)) == rows && static_cast<int64_t>(squared.shape(0)) == rows,
             "one error per row is wanted");
     require(!importance || static_cast<int64_t>(importance->shape(0)) == cols, "one importance per column is wanted");
-    const bool weighted = importance && codec.weighted;
-    float largest = 0.0f;
-    int64_t not_finite = 0;
+    Seen seen;
     {
         nb::gil_scoped_release unlocked;
         // Several short rows are encoded together, so that batches are full; rows never share parameters.
         const int64_t together = std::max<int64_t>(1, 2048 / std::max<int64_t>(cols, 1));
-        std::vector<float> w(static_cast<size_t>(cols * together)), back(w.size()), weights(weighted ? w.size() : 0);
+        Widened widened(table, kind, cols * together);
+        std::optional<Weights> weights;
+        if (importance && codec.weighted) weights.emplace(codec, *importance, cols, together);
+        std::vector<float> back(static_cast<size_t>(cols * together));
         for (int64_t row = 0; row < rows; row += together) {
-            const int64_t present = std::min(together, rows - row), count = present * cols;
-            float absmax;
-            int64_t bad;
+            const int64_t present = std::min(together, rows - row);
             const uint8_t* in = source.data() + row * row_bytes;
             uint8_t* out = stored.data() + row * spans * codec.bytes;
-            table.extent(kind, in, count, &absmax, &bad);
-            largest = std::max(largest, absmax);
-            not_finite += bad;
-            if (kind == Number::bf16 && codec.encode_bfloat && !weighted) {
+            if (kind == Number::bf16 && codec.encode_bfloat && !weights) {
                 codec.encode_bfloat(reinterpret_cast<const uint16_t*>(in), present * spans, out);
             } else {
-                table.widen(kind, in, count, w.data());
-                if (weighted) weigh(codec, w.data(), importance->data(), present, cols, weights.data());
-                codec.encode(w.data(), weighted ? weights.data() : nullptr, present * spans, out);
+                const float* w = widened(in, present * cols);
+                codec.encode(w, weights ? (*weights)(w, present) : nullptr, present * spans, out);
             }
             codec.decode(out, present * spans, back.data());
             for (int64_t r = 0; r < present; ++r) {
-                const Deviation d = table.deviation(kind, in + r * row_bytes, back.data() + r * cols, cols);
+                const Deviation d = seen.measure(table, kind, in + r * row_bytes, back.data() + r * cols, cols);
                 squared_error.data()[row + r] = d.squared_error;
                 squared.data()[row + r] = d.squared;
             }
         }
     }
-    return nb::make_tuple(largest, not_finite);
+    return nb::make_tuple(seen.largest, seen.not_finite);
 }
 
 void decode(const std::string& format, const Bytes& stored, const FloatsOut& w, const std::string& isa) {
@@ -158,33 +205,27 @@ nb::tuple encode_fields(const std::string& kind, const Bytes& source, const std:
     require(static_cast<int64_t>(squared_error.shape(0)) == rows && static_cast<int64_t>(squared.shape(0)) == rows,
             "one error per row is wanted");
     require(!importance || static_cast<int64_t>(importance->shape(0)) == cols, "one importance per column is wanted");
-    float largest = 0.0f;
-    int64_t not_finite = 0;
+    Seen seen;
     {
         nb::gil_scoped_release unlocked;
         const int64_t together = slab.scope_rows > 1 ? slab.scope_rows : std::max<int64_t>(1, 2048 / cols);
-        std::vector<float> w(static_cast<size_t>(cols * together)), back(w.size()), weights(importance ? w.size() : 0);
+        Widened widened(table, number, cols * together);
+        std::vector<float> back(static_cast<size_t>(cols * together)), weights(importance ? back.size() : 0);
         for (size_t at = 0; at < weights.size(); ++at) weights[at] = importance->data()[at % static_cast<size_t>(cols)];
         for (int64_t row = 0; row < rows; row += together) {
             const int64_t present = std::min(together, rows - row);
             const uint8_t* in = source.data() + row * row_bytes;
-            float absmax;
-            int64_t bad;
-            table.extent(number, in, present * cols, &absmax, &bad);
-            largest = std::max(largest, absmax);
-            not_finite += bad;
-            table.widen(number, in, present * cols, w.data());
             const Slab part = part_of(slab, codec, row, present);
-            codec.encode(part, w.data(), importance ? weights.data() : nullptr);
+            codec.encode(part, widened(in, present * cols), importance ? weights.data() : nullptr);
             codec.decode(part, back.data());
             for (int64_t r = 0; r < present; ++r) {
-                const Deviation d = table.deviation(number, in + r * row_bytes, back.data() + r * cols, cols);
+                const Deviation d = seen.measure(table, number, in + r * row_bytes, back.data() + r * cols, cols);
                 squared_error.data()[row + r] = d.squared_error;
                 squared.data()[row + r] = d.squared;
             }
         }
     }
-    return nb::make_tuple(largest, not_finite);
+    return nb::make_tuple(seen.largest, seen.not_finite);
 }
 
 void decode_fields(const std::string& kind, const Bytes& codes, const Bytes& scales, const Scaling& scaling,

@@ -36,16 +36,17 @@ void add_tile(const float* w, const float* stored, int64_t count, double* error,
 
 Deviation deviation(Number kind, const void* numbers, const float* stored, int64_t count) {
     double error[16] = {}, square[16] = {};
+    Deviation sum{0.0, 0.0, 0.0f};
     for (int64_t first = 0; first < count; first += deviation_tile) {
         const int64_t present = count - first < deviation_tile ? count - first : deviation_tile;
         const int64_t width = kind == Number::f32 ? 4 : 2;
         float w[deviation_tile], largest = 0;
         widen(kind, static_cast<const uint8_t*>(numbers) + first * width, present, w);
         for (int64_t i = 0; i < present; ++i) largest = std::fmax(largest, std::fabs(w[i]));
+        sum.largest = std::fmax(sum.largest, largest);
         const bool narrow = largest > squares_from && largest <= squares_to;
         (narrow ? add_tile<float> : add_tile<double>)(w, stored + first, present, error, square);
     }
-    Deviation sum{0.0, 0.0};
     for (int lane = 0; lane < 16; ++lane) {
         sum.squared_error += error[lane];
         sum.squared += square[lane];

@@ -16,6 +16,7 @@ constexpr int tile = static_cast<int>(deviation_tile), lanes = 16, vectors = lan
 
 struct Lanes {
     alignas(64) double errors[lanes] = {}, squares[lanes] = {};
+    Vec largest = Vec::all(0.0f);
 };
 
 // Squares that single precision cannot hold: rare, and plain.
@@ -37,22 +38,37 @@ void add_tile_in_double(const Number* w, const float* stored, Lanes* sums) {
     }
 }
 
-template <typename Number>
-void add_tile(const Number* w, const float* stored, Lanes* sums) {
+struct TileSums {
     Vec errors[vectors], squares[vectors], largest = Vec::all(0.0f);
-    for (int v = 0; v < vectors; ++v) errors[v] = squares[v] = Vec::all(0.0f);
+    TileSums() {
+        for (int v = 0; v < vectors; ++v) errors[v] = squares[v] = Vec::all(0.0f);
+    }
+    bool fit_single() const { return !any(largest > Vec::all(squares_to)) && any(largest > Vec::all(squares_from)); }
+};
+
+// `count` tiles side by side, so that their sums do not wait for each other.
+template <int count, typename Number>
+void add_tiles(const Number* w, const float* stored, Lanes* sums) {
+    TileSums tiles[count];
     for (int i = 0; i < tile; i += lanes)
-        for (int v = 0; v < vectors; ++v) {
-            const Vec x = load_numbers(w + i + Vec::lanes * v), r = x - Vec::load(stored + i + Vec::lanes * v);
-            errors[v] = errors[v] + r * r;
-            squares[v] = squares[v] + x * x;
-            largest = max(largest, abs(x));
+        for (int t = 0; t < count; ++t)
+            for (int v = 0; v < vectors; ++v) {
+                const int at = tile * t + i + Vec::lanes * v;
+                const Vec x = load_numbers(w + at), r = x - Vec::load(stored + at);
+                tiles[t].errors[v] = tiles[t].errors[v] + r * r;
+                tiles[t].squares[v] = tiles[t].squares[v] + x * x;
+                tiles[t].largest = max(tiles[t].largest, abs(x));
+            }
+    for (int t = 0; t < count; ++t) {
+        sums->largest = max(sums->largest, tiles[t].largest);
+        if (!tiles[t].fit_single()) {
+            add_tile_in_double(w + tile * t, stored + tile * t, sums);
+            continue;
         }
-    if (any(largest > Vec::all(squares_to)) || !any(largest > Vec::all(squares_from)))
-        return add_tile_in_double(w, stored, sums);
-    for (int v = 0; v < vectors; ++v) {
-        add_widened(errors[v], sums->errors + Vec::lanes * v);
-        add_widened(squares[v], sums->squares + Vec::lanes * v);
+        for (int v = 0; v < vectors; ++v) {
+            add_widened(tiles[t].errors[v], sums->errors + Vec::lanes * v);
+            add_widened(tiles[t].squares[v], sums->squares + Vec::lanes * v);
+        }
     }
 }
 
@@ -60,19 +76,24 @@ template <typename Number>
 Deviation deviation_of(const Number* w, const float* stored, int64_t count) {
     Lanes sums;
     int64_t i = 0;
-    for (; i + tile <= count; i += tile) add_tile(w + i, stored + i, &sums);
+    constexpr int together = Vec::lanes == 16 ? 2 : 1;
+    for (; i + together * tile <= count; i += together * tile) add_tiles<together>(w + i, stored + i, &sums);
+    for (; i + tile <= count; i += tile) add_tiles<1>(w + i, stored + i, &sums);
     if (i < count) {
         Number rest[tile] = {};
         float rest_stored[tile] = {};
         std::memcpy(rest, w + i, static_cast<size_t>(count - i) * sizeof(Number));
         std::memcpy(rest_stored, stored + i, static_cast<size_t>(count - i) * sizeof(float));
-        add_tile(rest, rest_stored, &sums);
+        add_tiles<1>(rest, rest_stored, &sums);
     }
-    Deviation sum{0.0, 0.0};
+    Deviation sum{0.0, 0.0, 0.0f};
     for (int lane = 0; lane < lanes; ++lane) {
         sum.squared_error += sums.errors[lane];
         sum.squared += sums.squares[lane];
     }
+    alignas(64) float largest[Vec::lanes];
+    sums.largest.store(largest);
+    for (float lane : largest) sum.largest = lane > sum.largest ? lane : sum.largest;
     return sum;
 }
 

@@ -16,7 +16,8 @@ enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
 // tiles, and at last the lanes themselves, are added up in double precision, in their order.
 struct Deviation {
     double squared_error;  // sum (w - stored)^2
-    double squared;        // sum w^2
+    double squared;        // sum w^2; NaN or infinite where a number is: binary64 holds squares of all others
+    float largest;         // magnitude, where all numbers are finite
 };
 constexpr int64_t deviation_tile = 256;
 constexpr float squares_from = 0x1p-40f, squares_to = 0x1p60f;
