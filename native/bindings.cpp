@@ -46,12 +46,17 @@ struct Seen {
     // numbers that are not finite are looked at again.
     Deviation measure(const KernelTable& table, Number kind, const uint8_t* in, const float* back, int64_t cols) {
         const Deviation d = table.deviation(kind, in, back, cols);
+        note(table, kind, in, cols, d);
+        return d;
+    }
+
+    // The same of a row that was measured while it was encoded.
+    void note(const KernelTable& table, Number kind, const uint8_t* in, int64_t cols, const Deviation& d) {
         float own = d.largest;
         int64_t bad = 0;
-        if (!std::isfinite(d.squared)) table.extent(kind, in, cols, &own, &bad);
+        if (!std::isfinite(d.squared) || !std::isfinite(d.largest)) table.extent(kind, in, cols, &own, &bad);
         largest = std::max(largest, own);
         not_finite += bad;
-        return d;
     }
 };
 
@@ -94,6 +99,47 @@ class Weights {
     std::vector<float> weights_;
 };
 
+// Encodes rows and measures what comes back of each: in one pass where the codec can, and numbers are as it reads them.
+class RowEncoder {
+  public:
+    RowEncoder(const KernelTable& table, const Codec& codec, Number kind, int64_t cols, const std::optional<Floats>& importance)
+        : table_(table), codec_(codec), kind_(kind), cols_(cols), spans_(cols / codec.columns),
+          at_once_(codec.encode_measured && !(importance && codec.weighted)), widened_(table, kind, cols * together()) {
+        if (!at_once_) back_.resize(static_cast<size_t>(cols * together()));
+        if (importance && codec.weighted) weights_.emplace(codec, *importance, cols, together());
+    }
+
+    // Several rows are encoded together, so that batches are full; rows never share parameters.
+    int64_t together() const { return std::max<int64_t>(1, (at_once_ ? 1 << 16 : 1 << 11) / std::max<int64_t>(cols_, 1)); }
+
+    void operator()(const uint8_t* in, int64_t rows, uint8_t* out, Deviation* deviations) {
+        if (at_once_) return encode_measured(in, rows, out, deviations);
+        const float* w = widened_(in, rows * cols_);
+        codec_.encode(w, weights_ ? (*weights_)(w, rows) : nullptr, rows * spans_, out);
+        codec_.decode(out, rows * spans_, back_.data());
+        for (int64_t r = 0; r < rows; ++r)
+            deviations[r] = table_.deviation(kind_, in + r * cols_ * width_of(kind_), back_.data() + r * cols_, cols_);
+    }
+
+  private:
+    void encode_measured(const uint8_t* in, int64_t rows, uint8_t* out, Deviation* deviations) {
+        const bool as_it_lies = kind_ == Number::bf16;
+        const void* numbers = as_it_lies ? static_cast<const void*>(in) : widened_(in, rows * cols_);
+        const float largest = codec_.encode_measured(as_it_lies ? kind_ : Number::f32, numbers, rows, cols_, out, deviations);
+        const bool finite = std::all_of(deviations, deviations + rows, [](const Deviation& d) { return std::isfinite(d.squared); });
+        for (int64_t r = 0; r < rows; ++r) deviations[r].largest = finite ? largest : INFINITY;
+    }
+
+    const KernelTable& table_;
+    const Codec& codec_;
+    Number kind_;
+    int64_t cols_, spans_;
+    bool at_once_;
+    Widened widened_;
+    std::optional<Weights> weights_;
+    std::vector<float> back_;
+};
+
 // Encodes row by row and measures what comes back; returns (largest magnitude, numbers that are not finite).
 nb::tuple encode(const std::string& format, const Bytes& source, const std::string& numbers, const BytesOut& stored,
                  const Doubles& squared_error, const Doubles& squared, const std::optional<Floats>& importance,
@@ -113,25 +159,15 @@ nb::tuple encode(const std::string& format, const Bytes& source, const std::stri
     Seen seen;
     {
         nb::gil_scoped_release unlocked;
-        // Several short rows are encoded together, so that batches are full; rows never share parameters.
-        const int64_t together = std::max<int64_t>(1, 2048 / std::max<int64_t>(cols, 1));
-        Widened widened(table, kind, cols * together);
-        std::optional<Weights> weights;
-        if (importance && codec.weighted) weights.emplace(codec, *importance, cols, together);
-        std::vector<float> back(static_cast<size_t>(cols * together));
-        for (int64_t row = 0; row < rows; row += together) {
-            const int64_t present = std::min(together, rows - row);
+        RowEncoder encode_rows(table, codec, kind, cols, importance);
+        std::vector<Deviation> found(static_cast<size_t>(encode_rows.together()));
+        for (int64_t row = 0; row < rows; row += encode_rows.together()) {
+            const int64_t present = std::min(encode_rows.together(), rows - row);
             const uint8_t* in = source.data() + row * row_bytes;
-            uint8_t* out = stored.data() + row * spans * codec.bytes;
-            if (kind == Number::bf16 && codec.encode_bfloat && !weights) {
-                codec.encode_bfloat(reinterpret_cast<const uint16_t*>(in), present * spans, out);
-            } else {
-                const float* w = widened(in, present * cols);
-                codec.encode(w, weights ? (*weights)(w, present) : nullptr, present * spans, out);
-            }
-            codec.decode(out, present * spans, back.data());
+            encode_rows(in, present, stored.data() + row * spans * codec.bytes, found.data());
             for (int64_t r = 0; r < present; ++r) {
-                const Deviation d = seen.measure(table, kind, in + r * row_bytes, back.data() + r * cols, cols);
+                const Deviation& d = found[static_cast<size_t>(r)];
+                seen.note(table, kind, in + r * row_bytes, cols, d);
                 squared_error.data()[row + r] = d.squared_error;
                 squared.data()[row + r] = d.squared;
             }

@@ -47,7 +47,7 @@ void encode_q4_0(const float* w, const float* weights, int64_t spans, uint8_t* s
         const float* x = w + 32 * s;
         int codes[32];
         out.d = weights ? stored_scale(x, of_span(weights, s), 8, search::q4_0_weighted_levels)
-                        : stored_half(best_even_scale(x));
+                        : stored_half(best_even_scale(x, 8, search::q4_0_steps));
         nearest_symmetric(x, 8, out.d, codes);
         pack_halves(codes, out.q);
     }
@@ -59,7 +59,7 @@ void encode_q5_0(const float* w, const float* weights, int64_t spans, uint8_t* s
         const float* x = w + 32 * s;
         int codes[32];
         out.d = weights ? stored_scale(x, of_span(weights, s), 16, search::q5_0_weighted_levels)
-                        : stored_scale(x, nullptr, 16, search::q5_0_levels);
+                        : stored_half(best_even_scale(x, 16, search::q5_0_steps));
         nearest_symmetric(x, 16, out.d, codes);
         pack_fifth_bits(codes, out.high);
         pack_halves(codes, out.q);
@@ -69,7 +69,7 @@ void encode_q5_0(const float* w, const float* weights, int64_t spans, uint8_t* s
 void encode_q4_1(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ4_1& out = spans_at<SpanQ4_1>(stored)[s];
-        const ShiftedSpan span(w + 32 * s, of_span(weights, s), 15, search::q4_1_levels);
+        const ShiftedSpan span(w + 32 * s, of_span(weights, s), 15, search::q4_1_steps);
         out.d = span.d;
         out.m = span.m;
         int codes[32];
@@ -81,7 +81,7 @@ void encode_q4_1(const float* w, const float* weights, int64_t spans, uint8_t* s
 void encode_q5_1(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ5_1& out = spans_at<SpanQ5_1>(stored)[s];
-        const ShiftedSpan span(w + 32 * s, of_span(weights, s), 31, search::q5_1_levels);
+        const ShiftedSpan span(w + 32 * s, of_span(weights, s), 31, search::q5_1_steps);
         out.d = span.d;
         out.m = span.m;
         int codes[32];

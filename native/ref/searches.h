@@ -64,20 +64,20 @@ inline float best_scale(const float* x, const float* weights, int n, int top, co
     return best_step(x, weights, n, top, levels, level_count).scale;
 }
 
-// The best step of Q4_0 for 32 numbers, evenly weighted: a search in whole numbers.
-inline float best_even_scale(const float* x) {
+// The best step of -top .. top - 1 for 32 numbers, evenly weighted: a search in whole numbers.
+inline float best_even_scale(const float* x, int top, const search::EvenSteps& steps) {
     float least = 0, most = 0, best = 0, scale = 0;
     for (int e = 0; e < 32; ++e) {
         least = std::fmin(least, x[e]);
         most = std::fmax(most, x[e]);
     }
     const float extreme = -least > most ? least : most;
-    const float inv = std::fabs(extreme) > search::smallest_extreme ? -search::q4_0_whole / extreme : 0;
-    for (int step : search::q4_0_steps) {
+    const float inv = std::fabs(extreme) > search::smallest_extreme ? -steps.whole / extreme : 0;
+    for (int step = steps.first; step < steps.first + steps.count; ++step) {
         int sqx = 0, sqq = 0;
         for (int e = 0; e < 32; ++e) {
             const int fraction = static_cast<int>(std::nearbyint(x[e] * inv));
-            const int q = std::min((fraction * step + (1 << 14)) >> 15, 7);
+            const int q = std::min((fraction * step + (1 << 14)) >> 15, top - 1);
             sqx += q * fraction;
             sqq += q * q;
         }
@@ -88,7 +88,7 @@ inline float best_even_scale(const float* x) {
         }
     }
     // Which zero is the extreme depends on the machine; the sum makes it +0.
-    return scale * (extreme * (-1.0f / search::q4_0_whole)) + 0.0f;
+    return scale * (extreme * (-1.0f / steps.whole)) + 0.0f;
 }
 
 // One span w = d * code + m of 32 numbers: the best line, or the plain one where that is nearer.
@@ -98,30 +98,61 @@ struct ShiftedSpan {
     float top, low, range, y[n], sw = 0, sy = 0, syy = 0, best = INFINITY, scale = 0, start = 0;
     half_bits d, m;
 
-    template <int level_count>
-    ShiftedSpan(const float* numbers, const float* given, int top_, const float (&levels)[level_count])
+    ShiftedSpan(const float* numbers, const float* given, int top_, const search::EvenSteps& steps)
         : x(numbers), weights(given), top(static_cast<float>(top_)) {
         low = *std::min_element(x, x + n) + 0.0f;  // which zero is the smallest depends on the machine; this makes it +0
         range = (*std::max_element(x, x + n) - low) + 0.0f;
+        if (weights) search_lines();
+        else search_in_whole_numbers(steps);
+        d = stored_half(scale);
+        m = stored_half(low + start);
+        const bool narrow = std::fmax(std::fabs(low) * search::narrow_of_low, search::narrow) > range;
+        const half_bits plain_d = stored_half(range / top), plain_m = stored_half(low);
+        if ((weights || narrow) && !(error(d, m) < error(plain_d, plain_m))) {
+            d = plain_d;
+            m = plain_m;
+        }
+    }
+
+    void search_lines() {
         for (int e = 0; e < n; ++e) {
             y[e] = x[e] - low;
             sw += weight(e);
             sy += weight(e) * y[e];
             syy += (weight(e) * y[e]) * y[e];
         }
-        if (weights) {
-            for (float more : search::more_steps) try_line((top + more) / std::fmax(range - 0.0f, search::narrowest), 0);
-            for (int i = 0; i < search::refits; ++i) try_line(1.0f / std::fmax(scale, search::narrowest), start);
-        } else {
-            for (float level : levels) try_line(level / std::fmax(range - start, search::narrowest), start);
+        for (float more : search::more_steps) try_line((top + more) / std::fmax(range, search::narrowest), 0);
+        for (int i = 0; i < search::refits; ++i) try_line(1.0f / std::fmax(scale, search::narrowest), start);
+    }
+
+    // Fractions of the range in whole numbers, and the line through the codes that explain most of their variance.
+    void search_in_whole_numbers(const search::EvenSteps& steps) {
+        const float inv = range > search::smallest_extreme && range < search::largest_range ? steps.whole / range : 0;
+        int fraction[n], sum = 0;
+        for (int e = 0; e < n; ++e) {
+            fraction[e] = inv != 0 ? static_cast<int>(std::nearbyint((x[e] - low) * inv)) : 0;
+            sum += fraction[e];
         }
-        d = stored_half(scale);
-        m = stored_half(low + start);
-        const half_bits plain_d = stored_half(range / top), plain_m = stored_half(low);
-        if (!(error(d, m) < error(plain_d, plain_m))) {
-            d = plain_d;
-            m = plain_m;
+        float most = 0, slope = 0, codes = 0;
+        for (int step = steps.first; step < steps.first + steps.count; ++step) {
+            int sl = 0, sll = 0, slf = 0;
+            for (int e = 0; e < n; ++e) {
+                const int l = (fraction[e] * step + (1 << 14)) >> 15;
+                sl += l;
+                sll += l * l;
+                slf += l * fraction[e];
+            }
+            const float covariance = static_cast<float>(n) * static_cast<float>(slf) - static_cast<float>(sum) * static_cast<float>(sl);
+            const float variance = static_cast<float>(n * sll - sl * sl), candidate = covariance * inverse(variance);
+            if (candidate * covariance > most) {
+                most = candidate * covariance;
+                slope = candidate;
+                codes = static_cast<float>(sl);
+            }
         }
+        const float unit = range * (1.0f / steps.whole);
+        scale = slope * unit;
+        start = ((static_cast<float>(sum) - slope * codes) * (1.0f / n)) * unit;
     }
 
     float weight(int e) const { return weights ? weights[e] : 1.0f; }

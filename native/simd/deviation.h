@@ -12,6 +12,9 @@ struct Bfloat { uint16_t bits; };
 inline Vec load_numbers(const Half* p) { return load_half(&p->bits); }
 inline Vec load_numbers(const Bfloat* p) { return load_bfloat(&p->bits); }
 
+// How far ahead of a loop numbers are asked for: processors do not read on beyond a page of their own accord.
+constexpr int64_t ahead = 4096;
+
 constexpr int tile = static_cast<int>(deviation_tile), lanes = 16, vectors = lanes / Vec::lanes;
 
 struct Lanes {
@@ -72,6 +75,18 @@ void add_tiles(const Number* w, const float* stored, Lanes* sums) {
     }
 }
 
+inline Deviation total(const Lanes& sums) {
+    Deviation sum{0.0, 0.0, 0.0f};
+    for (int lane = 0; lane < lanes; ++lane) {
+        sum.squared_error += sums.errors[lane];
+        sum.squared += sums.squares[lane];
+    }
+    alignas(64) float largest[Vec::lanes];
+    sums.largest.store(largest);
+    for (float lane : largest) sum.largest = lane > sum.largest ? lane : sum.largest;
+    return sum;
+}
+
 template <typename Number>
 Deviation deviation_of(const Number* w, const float* stored, int64_t count) {
     Lanes sums;
@@ -86,15 +101,7 @@ Deviation deviation_of(const Number* w, const float* stored, int64_t count) {
         std::memcpy(rest_stored, stored + i, static_cast<size_t>(count - i) * sizeof(float));
         add_tiles<1>(rest, rest_stored, &sums);
     }
-    Deviation sum{0.0, 0.0, 0.0f};
-    for (int lane = 0; lane < lanes; ++lane) {
-        sum.squared_error += sums.errors[lane];
-        sum.squared += sums.squares[lane];
-    }
-    alignas(64) float largest[Vec::lanes];
-    sums.largest.store(largest);
-    for (float lane : largest) sum.largest = lane > sum.largest ? lane : sum.largest;
-    return sum;
+    return total(sums);
 }
 
 inline Deviation deviation(Number kind, const void* numbers, const float* stored, int64_t count) {

@@ -6,6 +6,25 @@
 namespace fewbits {
 namespace {
 
+#if defined(__AVX512F__)
+// Lane i: the largest number of row i, none of them negative. Each round halves what is left of rows, two to a vector.
+inline Vec largest_of_rows(const float* rows) {
+    const auto larger = [](__m512i a, __m512i b) { return _mm512_max_epi32(a, b); };
+    __m512i v[batch];
+    for (int i = 0; i < batch; ++i) v[i] = _mm512_load_si512(rows + batch * i);
+    for (int i = 0; i < 8; ++i)
+        v[i] = larger(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    for (int i = 0; i < 4; ++i)
+        v[i] = larger(_mm512_unpacklo_epi64(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi64(v[2 * i], v[2 * i + 1]));
+    for (int count = 2; count; count /= 2)
+        for (int i = 0; i < count; ++i) {
+            const __m512i even = _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0x88);
+            v[i] = larger(even, _mm512_shuffle_i32x4(v[2 * i], v[2 * i + 1], 0xdd));
+        }
+    return {_mm512_castsi512_ps(v[0])};
+}
+#endif
+
 class LaneSums {
   public:
     float* of(int g) { return lanes_ + batch * g; }  // the partials of group g
@@ -14,7 +33,11 @@ class LaneSums {
         folded(out, [](Vec a, Vec b) { return a + b; });
     }
     void largest(float* out) const {
+#if defined(__AVX512F__)
+        largest_of_rows(lanes_).store(out);
+#else
         folded(out, [](Vec a, Vec b) { return max(a, b); });
+#endif
     }
 
   private:

@@ -1,10 +1,11 @@
 // GGUF's first formats: one or two 16-bit parameters per 32 columns.
 #include "bytes.h"
 #include "even.h"
+#include "even_shifted.h"
 #include "importance.h"
+#include "rounded.h"
 #include "shifted.h"
 #include "spans.h"
-#include "symmetric.h"
 #include "symmetric_k.h"
 
 namespace fewbits {
@@ -27,70 +28,6 @@ void encode_spans(const float* w, const float* weights, int64_t spans, uint8_t* 
             store(out[first + s], s, c, fit);
         }
     });
-}
-
-template <typename Pairs, typename Numbers>
-void encode_nibbles(const Numbers* w, int64_t spans, uint8_t* stored) {
-    EvenNibbles fit;
-    auto* out = reinterpret_cast<SpanQ4_0*>(stored);
-    for_batches<32, batch>(w, spans, [&](int64_t first, int present, const Numbers* numbers) {
-        fit.fit(Pairs(numbers));
-        fit.store(out + first, present);
-    });
-}
-
-void encode_q4_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    if (!weights) return encode_nibbles<FloatPairs>(w, spans, stored);
-    const auto store = [](SpanQ4_0&, int, const uint8_t*, const auto&) {};
-    encode_spans<SpanQ4_0, WeightedSpan<8>>(w, weights, spans, stored, search::q4_0_weighted_levels, store);
-}
-
-void encode_bfloat_q4_0(const uint16_t* w, int64_t spans, uint8_t* stored) {
-    encode_nibbles<BfloatPairs>(w, spans, stored);
-}
-
-void encode_q5_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    const auto store = [](SpanQ5_0& span, int, const uint8_t* c, const auto&) { pack_fifth_bits(c, span.high); };
-    if (weights)
-        encode_spans<SpanQ5_0, WeightedSpan<16>>(w, weights, spans, stored, search::q5_0_weighted_levels, store);
-    else
-        encode_spans<SpanQ5_0, SymmetricSpan<16>>(w, nullptr, spans, stored, search::q5_0_levels, store);
-}
-
-void encode_q4_1(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    const auto store = [](SpanQ4_1& span, int s, const uint8_t*, const auto& fit) { span.m = fit.m(s); };
-    if (weights)
-        encode_spans<SpanQ4_1, ShiftedSpan<15, true>>(w, weights, spans, stored, search::q4_1_levels, store);
-    else
-        encode_spans<SpanQ4_1, ShiftedSpan<15, false>>(w, nullptr, spans, stored, search::q4_1_levels, store);
-}
-
-void encode_q5_1(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    const auto store = [](SpanQ5_1& span, int s, const uint8_t* c, const auto& fit) {
-        span.m = fit.m(s);
-        pack_fifth_bits(c, span.high);
-    };
-    if (weights)
-        encode_spans<SpanQ5_1, ShiftedSpan<31, true>>(w, weights, spans, stored, search::q5_1_levels, store);
-    else
-        encode_spans<SpanQ5_1, ShiftedSpan<31, false>>(w, nullptr, spans, stored, search::q5_1_levels, store);
-}
-
-void encode_q8_0(const float* w, const float*, int64_t spans, uint8_t* stored) {
-    auto* out = reinterpret_cast<SpanQ8_0*>(stored);
-    for (int64_t s = 0; s < spans; ++s, w += 32) {
-        Vec magnitude = Vec::all(0.0f);
-        for (int e = 0; e < 32; e += Vec::lanes) magnitude = max(magnitude, abs(Vec::load(w + e)));
-        float lanes[Vec::lanes], largest = 0.0f;
-        magnitude.store(lanes);
-        for (float lane : lanes) largest = lane > largest ? lane : largest;
-        out[s].d = stored_half(largest / 127.0f);
-        const Vec inv = Vec::all(inverse(half_to_float(out[s].d))), most = Vec::all(127.0f);
-        uint8_t codes[32];  // shifted by 128, because bytes are stored without a sign
-        for (int e = 0; e < 32; e += Vec::lanes)
-            (clamp(round_even(Vec::load(w + e) * inv), Vec::all(-127.0f), most) + Vec::all(128.0f)).store_codes(codes + e);
-        for (int e = 0; e < 32; ++e) out[s].q[e] = static_cast<int8_t>(codes[e] ^ 128);
-    }
 }
 
 void decode_q4_0(const uint8_t* stored, int64_t spans, float* w) {
@@ -144,12 +81,47 @@ void decode_q8_0(const uint8_t* stored, int64_t spans, float* w) {
     }
 }
 
+using EvenQ4_0 = EvenSymmetric<SpanQ4_0, 8, search::q4_0_steps, decode_q4_0>;
+using EvenQ5_0 = EvenSymmetric<SpanQ5_0, 16, search::q5_0_steps, decode_q5_0>;
+using EvenQ4_1 = EvenShifted<SpanQ4_1, 15, search::q4_1_steps, decode_q4_1>;
+using EvenQ5_1 = EvenShifted<SpanQ5_1, 31, search::q5_1_steps, decode_q5_1>;
+using RoundedQ8_0 = RoundedSpans<SpanQ8_0, decode_q8_0>;
+
+void encode_q4_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    if (!weights) return encode_evenly<EvenQ4_0>(w, spans, stored);
+    const auto store = [](SpanQ4_0&, int, const uint8_t*, const auto&) {};
+    encode_spans<SpanQ4_0, WeightedSpan<8>>(w, weights, spans, stored, search::q4_0_weighted_levels, store);
+}
+
+void encode_q5_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    if (!weights) return encode_evenly<EvenQ5_0>(w, spans, stored);
+    const auto store = [](SpanQ5_0& span, int, const uint8_t* c, const auto&) { pack_fifth_bits(c, span.high); };
+    encode_spans<SpanQ5_0, WeightedSpan<16>>(w, weights, spans, stored, search::q5_0_weighted_levels, store);
+}
+
+void encode_q4_1(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    if (!weights) return encode_evenly<EvenQ4_1>(w, spans, stored);
+    const auto store = [](SpanQ4_1& span, int s, const uint8_t*, const auto& fit) { span.m = fit.m(s); };
+    encode_spans<SpanQ4_1, ShiftedSpan<15>>(w, weights, spans, stored, search::more_steps, store);
+}
+
+void encode_q5_1(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    if (!weights) return encode_evenly<EvenQ5_1>(w, spans, stored);
+    const auto store = [](SpanQ5_1& span, int s, const uint8_t* c, const auto& fit) {
+        span.m = fit.m(s);
+        pack_fifth_bits(c, span.high);
+    };
+    encode_spans<SpanQ5_1, ShiftedSpan<31>>(w, weights, spans, stored, search::more_steps, store);
+}
+
+void encode_q8_0(const float* w, const float*, int64_t spans, uint8_t* stored) { encode_evenly<RoundedQ8_0>(w, spans, stored); }
+
 constexpr Codec codecs[] = {
-    {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0, weigh_by_row_spread, true, nullptr, encode_bfloat_q4_0},
-    {"Q4_1", 32, sizeof(SpanQ4_1), encode_q4_1, decode_q4_1, weigh_by_row_spread, true},
-    {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0, weigh_by_row_spread, true},
-    {"Q5_1", 32, sizeof(SpanQ5_1), encode_q5_1, decode_q5_1, weigh_by_row_spread, true},
-    {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0},
+    {"Q4_0", 32, sizeof(SpanQ4_0), encode_q4_0, decode_q4_0, weigh_by_row_spread, true, nullptr, encode_measured<EvenQ4_0>},
+    {"Q4_1", 32, sizeof(SpanQ4_1), encode_q4_1, decode_q4_1, weigh_by_row_spread, true, nullptr, encode_measured<EvenQ4_1>},
+    {"Q5_0", 32, sizeof(SpanQ5_0), encode_q5_0, decode_q5_0, weigh_by_row_spread, true, nullptr, encode_measured<EvenQ5_0>},
+    {"Q5_1", 32, sizeof(SpanQ5_1), encode_q5_1, decode_q5_1, weigh_by_row_spread, true, nullptr, encode_measured<EvenQ5_1>},
+    {"Q8_0", 32, sizeof(SpanQ8_0), encode_q8_0, decode_q8_0, nullptr, false, nullptr, encode_measured<RoundedQ8_0>},
 };
 
 }  // namespace

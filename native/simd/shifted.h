@@ -1,21 +1,20 @@
-// Q4_1 and Q5_1: w = d * q + m, sixteen spans of 32 at once, evenly weighted or in given weights. The best least-squares
-// line through the codes of several candidate ranges, or the plain line from smallest to largest where that one, as
-// stored, is nearer. In given weights, more ranges are tried, each from the smallest number, and the best line is fitted
-// to its own nearest codes again.
+// Q4_1 and Q5_1 in given weights: w = d * q + m, sixteen spans of 32 at once. The best least-squares line through the codes
+// of several candidate ranges, each from the smallest number, fitted to its own nearest codes again; or the plain line
+// from smallest to largest where that one, as stored, is nearer.
 #pragma once
 #include "batch.h"
 
 namespace fewbits {
 namespace {
 
-template <int top, bool weighted>
+template <int top>
 class ShiftedSpan {
   public:
     static constexpr int length = 32;
 
-    void fit(const float* w, const float* weights, const float* levels, int level_count) {
+    void fit(const float* w, const float* weights, const float* more_steps, int count) {
         to_columns(w, length, x_);
-        if (weighted) to_columns(weights, length, w_);
+        to_columns(weights, length, w_);
         for (int g = 0; g < batch; g += Vec::lanes) {
             Vec low = Vec::load(x_ + g), high = low;
             for (int e = 1; e < length; ++e) {
@@ -25,7 +24,7 @@ class ShiftedSpan {
             low = low + Vec::all(0.0f);  // which zero is the smallest depends on the machine; this makes it +0
             const Vec range = (high - low) + Vec::all(0.0f);
             Best best = sums(g, low);
-            try_ranges(g, range, levels, level_count, &best);
+            try_ranges(g, range, more_steps, count, &best);
             const Line line(stored(best.scale, d_bits_ + g), stored(low + best.start, m_bits_ + g));
             half_bits plain_bits[Vec::lanes];
             const Line plain(stored(range / Vec::all(top), plain_bits), stored(low, plain_bits));
@@ -43,7 +42,7 @@ class ShiftedSpan {
     half_bits m(int g) const { return m_bits_[g]; }
 
   private:
-    alignas(64) float x_[length * batch], y_[length * batch], w_[weighted ? length * batch : 1];
+    alignas(64) float x_[length * batch], y_[length * batch], w_[length * batch];
     alignas(64) uint8_t codes_[length * batch];
     half_bits d_bits_[batch], m_bits_[batch];
 
@@ -65,32 +64,26 @@ class ShiftedSpan {
         return load_half(bits);
     }
 
-    // The weight of element e times x; evenly weighted, x.
-    Vec times_weight(int e, int g, Vec x) const { return weighted ? Vec::load(w_ + batch * e + g) * x : x; }
+    Vec times_weight(int e, int g, Vec x) const { return Vec::load(w_ + batch * e + g) * x; }
 
     Best sums(int g, Vec low) {
         const Vec zero = Vec::all(0.0f);
-        Vec sw = weighted ? zero : Vec::all(length), sy = zero, syy = zero;
+        Vec sw = zero, sy = zero, syy = zero;
         for (int e = 0; e < length; ++e) {
             const Vec y = Vec::load(x_ + batch * e + g) - low, wy = times_weight(e, g, y);
             y.store(y_ + batch * e + g);
-            if (weighted) sw = sw + Vec::load(w_ + batch * e + g);
+            sw = sw + Vec::load(w_ + batch * e + g);
             sy = sy + wy;
             syy = syy + wy * y;
         }
         return {sw, sy, syy, Vec::all(bits_to_float(0x7f800000u)), zero, zero};
     }
 
-    void try_ranges(int g, Vec range, const float* levels, int level_count, Best* best) const {
+    void try_ranges(int g, Vec range, const float* more_steps, int count, Best* best) const {
         const Vec one = Vec::all(1.0f), narrowest = Vec::all(search::narrowest);
-        if (!weighted)
-            for (int i = 0; i < level_count; ++i)
-                try_line(g, Vec::all(levels[i]) / max(range - best->start, narrowest), best->start, best);
-        else
-            for (const float more : search::more_steps)
-                try_line(g, Vec::all(top + more) / max(range, narrowest), Vec::all(0.0f), best);
-        for (int i = 0; weighted && i < search::refits; ++i)
-            try_line(g, one / max(best->scale, narrowest), best->start, best);
+        for (int i = 0; i < count; ++i)
+            try_line(g, Vec::all(top + more_steps[i]) / max(range, narrowest), Vec::all(0.0f), best);
+        for (int i = 0; i < search::refits; ++i) try_line(g, one / max(best->scale, narrowest), best->start, best);
     }
 
     // The least-squares line through the codes of y from `begin` on, `inv` of them to a unit; kept where it is better.

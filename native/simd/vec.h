@@ -33,9 +33,14 @@ inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec clamp_positive(Vec a, Vec low, Vec high) {  // of positive limits: bits order as numbers do
+    const __m512i raised = _mm512_max_epi32(_mm512_castps_si512(a.v), _mm512_castps_si512(low.v));
+    return {_mm512_castsi512_ps(_mm512_min_epi32(raised, _mm512_castps_si512(high.v)))};
+}
 inline Vec round_even(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline Mask operator>(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
 inline Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.m & b.m)}; }
+inline Mask operator!(Mask a) { return {static_cast<__mmask16>(~a.m)}; }
 inline Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
 inline Vec load_half(const uint16_t* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
@@ -44,10 +49,13 @@ inline void store_half(Vec a, uint16_t* p) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline Vec load_bfloat(const uint16_t* p) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+    const __m512i upper = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0,  //
+                                           7, 0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
+    const __m512i bits = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAAu, upper, bits))};
 }
 inline bool any(Mask m) { return m.m != 0; }
+inline int bits_of(Mask m) { return m.m; }
 inline void add_widened(Vec a, double* sums) {
     _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), _mm512_cvtps_pd(_mm512_castps512_ps256(a.v))));
     _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))));
@@ -75,9 +83,14 @@ inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
 inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline Vec clamp_positive(Vec a, Vec low, Vec high) {
+    const __m256i raised = _mm256_max_epi32(_mm256_castps_si256(a.v), _mm256_castps_si256(low.v));
+    return {_mm256_castsi256_ps(_mm256_min_epi32(raised, _mm256_castps_si256(high.v)))};
+}
 inline Vec round_even(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline Mask operator>(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
 inline Mask operator&(Mask a, Mask b) { return {_mm256_and_ps(a.m, b.m)}; }
+inline Mask operator!(Mask a) { return {_mm256_xor_ps(a.m, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))}; }
 inline Vec select(Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.v, yes.v, m.m)}; }
 inline Vec load_half(const uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
@@ -90,6 +103,7 @@ inline Vec load_bfloat(const uint16_t* p) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
 }
 inline bool any(Mask m) { return _mm256_movemask_ps(m.m) != 0; }
+inline int bits_of(Mask m) { return _mm256_movemask_ps(m.m); }
 inline void add_widened(Vec a, double* sums) {
     _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), _mm256_cvtps_pd(_mm256_castps256_ps128(a.v))));
     _mm256_storeu_pd(sums + 4, _mm256_add_pd(_mm256_loadu_pd(sums + 4), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))));
@@ -120,14 +134,20 @@ inline Vec sqrt(Vec a) { return {vsqrtq_f32(a.v)}; }
 inline Vec abs(Vec a) { return {vabsq_f32(a.v)}; }
 inline Mask operator>(Vec a, Vec b) { return {vcgtq_f32(a.v, b.v)}; }
 inline Mask operator&(Mask a, Mask b) { return {vandq_u32(a.m, b.m)}; }
+inline Mask operator!(Mask a) { return {vmvnq_u32(a.m)}; }
 inline Vec select(Mask m, Vec yes, Vec no) { return {vbslq_f32(m.m, yes.v, no.v)}; }
 inline Vec min(Vec a, Vec b) { return select(b > a, a, b); }  // of a NaN the second, as on x86
 inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+inline Vec clamp_positive(Vec a, Vec low, Vec high) { return min(max(a, low), high); }
 inline Vec round_even(Vec a) { return {vrndnq_f32(a.v)}; }
 inline Vec load_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
 inline void store_half(Vec a, uint16_t* p) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a.v))); }
 inline Vec load_bfloat(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
 inline bool any(Mask m) { return vmaxvq_u32(m.m) != 0; }
+inline int bits_of(Mask m) {
+    const uint32_t each[] = {1, 2, 4, 8};
+    return static_cast<int>(vaddvq_u32(vandq_u32(m.m, vld1q_u32(each))));
+}
 inline void add_widened(Vec a, double* sums) {
     vst1q_f64(sums, vaddq_f64(vld1q_f64(sums), vcvt_f64_f32(vget_low_f32(a.v))));
     vst1q_f64(sums + 2, vaddq_f64(vld1q_f64(sums + 2), vcvt_high_f64_f32(a.v)));

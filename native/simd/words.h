@@ -23,11 +23,15 @@ inline Words capped_sum(Words a, Words b) { return {_mm512_adds_epi16(a.v, b.v)}
 inline Words load_words(const float* p) { return {_mm512_loadu_si512(p)}; }
 inline Words min(Words a, Words b) { return {_mm512_min_epi16(a.v, b.v)}; }
 inline Words max(Words a, Words b) { return {_mm512_max_epi16(a.v, b.v)}; }
-template <int bits>
-Words shifted(Words a) { return {_mm512_slli_epi16(a.v, bits)}; }
+inline Words max_unsigned(Words a, Words b) { return {_mm512_max_epu16(a.v, b.v)}; }
 inline Sums add_products(Sums sum, Words a, Words b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
 inline Vec to_floats(Sums sum) { return {_mm512_cvtepi32_ps(sum.v)}; }
-inline void store(Words a, uint32_t* p) { _mm512_storeu_si512(p, a.v); }
+// a and b of a - 2^15 b, where 0 <= a < 2^15.
+inline void to_floats(Sums sum, Vec* a, Vec* b) {
+    const __m512i second = _mm512_srai_epi32(_mm512_sub_epi32(_mm512_set1_epi32(32767), sum.v), 15);
+    *a = {_mm512_cvtepi32_ps(_mm512_add_epi32(sum.v, _mm512_slli_epi32(second, 15)))};
+    *b = {_mm512_cvtepi32_ps(second)};
+}
 inline void store_words(Words a, float* p) { _mm512_storeu_si512(p, a.v); }
 // The two bfloat16 numbers of each lane: the lower and the upper half.
 inline Vec lower_half(Vec a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
@@ -50,13 +54,16 @@ inline Words capped_sum(Words a, Words b) { return {_mm256_adds_epi16(a.v, b.v)}
 inline Words load_words(const float* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 inline Words min(Words a, Words b) { return {_mm256_min_epi16(a.v, b.v)}; }
 inline Words max(Words a, Words b) { return {_mm256_max_epi16(a.v, b.v)}; }
-template <int bits>
-Words shifted(Words a) { return {_mm256_slli_epi16(a.v, bits)}; }
+inline Words max_unsigned(Words a, Words b) { return {_mm256_max_epu16(a.v, b.v)}; }
 inline Sums add_products(Sums sum, Words a, Words b) {
     return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(a.v, b.v))};
 }
 inline Vec to_floats(Sums sum) { return {_mm256_cvtepi32_ps(sum.v)}; }
-inline void store(Words a, uint32_t* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
+inline void to_floats(Sums sum, Vec* a, Vec* b) {
+    const __m256i second = _mm256_srai_epi32(_mm256_sub_epi32(_mm256_set1_epi32(32767), sum.v), 15);
+    *a = {_mm256_cvtepi32_ps(_mm256_add_epi32(sum.v, _mm256_slli_epi32(second, 15)))};
+    *b = {_mm256_cvtepi32_ps(second)};
+}
 inline void store_words(Words a, float* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
 inline Vec lower_half(Vec a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 16))}; }
 inline Vec upper_half(Vec a) {
@@ -79,14 +86,19 @@ inline Words capped_sum(Words a, Words b) { return {vqaddq_s16(a.v, b.v)}; }
 inline Words load_words(const float* p) { return {vreinterpretq_s16_f32(vld1q_f32(p))}; }
 inline Words min(Words a, Words b) { return {vminq_s16(a.v, b.v)}; }
 inline Words max(Words a, Words b) { return {vmaxq_s16(a.v, b.v)}; }
-template <int bits>
-Words shifted(Words a) { return {vshlq_n_s16(a.v, bits)}; }
+inline Words max_unsigned(Words a, Words b) {
+    return {vreinterpretq_s16_u16(vmaxq_u16(vreinterpretq_u16_s16(a.v), vreinterpretq_u16_s16(b.v)))};
+}
 inline Sums add_products(Sums sum, Words a, Words b) {
     const int32x4_t first = vmull_s16(vget_low_s16(a.v), vget_low_s16(b.v)), second = vmull_high_s16(a.v, b.v);
     return {vaddq_s32(sum.v, vpaddq_s32(first, second))};
 }
 inline Vec to_floats(Sums sum) { return {vcvtq_f32_s32(sum.v)}; }
-inline void store(Words a, uint32_t* p) { vst1q_u32(p, vreinterpretq_u32_s16(a.v)); }
+inline void to_floats(Sums sum, Vec* a, Vec* b) {
+    const int32x4_t second = vshrq_n_s32(vsubq_s32(vdupq_n_s32(32767), sum.v), 15);
+    *a = {vcvtq_f32_s32(vaddq_s32(sum.v, vshlq_n_s32(second, 15)))};
+    *b = {vcvtq_f32_s32(second)};
+}
 inline void store_words(Words a, float* p) { vst1q_f32(p, vreinterpretq_f32_s16(a.v)); }
 inline Vec lower_half(Vec a) { return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a.v), 16))}; }
 inline Vec upper_half(Vec a) {

@@ -57,17 +57,21 @@ struct Totals {
 
 DoubleLanes half_of(Lanes v, int half) { return widened(reinterpret_cast<const float*>(&v) + 8 * half); }
 
-void add_in_single(const float* want, const float* got, Totals* totals) {
-    Lanes errors = {}, squares = {};
+void add_in_single(const TileSums& sums, Totals* totals) {
+    for (int half = 0; half < 2; ++half) {
+        totals->errors[half] += half_of(sums.errors, half);
+        totals->squares[half] += half_of(sums.squares, half);
+    }
+}
+
+TileSums sums_of(const float* want, const float* got) {
+    TileSums sums;
     for (int j = 0; j < tile; j += 16) {
         const Lanes x = load<Lanes>(want + j), r = x - load<Lanes>(got + j);
-        errors += r * r;
-        squares += x * x;
+        sums.errors += r * r;
+        sums.squares += x * x;
     }
-    for (int half = 0; half < 2; ++half) {
-        totals->errors[half] += half_of(errors, half);
-        totals->squares[half] += half_of(squares, half);
-    }
+    return sums;
 }
 
 void add_in_double(const float* want, const float* got, Totals* totals) {
@@ -85,12 +89,17 @@ void add_in_double(const float* want, const float* got, Totals* totals) {
 
 void compare_tile(const Reading& stored, const uint8_t* p, const Reading& source, const uint8_t* numbers, double floor,
                   Totals* totals) {
+    const auto fit_single = [](float largest) { return largest > squares_from && largest <= squares_to; };
+    const Reading::Measure measure = &source == float_readings       ? stored.of_f32
+                                     : &source == float_readings + 1 ? stored.of_bf16
+                                                                     : nullptr;
+    TileSums sums;
+    if (measure && fit_single(measure(p, numbers, floor, &sums, &totals->worst))) return add_in_single(sums, totals);
     float want[tile], got[tile];
     source.read(numbers, want);
     stored.read(p, got);
-    const float largest = stored.extent(want, got, floor, &totals->worst);
-    const bool single = largest > squares_from && largest <= squares_to;
-    (single ? add_in_single : add_in_double)(want, got, totals);
+    if (fit_single(stored.extent(want, got, floor, &totals->worst))) return add_in_single(sums_of(want, got), totals);
+    add_in_double(want, got, totals);
 }
 
 }  // namespace

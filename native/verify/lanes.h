@@ -14,6 +14,7 @@ typedef float Lanes __attribute__((vector_size(64)));
 typedef int32_t WholeLanes __attribute__((vector_size(64)));
 typedef uint8_t ByteLanes __attribute__((vector_size(16)));
 typedef int8_t SignedByteLanes __attribute__((vector_size(16)));
+typedef uint16_t WordLanes __attribute__((vector_size(32)));
 typedef float HalfLanes __attribute__((vector_size(32)));
 typedef double DoubleLanes __attribute__((vector_size(64)));  // eight
 
@@ -30,6 +31,7 @@ Vector load(const void* p) {
 inline Lanes all(float x) { return (Lanes)_mm512_set1_ps(x); }
 inline WholeLanes whole(ByteLanes v) { return (WholeLanes)_mm512_cvtepu8_epi32((__m128i)v); }
 inline WholeLanes whole(SignedByteLanes v) { return (WholeLanes)_mm512_cvtepi8_epi32((__m128i)v); }
+inline WholeLanes whole(WordLanes v) { return (WholeLanes)_mm512_cvtepu16_epi32((__m256i)v); }
 #elif defined(__AVX2__)
 inline Lanes all(float x) {
     const __m256 both[] = {_mm256_set1_ps(x), _mm256_set1_ps(x)};
@@ -47,10 +49,14 @@ inline WholeLanes whole(SignedByteLanes v) {
     const __m128i bytes = (__m128i)v;
     return joined(_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)));
 }
+inline WholeLanes whole(WordLanes v) {
+    const __m256i words = (__m256i)v;
+    return joined(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(words)), _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1)));
+}
 #else
 inline Lanes all(float x) { return x - Lanes{}; }
-template <typename Bytes>
-WholeLanes whole(Bytes v) { return __builtin_convertvector(v, WholeLanes); }
+template <typename Narrow>
+WholeLanes whole(Narrow v) { return __builtin_convertvector(v, WholeLanes); }
 #endif
 
 template <typename Bytes>
@@ -65,6 +71,29 @@ inline WholeLanes larger(WholeLanes a, WholeLanes b) { return a > b ? a : b; }
 // Magnitudes as whole numbers: they order alike and, unlike floats, may be compared in any order.
 inline WholeLanes magnitudes(Lanes v) { return load<WholeLanes>(&v) & 0x7fffffff; }
 
+#if defined(__AVX512F__)
+// The largest lanes of eight pairs of vectors: of the first ones in lanes 0 to 7 of the result, of the second ones in lanes
+// 8 to 15. Each round halves what is left of every vector and puts two of them into one.
+class LargestOfPairs {
+  public:
+    void set(int i, WholeLanes first, WholeLanes second) {
+        const auto a = (__m512i)first, b = (__m512i)second;
+        v_[i] = _mm512_max_epi32(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xee));
+    }
+    WholeLanes lanes() const {
+        __m512i a[4], b[2];
+        for (int i = 0; i < 4; ++i)
+            a[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(v_[2 * i], v_[2 * i + 1]), _mm512_unpackhi_epi32(v_[2 * i], v_[2 * i + 1]));
+        for (int i = 0; i < 2; ++i)
+            b[i] = _mm512_max_epi32(_mm512_unpacklo_epi64(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_epi64(a[2 * i], a[2 * i + 1]));
+        const __m512i found = _mm512_max_epi32(_mm512_shuffle_i32x4(b[0], b[1], 0x88), _mm512_shuffle_i32x4(b[0], b[1], 0xdd));
+        return (WholeLanes)_mm512_shuffle_i32x4(found, found, 0xd8);  // quarters were first, second, first, second
+    }
+
+  private:
+    __m512i v_[8];
+};
+#else
 // Lane i of the result: the largest of the sixteen lanes of v[i]. Each round halves what is left of every vector and
 // puts two of them into one.
 inline WholeLanes largest_of_each(WholeLanes* v) {
@@ -94,6 +123,20 @@ inline WholeLanes largest_of_each(WholeLanes* v) {
     return found;
 #endif
 }
+
+// The same of eight pairs of vectors: of the first ones in lanes 0 to 7 of the result, of the second ones in lanes 8 to 15.
+class LargestOfPairs {
+  public:
+    void set(int i, WholeLanes first, WholeLanes second) {
+        v_[i] = first;
+        v_[8 + i] = second;
+    }
+    WholeLanes lanes() { return largest_of_each(v_); }
+
+  private:
+    WholeLanes v_[16];
+};
+#endif
 
 }  // namespace
 }  // namespace fewbits

@@ -35,8 +35,11 @@ struct Codec {
     void (*weigh)(const float* w, const float* importance, int64_t rows, int64_t cols, float* weights) = nullptr;
     bool weighted = false;  // whether `encode` looks at weights
     const char* lattice = nullptr;  // the table of points that must be given first (fewbits/lattices.h)
-    // `encode` of bfloat16 numbers with the format's own weighting; nullptr: they are widened first.
-    void (*encode_bfloat)(const uint16_t* w, int64_t spans, uint8_t* stored) = nullptr;
+    // Encodes rows of a checkpoint's numbers, f32 or bf16, as they lie, with the format's own weighting, and measures each
+    // row in the same pass, all but its largest magnitude. Returns the largest of all rows, where all numbers are finite.
+    // nullptr: what comes back is measured after `encode`.
+    float (*encode_measured)(Number kind, const void* numbers, int64_t rows, int64_t cols, uint8_t* stored,
+                             Deviation* deviations) = nullptr;
 };
 
 struct CodecFamily {

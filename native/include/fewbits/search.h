@@ -13,14 +13,22 @@ constexpr float q3_k_scale_levels[] = {26.0f, 26.5f, 27.0f, 27.5f, 28.0f, 28.5f,
 constexpr float q4_k_levels[] = {14.0f, 14.34375f, 14.6875f, 15.0f, 15.3125f, 15.65625f, 16.0f};
 constexpr float q5_k_levels[] = {30.3125f, 30.59375f, 30.875f, 31.15625f, 31.4375f, 31.71875f, 32.0f};
 constexpr float q6_k_levels[] = {29.0f, 29.59375f, 30.1875f, 30.8125f, 31.40625f, 32.0f, 32.59375f};
-// Q4_0, evenly weighted: numbers become fractions of the extreme in units of 1 / q4_0_whole (0.6484375 * 2^15), and
-// step i makes codes (fraction * q4_0_steps[i]) / 2^15: the extreme is divided into 6.48, 7.13, 7.78, 8.43 steps.
-constexpr float q4_0_whole = 21248.0f;
-constexpr int16_t q4_0_steps[] = {10, 11, 12, 13};
+// Searches in whole numbers: numbers become fractions of their group's extreme (of its range) in units of 1 / whole, and
+// step s, of `count` from `first` on, makes codes (fraction * s) / 2^15: that divides the extreme into whole * s / 2^15 steps.
+struct EvenSteps {
+    float whole;
+    int first, count;
+    constexpr float most() const { return whole * static_cast<float>(first + count - 1) / 0x1p15f; }
+};
+constexpr EvenSteps q4_0_steps{19728.0f, 12, 3};  // 7.22, 7.83, 8.43
+constexpr EvenSteps q5_0_steps{21532.0f, 22, 4};  // 14.46, 15.11, 15.77, 16.43
+constexpr EvenSteps q4_1_steps{13312.0f, 34, 5};  // 13.81, 14.22, 14.63, 15.03, 15.44
+constexpr EvenSteps q5_1_steps{13041.0f, 75, 5};  // 29.85, 30.25, 30.65, 31.04, 31.44
 constexpr float smallest_extreme = 0x1p-60f;  // a scale made of less rounds to 0 in binary16 anyway
-constexpr float q5_0_levels[] = {14.0f, 14.625f, 15.25f, 15.875f, 16.4375f};
-constexpr float q4_1_levels[] = {14.0f, 14.375f, 14.75f, 15.125f, 15.5f};
-constexpr float q5_1_levels[] = {30.0f, 30.375f, 30.75f, 31.125f, 31.5f};
+constexpr float largest_range = 0x1p120f;  // a range above counts as nothing: no such numbers can be stored
+// Where the range is below this, or this share of the smallest number, the rounding of d and m may count for more than
+// the search, and the plain line from the smallest to the largest number is taken where it is nearer.
+constexpr float narrow = 0x1p-11f, narrow_of_low = 0.125f;
 constexpr float iq4_levels[] = {-168.0f, -148.0f, -136.0f, -130.0f, -126.0f, -122.0f, -110.0f,
                                 -104.0f, -86.0f,  90.0f,   110.0f,  114.0f,  120.0f,  134.0f};
 
@@ -55,8 +63,10 @@ constexpr float iq1_levels[] = {0.421875f, 0.5f, 0.578125f, 0.65625f, 0.75f, 0.8
 constexpr float iq1_units[] = {15.0f, 14.0f, 16.0f};
 constexpr float iq1_shift = 0.125f;
 
-// The largest element, divided into fewer than top + 1/2 steps, never rounds beyond code -top: no lower clamp is needed.
-static_assert(q4_0_whole * q4_0_steps[3] < 8.5f * 0x1p15f && q5_0_levels[4] < 16.5f, "the evenly weighted searches clamp on one side only");
+// The largest element, divided into fewer than top + 1/2 steps, never rounds beyond code -top (beyond code top): those
+// searches clamp on one side only (not at all).
+static_assert(q4_0_steps.most() < 8.5f && q5_0_steps.most() < 16.5f, "no lower clamp is needed");
+static_assert(q4_1_steps.most() < 15.5f && q5_1_steps.most() < 31.5f, "no clamp is needed");
 
 constexpr float singular = 1e-6f;    // a determinant below this share of its larger product counts as zero
 constexpr float narrowest = 1e-30f;  // a range below this counts as this, so that its inverse stays finite

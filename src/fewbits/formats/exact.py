@@ -176,3 +176,34 @@ def best_even_scale(x: torch.Tensor, whole: int, steps: tuple[int, ...], top: in
         best = torch.where(gain > best, gain, best)
     unit = torch.full_like(extreme, -1.0) / torch.full_like(extreme, whole)
     return scale * (extreme * unit) + 0.0  # never -0: which zero is the extreme depends on the machine
+
+
+LARGEST_RANGE = 2.0**120
+"""A range above counts as nothing: no such numbers can be stored."""
+
+
+def best_even_line(
+    x: torch.Tensor, low: torch.Tensor, range_: torch.Tensor, whole: int, steps: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The line scale * code + low + start through `x` (..., n) that is best evenly weighted, as (scale, start).
+
+    As `best_even_scale`: numbers become fractions of the range in units of 1 / `whole`, and each of `steps` makes codes of
+    them. The codes that explain most of their variance give the line.
+    """
+    regular = (range_ > SMALLEST_EXTREME) & (range_ < LARGEST_RANGE)
+    per_unit = torch.where(regular, torch.full_like(range_, whole) / range_, torch.zeros_like(range_))
+    fractions = ((x - low[..., None]) * per_unit[..., None]).round().nan_to_num().int()
+    count, total = float(x.shape[-1]), fractions.sum(-1).float()
+    best = torch.zeros_like(range_)
+    scale, codes_of_best = torch.zeros_like(range_), torch.zeros_like(range_)
+    for step in steps:
+        codes = (fractions * step + (1 << 14)) >> 15
+        sl, sll, slf = codes.sum(-1).float(), (codes * codes).sum(-1).float(), (codes * fractions).sum(-1).float()
+        covariance, variance = count * slf - total * sl, count * sll - sl * sl
+        candidate = covariance * inverse(variance)
+        gain = candidate * covariance
+        better = gain > best
+        best = torch.where(better, gain, best)
+        scale, codes_of_best = torch.where(better, candidate, scale), torch.where(better, sl, codes_of_best)
+    unit = range_ * (torch.ones_like(range_) / torch.full_like(range_, whole))
+    return scale * unit, ((total - scale * codes_of_best) * (1.0 / count)) * unit

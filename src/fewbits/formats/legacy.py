@@ -33,22 +33,19 @@ _SOURCE = "GGUF specification, quantization type {}"
 class Symmetric(GridCodec):
     """w = d * (code - top): codes of `code_bits` bits, one binary16 scale d per span of 32 columns.
 
-    The scale is searched for among `levels` (see `exact.best_scale`), evenly weighted unless importance is given;
-    without levels it is the largest magnitude over the largest code. d may be negative: the longer side of the codes
-    takes the largest element.
+    The scale is searched for in `even_steps` (see `exact.best_even_scale`) or, where importance is given, among
+    `weighted_levels` (`exact.best_scale`); without them it is the largest magnitude over the largest code. d may be
+    negative: the longer side of the codes takes the largest element.
     """
 
     name: str
     code_bits: int
-    levels: tuple[float, ...]
     error_bound: float
     layout: str
     source: str
     even_whole: int = 0
     even_steps: tuple[int, ...] = ()
-    """Where given, the evenly weighted search is `exact.best_even_scale` with these."""
     weighted_levels: tuple[float, ...] = ()
-    """Tried where importance is given; `levels` where there are none."""
     span: int = SPAN
     rows: int = 1
     vector: int = 1
@@ -64,7 +61,7 @@ class Symmetric(GridCodec):
     @property
     def equation(self) -> str:
         """What a code means."""
-        return f"w = d * (code - {self.top})" if self.levels else "w = d * code"
+        return f"w = d * (code - {self.top})" if self.even_steps else "w = d * code"
 
     @property
     def span_bytes(self) -> int:
@@ -97,9 +94,8 @@ class Symmetric(GridCodec):
             d = fitted_scale(x, steps, weight)
         elif self.even_steps and importance is None:
             d = best_even_scale(x, self.even_whole, self.even_steps, self.top)
-        elif self.levels:
-            levels = self.levels if importance is None else self.weighted_levels or self.levels
-            d = best_scale(x, weight, self.top, levels)
+        elif self.even_steps:
+            d = best_scale(x, weight, self.top, self.weighted_levels)
         else:
             d = divided(x.abs().amax(-1), self.top - 1)
         return Params({"d": stored_half(d)})
@@ -112,7 +108,7 @@ class Symmetric(GridCodec):
         """What columns `cols` can become."""
         scale = params["d"].repeat_interleave(SPAN, 1)[:, cols]
         # Q8_0 keeps to the symmetric codes -127 .. 127: code 0 is never chosen.
-        return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top, bottom=0 if self.levels else 1)
+        return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top, bottom=0 if self.even_steps else 1)
 
     def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
         """Stored bytes (rows, bytes per row)."""
@@ -144,21 +140,21 @@ class Symmetric(GridCodec):
 Q4_0 = Symmetric(
     "Q4_0",
     4,
-    (6.5, 7.125, 7.8125, 8.4375),
     0.3,
     "d: binary16; 16 bytes: code e in the low half of byte e, code e + 16 in the high half",
     _SOURCE.format("Q4_0"),
-    even_whole=21248,
-    even_steps=(10, 11, 12, 13),
+    even_whole=19728,
+    even_steps=(12, 13, 14),
     weighted_levels=(*(6.0 + 0.25 * i for i in range(13)), 9.5, 10.25, 11.5),
 )
 Q5_0 = Symmetric(
     "Q5_0",
     5,
-    (14.0, 14.625, 15.25, 15.875, 16.4375),
     0.15,
     "d: binary16; 4 bytes: bit e is the fifth bit of code e; 16 bytes: low halves as in Q4_0",
     _SOURCE.format("Q5_0"),
+    even_whole=21532,
+    even_steps=(22, 23, 24, 25),
     weighted_levels=(*(12.0 + 0.5 * i for i in range(13)), 19.0, 20.5),
 )
-Q8_0 = Symmetric("Q8_0", 8, (), 0.0045, "d: binary16; 32 signed bytes", _SOURCE.format("Q8_0"))
+Q8_0 = Symmetric("Q8_0", 8, 0.0045, "d: binary16; 32 signed bytes", _SOURCE.format("Q8_0"))

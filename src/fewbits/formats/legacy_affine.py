@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import SINGULAR, by_row_spread, divided, evenly_or, inverse, ordered_sum, stored_half
+from fewbits.formats.exact import (
+    SINGULAR,
+    best_even_line,
+    by_row_spread,
+    divided,
+    evenly_or,
+    inverse,
+    ordered_sum,
+    stored_half,
+)
 from fewbits.formats.grids import UniformGrid
 from fewbits.lazy import LazyModule
 
@@ -21,6 +30,9 @@ SPAN = 32
 NARROWEST = 1e-30
 """A range below this counts as this: its inverse stays finite, and no 16-bit scale could tell the difference."""
 REFITS = 2
+NARROW = 2.0**-11, 0.125
+"""Where the range is below this, or below this share of the smallest number, the rounding of d and m may count for more
+than the search."""
 _MORE_STEPS = (
     *(-3.0, -2.25, -1.75, -1.375, -1.125, -0.875, -0.625, -0.375),
     *(-0.125, 0.125, 0.375, 0.625, 0.875, 1.25, 1.75, 2.5),
@@ -37,10 +49,10 @@ class _Line:
         self._best = torch.full_like(low, torch.inf)
         self.scale, self.start = torch.zeros_like(low), torch.zeros_like(low)
 
-    def try_range(self, level: float, range_: torch.Tensor, start: torch.Tensor) -> None:
-        """The line through the codes of a range that begins at `start` and takes `level` steps."""
-        width = (range_ - start).clamp(min=NARROWEST)
-        self._try(torch.full_like(width, level) / width, start)
+    def try_range(self, level: float, range_: torch.Tensor) -> None:
+        """The line through the codes of a range that takes `level` steps from the smallest number."""
+        width = range_.clamp(min=NARROWEST)
+        self._try(torch.full_like(width, level) / width, torch.zeros_like(width))
 
     def refit(self) -> None:
         """The line through the codes that are nearest under the best line."""
@@ -65,16 +77,17 @@ class _Line:
 class Shifted(GridCodec):
     """w = d * code + m: codes of `code_bits` bits, a binary16 scale d and a binary16 minimum m per 32 columns.
 
-    Squared errors count evenly unless importance is given. Of the least-squares lines through the codes of several
-    ranges the best is taken, or the plain line from the smallest to the largest number where that one, as stored, is
-    nearer: numbers far from zero in a narrow range suffer more from the rounding of m than from anything else. By
-    importance, more ranges are tried, each from the smallest number, and the best line is fitted to its own nearest
-    codes `REFITS` times.
+    Squared errors count evenly unless importance is given: then the best least-squares line through the codes of several
+    steps is found in whole numbers (see `exact.best_even_line`). By importance, the ranges of `weighted_levels` are
+    tried, each from the smallest number, and the best line is fitted to its own nearest codes `REFITS` times. The plain
+    line from the smallest to the largest number is taken where that one, as stored, is nearer: numbers far from zero in
+    a narrow range suffer more from the rounding of m than from anything else. Evenly weighted it is tried only there.
     """
 
     name: str
     code_bits: int
-    levels: tuple[float, ...]
+    even_whole: int
+    even_steps: tuple[int, ...]
     error_bound: float
     layout: str
     source: str
@@ -124,15 +137,22 @@ class Shifted(GridCodec):
         low = x.amin(-1) + 0.0  # which zero is the smallest depends on the machine; this makes it +0
         range_ = (x.amax(-1) - low) + 0.0
         plain_d, plain_m = stored_half(divided(range_, float(self.top))), stored_half(low)
-        search = _Line(x, weight, low, self.top)
-        for level in self.levels if importance is None else self.weighted_levels:
-            start = search.start if importance is None else torch.zeros_like(low)
-            search.try_range(level, range_, start)
-        for _ in range(0 if importance is None else REFITS):
-            search.refit()
-        d, m = stored_half(search.scale), stored_half(low + search.start)
-        better = self._error(x, weight, d, m) < self._error(x, weight, plain_d, plain_m)
+        if importance is None:
+            scale, start = best_even_line(x, low, range_, self.even_whole, self.even_steps)
+            wide = (low.abs() * NARROW[1]).clamp(min=NARROW[0]) <= range_
+        else:
+            scale, start = self._weighted_line(_Line(x, weight, low, self.top), range_)
+            wide = torch.zeros_like(range_, dtype=torch.bool)
+        d, m = stored_half(scale), stored_half(low + start)
+        better = wide | (self._error(x, weight, d, m) < self._error(x, weight, plain_d, plain_m))
         return Params({"d": torch.where(better, d, plain_d), "m": torch.where(better, m, plain_m)})
+
+    def _weighted_line(self, search: _Line, range_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for level in self.weighted_levels:
+            search.try_range(level, range_)
+        for _ in range(REFITS):
+            search.refit()
+        return search.scale, search.start
 
     def _at_codes(self, x: torch.Tensor, weight: torch.Tensor, codes: torch.Tensor) -> Params:
         """The m of the least-squares line as it is stored, then the d that is best beside it."""
@@ -183,7 +203,8 @@ _NIBBLES = "16 bytes: code e in the low half of byte e, code e + 16 in the high 
 Q4_1 = Shifted(
     "Q4_1",
     4,
-    (14.0, 14.375, 14.75, 15.125, 15.5),
+    13312,
+    (34, 35, 36, 37, 38),
     0.14,
     f"d, m: binary16; {_NIBBLES}",
     "GGUF specification, quantization type Q4_1",
@@ -191,7 +212,8 @@ Q4_1 = Shifted(
 Q5_1 = Shifted(
     "Q5_1",
     5,
-    (30.0, 30.375, 30.75, 31.125, 31.5),
+    13041,
+    (75, 76, 77, 78, 79),
     0.07,
     f"d, m: binary16; 4 bytes: bit e is the fifth bit of code e; {_NIBBLES}",
     "GGUF specification, quantization type Q5_1",

@@ -1,0 +1,154 @@
+// Rows encoded and measured in one pass, for formats with 32 numbers to a span. Sixteen spans are fitted side by side;
+// then span after span is coded where it lies, and what comes back of it is summed up at once, in the order that
+// kernels.h states.
+#pragma once
+#include "deviation.h"
+#include "spans.h"
+
+namespace fewbits {
+namespace {
+
+constexpr int span_columns = 32, span_vectors = span_columns / Vec::lanes, tile_spans = tile / span_columns;
+
+// Sums of the tile in work.
+struct SpanSums {
+    Vec errors[vectors], squares[vectors];
+    SpanSums() {
+        for (int v = 0; v < vectors; ++v) errors[v] = squares[v] = Vec::all(0.0f);
+    }
+    // Vector v of a span: its numbers, and what comes back of them.
+    void add(int v, Vec x, Vec back) {
+        const Vec r = x - back;
+        errors[v % vectors] = errors[v % vectors] + r * r;
+        squares[v % vectors] = squares[v % vectors] + x * x;
+    }
+};
+
+// `Fit` finds the parameters of sixteen spans (fit), codes one of them (code), and knows the largest magnitude of each.
+template <typename Fit, typename Number>
+class MeasuredRows {
+    using Span = typename Fit::Span;
+
+  public:
+    MeasuredRows(const Number* w, int64_t cols, uint8_t* stored, Deviation* rows)
+        : w_(w), spans_(reinterpret_cast<Span*>(stored)), row_spans_(cols / span_columns), next_row_(rows) {}
+
+    // A batch is coded after the next one was fitted: so the long chain of operations at the end of a fit is not waited for.
+    // Returns the largest magnitude.
+    float encode(int64_t spans) {
+        Coming last{0, 0, fits_, 0, 0};
+        for_batches<span_columns, batch>(w_, spans, [&](int64_t first, int present, const Number* numbers) {
+            Coming next{first, present, last.fit == fits_ ? fits_ + 1 : fits_, 0, 0};
+            next.fit->fit(numbers);
+            for (int g = 0; g < batch; g += Vec::lanes) {
+                const Vec largest = Vec::load(next.fit->largest() + g);
+                next.not_small |= bits_of(largest > Vec::all(squares_from)) << g;
+                next.too_large |= bits_of(largest > Vec::all(squares_to)) << g;
+                largest_ = max(largest_, largest);
+            }
+            code(last);
+            last = next;
+        });
+        code(last);
+        alignas(64) float found[Vec::lanes], largest = 0.0f;
+        largest_.store(found);
+        for (float lane : found) largest = lane > largest ? lane : largest;
+        return largest;
+    }
+
+  private:
+    const Number* w_;
+    Span* spans_;
+    int64_t row_spans_, of_row_ = 0;  // spans of a row, and how many of them are done
+    Deviation* next_row_;
+    Fit fits_[2];
+    SpanSums sums_;
+    Lanes lanes_;
+    Vec largest_ = Vec::all(0.0f);
+    bool vanishing_ = true, overflowing_ = false;  // squares of the tile in work, in single precision
+
+    struct Coming {
+        int64_t first;
+        int present;
+        Fit* fit;
+        int not_small, too_large;  // a bit for each span: what its largest magnitude is
+    };
+
+    void code(const Coming& spans) {
+        for (int s = 0; s < spans.present;) s += code_in_tile(spans, s);
+    }
+
+    // Codes spans from s on, as many as lie in one tile; returns how many.
+    int code_in_tile(const Coming& spans, int s) {
+        const Fit& fit = *spans.fit;
+        const int64_t first = spans.first;
+        const int64_t row_end = row_spans_ - of_row_, tile_end = tile_spans - of_row_ % tile_spans;
+        const int64_t left = row_end < tile_end ? row_end : tile_end;
+        const int count = static_cast<int>(left < spans.present - s ? left : spans.present - s);
+        SpanSums sums;
+        if (of_row_ % tile_spans) sums = sums_;
+        const int own = (1 << (s + count)) - (1 << s);
+        vanishing_ = vanishing_ && !(spans.not_small & own);
+        overflowing_ = overflowing_ || (spans.too_large & own);
+        for (int i = s; i < s + count; ++i) {
+            const Number* x = w_ + (first + i) * span_columns;
+            fit.code(x, i, &sums, spans_ + first + i);
+            __builtin_prefetch(reinterpret_cast<const char*>(x) + ahead);
+            if (sizeof(Number) > 2) __builtin_prefetch(reinterpret_cast<const char*>(x) + ahead + 64);
+        }
+        of_row_ += count;
+        if (count == left)
+            close_tile(sums, first + s + count);
+        else
+            sums_ = sums;
+        if (of_row_ == row_spans_) close_row();
+        return count;
+    }
+
+    void close_tile(const SpanSums& sums, int64_t end) {
+        if (!vanishing_ && !overflowing_)
+            for (int v = 0; v < vectors; ++v) {
+                add_widened(sums.errors[v], lanes_.errors + Vec::lanes * v);
+                add_widened(sums.squares[v], lanes_.squares + Vec::lanes * v);
+            }
+        else
+            add_in_double(end);
+        vanishing_ = true;
+        overflowing_ = false;
+    }
+
+    // The tile that ends before span `end` once more: its squares do not fit single precision.
+    void add_in_double(int64_t end) {
+        const int64_t count = (of_row_ - 1) % tile_spans + 1, first = end - count;
+        Number numbers[tile] = {};
+        float back[tile] = {};
+        std::memcpy(numbers, w_ + first * span_columns, static_cast<size_t>(count) * span_columns * sizeof(Number));
+        Fit::decode(reinterpret_cast<const uint8_t*>(spans_ + first), count, back);
+        add_tile_in_double(numbers, back, &lanes_);
+    }
+
+    void close_row() {
+        *next_row_++ = total(lanes_);
+        lanes_ = Lanes();
+        of_row_ = 0;
+    }
+};
+
+// Encodes rows with `Fit`, which has to offer both kinds of numbers.
+template <typename Fit>
+float encode_measured(Number kind, const void* numbers, int64_t rows, int64_t cols, uint8_t* stored, Deviation* deviations) {
+    const int64_t spans = rows * (cols / span_columns);
+    if (kind == Number::bf16)
+        return MeasuredRows<Fit, Bfloat>(static_cast<const Bfloat*>(numbers), cols, stored, deviations).encode(spans);
+    return MeasuredRows<Fit, float>(static_cast<const float*>(numbers), cols, stored, deviations).encode(spans);
+}
+
+// The same numbers, unmeasured.
+template <typename Fit>
+void encode_evenly(const float* w, int64_t spans, uint8_t* stored) {
+    Deviation unused;
+    encode_measured<Fit>(Number::f32, w, 1, spans * span_columns, stored, &unused);
+}
+
+}  // namespace
+}  // namespace fewbits
