@@ -19,6 +19,8 @@ else:
 HALF_MAX = 65504.0
 SMALLEST_EXTREME = 2.0**-60
 """A scale made of less rounds to 0 in binary16 anyway."""
+LARGEST_RANGE = 2.0**120
+"""A range above counts as nothing: no such numbers can be stored."""
 SINGULAR = 1e-6
 """A determinant below this share of its larger product counts as zero."""
 
@@ -178,17 +180,13 @@ def best_even_scale(x: torch.Tensor, whole: int, steps: tuple[int, ...], top: in
     return scale * (extreme * unit) + 0.0  # never -0: which zero is the extreme depends on the machine
 
 
-LARGEST_RANGE = 2.0**120
-"""A range above counts as nothing: no such numbers can be stored."""
-
-
 def best_even_line(
     x: torch.Tensor, low: torch.Tensor, range_: torch.Tensor, whole: int, steps: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The line scale * code + low + start through `x` (..., n) that is best evenly weighted, as (scale, start).
 
-    As `best_even_scale`: numbers become fractions of the range in units of 1 / `whole`, and each of `steps` makes codes of
-    them. The codes that explain most of their variance give the line.
+    As `best_even_scale`: numbers become fractions of the range in units of 1 / `whole`, and each of `steps` makes codes
+    of them. The codes that explain most of their variance give the line.
     """
     regular = (range_ > SMALLEST_EXTREME) & (range_ < LARGEST_RANGE)
     per_unit = torch.where(regular, torch.full_like(range_, whole) / range_, torch.zeros_like(range_))

@@ -108,7 +108,9 @@ class Symmetric(GridCodec):
         """What columns `cols` can become."""
         scale = params["d"].repeat_interleave(SPAN, 1)[:, cols]
         # Q8_0 keeps to the symmetric codes -127 .. 127: code 0 is never chosen.
-        return UniformGrid(scale, torch.zeros_like(scale), 2 * self.top - 1, self.top, bottom=0 if self.even_steps else 1)
+        return UniformGrid(
+            scale, torch.zeros_like(scale), 2 * self.top - 1, self.top, bottom=0 if self.even_steps else 1
+        )
 
     def pack(self, codes: torch.Tensor, params: Params) -> Bytes:
         """Stored bytes (rows, bytes per row)."""

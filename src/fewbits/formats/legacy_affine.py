@@ -77,11 +77,11 @@ class _Line:
 class Shifted(GridCodec):
     """w = d * code + m: codes of `code_bits` bits, a binary16 scale d and a binary16 minimum m per 32 columns.
 
-    Squared errors count evenly unless importance is given: then the best least-squares line through the codes of several
-    steps is found in whole numbers (see `exact.best_even_line`). By importance, the ranges of `weighted_levels` are
-    tried, each from the smallest number, and the best line is fitted to its own nearest codes `REFITS` times. The plain
-    line from the smallest to the largest number is taken where that one, as stored, is nearer: numbers far from zero in
-    a narrow range suffer more from the rounding of m than from anything else. Evenly weighted it is tried only there.
+    Evenly weighted, the best least-squares line through the codes of several steps is found in whole numbers (see
+    `exact.best_even_line`). By importance, the ranges of `weighted_levels` are tried, each from the smallest number,
+    and the best line is fitted to its own nearest codes `REFITS` times. The plain line from the smallest to the largest
+    number is taken where that one, as stored, is nearer: numbers far from zero in a narrow range suffer more from the
+    rounding of m than from anything else. Evenly weighted it is tried only there.
     """
 
     name: str
