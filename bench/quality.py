@@ -1,12 +1,15 @@
-"""Quality next to llama.cpp in the same run: for each recipe, our file against the one its quantizer makes.
+"""Quality next to llama.cpp in the same run: each format's encoder beside ggml's, and each recipe's file.
 
-    python bench/quality.py MODEL_DIR --text FILE [--llama-quantize PATH]
+    python bench/quality.py MODEL_DIR --text FILE [--llama-quantize PATH] [--part encoders]
 
-Both start from the same weights: ours from MODEL_DIR, theirs from our lossless GGUF of it. Two figures are compared,
-ours over theirs, so that below 1 is better than llama.cpp:
+First every format by itself, on the embedded model, on MODEL_DIR and on heavy-tailed numbers, without importance and by
+it: squared errors, ours over ggml's, below 1 where ours is nearer (bench/encoders.py says in which weighting).
+
+Then for each recipe our file against the one llama.cpp's quantizer makes. Both start from the same weights: ours from
+MODEL_DIR, theirs from our lossless GGUF of it. Two figures are compared, ours over theirs:
 
 error   sum of w (x - stored)^2 over all tensors of a format, in the weighting that ggml itself minimises for it:
-        w = rms of the 32 neighbours + |x| (Q4_K, Q5_K), x^2 (Q6_K), 1 (Q8_0, Q4_0, Q5_0)
+        w = rms of the 32 neighbours + |x| (Q4_K, Q5_K), x^2 (Q6_K), 1 (Q8_0, Q4_0, Q5_0) ...
 KL      mean KL divergence from the source model on the text, as `fewbits compare` measures it
 
 The KL divergence of one file is one draw of rounding errors: the same errors with other signs give another one. The
@@ -29,19 +32,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+import encoders
 import fewbits
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.kernels import decode_rows
 
-Floats = npt.NDArray[np.float32]
 Peer = Callable[[Path, Path, str], None]
 
 RECIPES = ("Q8_0", "Q6_K", "Q4_K_M", "Q4_K_S", "Q4_0")
 ERROR_BAR, KL_BAR = 1.00, 1.02
 EMBEDDED = Path(__file__).parents[1] / "examples" / "models" / "pocket-llama"
 _SLAB_NUMBERS = 1 << 22
+_EXACT = ("F64", "F32", "F16", "BF16")
+PARTS = ("encoders", "recipes")
 
 
 @dataclass
@@ -67,32 +71,6 @@ class Outcome:
     bytes_theirs: int
 
 
-def _ones(x: Floats) -> Floats:
-    return np.ones_like(x)
-
-
-def _squares(x: Floats) -> Floats:
-    return x * x
-
-
-def _magnitude_and_neighbours(x: Floats) -> Floats:
-    groups = x.reshape(len(x), -1, 32)
-    rms = np.sqrt(np.mean(groups * groups, axis=2, keepdims=True))
-    weights: Floats = (rms + np.abs(groups)).reshape(x.shape)
-    return weights
-
-
-WEIGHTINGS: dict[str, Callable[[Floats], Floats]] = {
-    "Q8_0": _ones,
-    "Q4_0": _ones,
-    "Q5_0": _ones,
-    "Q5_1": _ones,
-    "Q6_K": _squares,
-    "Q4_K": _magnitude_and_neighbours,
-    "Q5_K": _magnitude_and_neighbours,
-}
-
-
 def weighted_errors(base: Path, ours: Path, theirs: Path) -> Errors:
     """Errors of both files against the lossless file `base`, row slab by row slab."""
     source, a, b = GGUFReader(base), GGUFReader(ours), GGUFReader(theirs)
@@ -101,24 +79,21 @@ def weighted_errors(base: Path, ours: Path, theirs: Path) -> Errors:
         formats = a.read(name).format, b.read(name).format
         if formats[0] != formats[1]:
             result.disagreements.append(f"{name}: {formats[0]} here, {formats[1]} there")
-        elif formats[0] in WEIGHTINGS:
-            weighting = WEIGHTINGS[formats[0]]
+        elif formats[0] not in _EXACT:
             for totals, reader in ((result.ours, a), (result.theirs, b)):
-                error = sum(_slab_errors(source, reader, name, weighting))
+                error = sum(_slab_errors(source, reader, name))
                 totals[formats[0]] = totals.get(formats[0], 0.0) + error
     return result
 
 
-def _slab_errors(
-    source: GGUFReader, stored: GGUFReader, name: str, weighting: Callable[[Floats], Floats]
-) -> Iterator[float]:
+def _slab_errors(source: GGUFReader, stored: GGUFReader, name: str) -> Iterator[float]:
     original, quantized = source.read(name), stored.read(name)
     step = max(1, _SLAB_NUMBERS // original.cols)
     for start in range(0, original.rows, step):
         stop = min(start + step, original.rows)
         x = decode_rows(original.format, original.slab(start, stop), original.cols)
         y = decode_rows(quantized.format, quantized.slab(start, stop), quantized.cols)
-        yield float(np.sum(weighting(x).astype(np.float64) * (x.astype(np.float64) - y) ** 2))
+        yield float(np.sum(encoders.weigh(quantized.format, x) * (x.astype(np.float64) - y) ** 2))
 
 
 def ratio_error(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float:
@@ -240,7 +215,22 @@ def main() -> int:
         "--max-tokens", type=int, default=32768, help="tokens of the text to read (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--part", choices=PARTS, help="only one of the tables")
+    parser.add_argument(
+        "--rows", type=int, default=64, help="rows of each matrix for the encoders (default: %(default)s)"
+    )
     options = parser.parse_args()
+    good = True
+    if options.part != "recipes":
+        good = encoders.print_table(dict.fromkeys((EMBEDDED, options.model)), options.rows)
+        print(f"\nEvery encoder is at most {encoders.BAR:.2f}." if good else "\nAn encoder is above 1.00.", flush=True)
+    if options.part != "encoders":
+        good = print_recipes(options) and good
+    return 0 if good else 1
+
+
+def print_recipes(options: argparse.Namespace) -> bool:
+    """Print the table of recipes; whether every bar is met."""
     peer = find_peer(options.llama_quantize, options.threads)
     good = True
     with tempfile.TemporaryDirectory() as folder:
@@ -251,7 +241,7 @@ def main() -> int:
         for recipe in options.recipes:
             good &= print_outcome(run(options.model, text, recipe, base, peer, options))
     print("Every bar is met." if good else f"A bar is missed (error <= {ERROR_BAR:.2f}, KL <= {KL_BAR:.2f}).")
-    return 0 if good else 1
+    return good
 
 
 if __name__ == "__main__":

@@ -39,11 +39,9 @@ REFUSED = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
 
 def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
     """The weights (rows, cols) in which ggml measures errors of `name`, by importance (cols,) where that is given."""
-    if importance is not None and name not in SPREAD:
+    if importance is not None and name not in SPREAD:  # Q6_K takes it as it is, the others look away
         return np.broadcast_to(importance, w.shape)
     if importance is not None:
-        if name not in SPREAD:  # Q6_K takes it as it is, Q8_0 looks away
-            return importance if name == "Q6_K" else np.ones_like(w)
         columns, times = SPREAD[name]
         spans = w.reshape(len(w), -1, columns or w.shape[1])
         spread = times * np.mean(spans**2, axis=-1, keepdims=True)
@@ -57,7 +55,7 @@ def weights(name: str, w: Floats, importance: Floats | None = None) -> Floats:
         return (spans**2 + np.mean(spans**2, axis=-1, keepdims=True) / 2).reshape(w.shape)
     if name in ("Q4_K", "Q5_K"):
         groups = w.reshape(-1, 32)
-        return np.array([affine_weights(group) for group in groups]).reshape(w.shape)
+        return (np.sqrt(np.mean(groups**2, axis=-1, keepdims=True)) + np.abs(groups)).reshape(w.shape)
     return w**2 if name in SQUARED else np.ones_like(w)
 
 
