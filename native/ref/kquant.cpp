@@ -29,7 +29,8 @@ int pair_at(const uint8_t* q, int c) { return q[32 * (c / 128) + c % 32] >> (2 *
 void encode_q2_k(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     for (int64_t s = 0; s < spans; ++s) {
         SpanQ2_K& out = spans_at<SpanQ2_K>(stored)[s];
-        const AffineSpan span = fitted(w + 256 * s, of_span(weights, s), q2_k, search::q2_k_levels);
+        const AffineSpan span = weights ? fitted(w + 256 * s, of_span(weights, s), q2_k, search::q2_k_weighted_levels)
+                                        : fitted(w + 256 * s, nullptr, q2_k, search::q2_k_levels);
         std::memset(&out, 0, sizeof out);
         out.d = span.d;
         out.dmin = span.dmin;

@@ -104,6 +104,7 @@ inline void try_neighbours(AffineGroup& g, float d, float dmin, int top, float c
         }
     }
     const AffineLine best(d, dmin, g.scale, g.min, top);
+    g.sum_wl = g.sum_wll = g.sum_wlx = 0;
     for (size_t e = 0; e < g.x.size(); ++e) {
         const float l = best.code(g.x[e]), wl = g.w[e] * l;
         g.sum_wl += wl;
@@ -140,9 +141,11 @@ struct AffineSpan {
         for (AffineGroup& g : groups) {
             g.scale = clamp(std::nearbyint(g.line_scale * inverse(half_to_float(d))), 0.0f, shape.ceiling);
             g.min = clamp(std::nearbyint(g.line_min * inverse(half_to_float(dmin))), 0.0f, shape.ceiling);
-            try_neighbours(g, half_to_float(d), half_to_float(dmin), top, shape.ceiling);
         }
-        refit();
+        for (int round = 0; round < (weights ? search::affine_weighted_rounds : 1); ++round) {
+            for (AffineGroup& g : groups) try_neighbours(g, half_to_float(d), half_to_float(dmin), top, shape.ceiling);
+            refit();
+        }
     }
 
     // Step 3: d and dmin by least squares over the span, kept where the error falls.

@@ -122,6 +122,7 @@ struct ShiftedSpan {
             syy += (weight(e) * y[e]) * y[e];
         }
         for (float more : search::more_steps) try_line((top + more) / std::fmax(range, search::narrowest), 0);
+        for (float more : search::more_steps) try_line((top + more) / std::fmax(range - start, search::narrowest), start);
         for (int i = 0; i < search::refits; ++i) try_line(1.0f / std::fmax(scale, search::narrowest), start);
     }
 

@@ -3,7 +3,8 @@
 //   1. per group, codes of several candidate ranges and the least-squares line through them; the best line stays, and
 //      the next candidate starts from its minimum;
 //   2. whole scales and minimums: neighbours of the rounded scale, each with the minimum that fits it best;
-//   3. d and dmin again by least squares over the whole span, kept where the error falls.
+//   3. d and dmin again by least squares over the whole span, kept where the error falls;
+// the last two steps three times where weights are given.
 #pragma once
 #include "batch.h"
 
@@ -25,10 +26,12 @@ class AffineK {
             fit_lines(g, levels, level_count);
         }
         for (int s = 0; s < batch / groups; ++s) round_scales(s);
-        for (int g = 0; g < batch; g += Vec::lanes) try_neighbours(g);
-        for (int s = 0; s < batch / groups; ++s) refit(s);
-        for (int g = 0; g < batch; g += Vec::lanes) new_error(g);
-        for (int s = 0; s < batch / groups; ++s) keep_better(s);
+        for (int round = 0; round < (weights ? search::affine_weighted_rounds : 1); ++round) {
+            for (int g = 0; g < batch; g += Vec::lanes) try_neighbours(g);
+            for (int s = 0; s < batch / groups; ++s) refit(s);
+            for (int g = 0; g < batch; g += Vec::lanes) new_error(g);
+            for (int s = 0; s < batch / groups; ++s) keep_better(s);
+        }
         for (int g = 0; g < batch; g += Vec::lanes) store_codes(g);
     }
 

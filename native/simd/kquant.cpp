@@ -84,8 +84,7 @@ void pack_bits(const uint8_t* codes, uint8_t* high) {
 }
 
 void encode_q2_k(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    const auto& levels = search::q2_k_levels;
-    encode_affine<SpanQ2_K, TwoBits>(w, weights, spans, stored, levels, levels,
+    encode_affine<SpanQ2_K, TwoBits>(w, weights, spans, stored, search::q2_k_levels, search::q2_k_weighted_levels,
                                      [](SpanQ2_K& span, int s, const uint8_t* c, const auto& fit) {
                                          for (int g = 0; g < 16; ++g)
                                              span.scales[g] = static_cast<uint8_t>(fit.scale(s, g) | fit.low(s, g) << 4);

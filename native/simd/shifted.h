@@ -83,6 +83,8 @@ class ShiftedSpan {
         const Vec one = Vec::all(1.0f), narrowest = Vec::all(search::narrowest);
         for (int i = 0; i < count; ++i)
             try_line(g, Vec::all(top + more_steps[i]) / max(range, narrowest), Vec::all(0.0f), best);
+        for (int i = 0; i < count; ++i)  // what is left of the range above the best line's start
+            try_line(g, Vec::all(top + more_steps[i]) / max(range - best->start, narrowest), best->start, best);
         for (int i = 0; i < search::refits; ++i) try_line(g, one / max(best->scale, narrowest), best->start, best);
     }
 

@@ -70,9 +70,11 @@ def student_t(rows: int, cols: int, freedom: int) -> torch.Tensor:
 RANDOM = {"gaussian": normal(256, COLS, 22), "student t of 3": student_t(256, COLS, 3)}
 
 
-def importance(cols: int) -> np.ndarray:
-    """What columns matter, (cols,): as uneven as the mean squares of a model's activations."""
-    return normal(1, cols, 41)[0].square().numpy() + np.float32(0.01)
+def importance(cols: int, kind: str = "uneven") -> np.ndarray:
+    """What columns matter, (cols,): as uneven as the mean squares of a model's activations, or all the same."""
+    return {"uneven": normal(1, cols, 41)[0].square().numpy() + np.float32(0.01), "even": np.ones(cols, np.float32)}[
+        kind
+    ]
 
 
 def ratio(name: str, w: np.ndarray, importance: np.ndarray | None = None) -> float:
@@ -95,10 +97,11 @@ def test_random_matrices_are_at_least_as_close(name: str, kind: str) -> None:
     assert ratio(name, RANDOM[kind].numpy()) <= 1.0
 
 
+@pytest.mark.parametrize("weight", ["uneven", "even"])
 @pytest.mark.parametrize("kind", RANDOM)
 @pytest.mark.parametrize("name", WEIGHTED)
-def test_random_matrices_are_at_least_as_close_by_importance(name: str, kind: str) -> None:
-    assert ratio(name, RANDOM[kind].numpy(), importance(COLS)) <= 1.0
+def test_random_matrices_are_at_least_as_close_by_importance(name: str, kind: str, weight: str) -> None:
+    assert ratio(name, RANDOM[kind].numpy(), importance(COLS, weight)) <= 1.0
 
 
 def pocket(name: str) -> dict[str, np.ndarray]:
@@ -115,9 +118,10 @@ def test_the_pocket_model_is_at_least_as_close(name: str) -> None:
     assert {key: found for key, found in ratios.items() if found > 1.0} == {}
 
 
+@pytest.mark.parametrize("weight", ["uneven", "even"])
 @pytest.mark.parametrize("name", WEIGHTED)
-def test_the_pocket_model_is_at_least_as_close_by_importance(name: str) -> None:
-    ratios = {key: ratio(name, w, importance(w.shape[1])) for key, w in pocket(name).items()}
+def test_the_pocket_model_is_at_least_as_close_by_importance(name: str, weight: str) -> None:
+    ratios = {key: ratio(name, w, importance(w.shape[1], weight)) for key, w in pocket(name).items()}
     assert {key: found for key, found in ratios.items() if found > 1.0} == {}
 
 

@@ -44,6 +44,7 @@ constexpr int mxfp4_lowest = 2, mxfp4_highest = 252;
 constexpr int nvfp4_neighbours[] = {0, -2, -1, 1, 2, 3, 4, 5, 6};
 
 // The same where importance is given; ranges of Q4_1 and Q5_1 take `more` steps than the largest code.
+constexpr float q2_k_weighted_levels[] = {2.25f, 2.5f, 2.75f, 3.0f, 3.25f, 3.5f, 3.75f, 4.0f, 4.5f};
 constexpr float q3_k_weighted_levels[] = {3.0f, 3.125f, 3.25f, 3.375f, 3.5f, 3.625f, 3.75f, 3.875f, 4.0f, 4.125f,
                                           4.25f, 4.375f, 4.5f, 4.625f, 4.75f, 5.0f, 5.5f, 6.25f, 2.75f, 2.5f};
 constexpr float q4_k_weighted_levels[] = {13.25f, 13.5f, 13.75f, 14.0f, 14.25f, 14.5f, 14.75f, 15.0f, 15.25f, 15.5f,
@@ -67,6 +68,9 @@ constexpr float iq1_shift = 0.125f;
 // searches clamp on one side only (not at all).
 static_assert(q4_0_steps.most() < 8.5f && q5_0_steps.most() < 16.5f, "no lower clamp is needed");
 static_assert(q4_1_steps.most() < 15.5f && q5_1_steps.most() < 31.5f, "no clamp is needed");
+
+// How often the scales and minimums of affine K-quants, then d and dmin, are fitted to each other by importance.
+constexpr int affine_weighted_rounds = 3;
 
 constexpr float singular = 1e-6f;    // a determinant below this share of its larger product counts as zero
 constexpr float narrowest = 1e-30f;  // a range below this counts as this, so that its inverse stays finite

@@ -24,6 +24,8 @@ else:
     torch = LazyModule("torch")
 
 SPAN = 256
+WEIGHTED_ROUNDS = 3
+"""How often scales and minimums, then d and dmin, are fitted to each other where importance is given; else once."""
 
 
 class _Groups(NamedTuple):
@@ -113,8 +115,9 @@ class Affine(GridCodec):
         d, dmin = (stored_half(divided(largest.amax(-1), self.ceiling)) for largest in (scale, low))
         scale = (scale * inverse(d)[..., None]).round().clamp(0, self.ceiling)
         low = (low * inverse(dmin)[..., None]).round().clamp(0, self.ceiling)
-        scale, low = self._neighbours(groups, fixed, d, dmin, scale, low)
-        d, dmin = self._refit(groups, fixed, d, dmin, scale, low)
+        for _ in range(1 if importance is None else WEIGHTED_ROUNDS):
+            scale, low = self._neighbours(groups, fixed, d, dmin, scale, low)
+            d, dmin = self._refit(groups, fixed, d, dmin, scale, low)
         rows = len(w)
         return Params({"d": d, "dmin": dmin, "scale": scale.reshape(rows, -1), "min": low.reshape(rows, -1)})
 

@@ -91,6 +91,7 @@ Q2_K = AffinePairs(
     "16 bytes: per group a scale in the low half and a minimum in the high half; 64 bytes: pairs of bits; d, dmin: "
     f"binary16. {_PAIRS}",
     "GGUF specification, quantization type Q2_K",
+    weighted_levels=(2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0, 4.5),
 )
 Q3_K = SymmetricPairs(
     name="Q3_K",

@@ -49,10 +49,10 @@ class _Line:
         self._best = torch.full_like(low, torch.inf)
         self.scale, self.start = torch.zeros_like(low), torch.zeros_like(low)
 
-    def try_range(self, level: float, range_: torch.Tensor) -> None:
-        """The line through the codes of a range that takes `level` steps from the smallest number."""
-        width = range_.clamp(min=NARROWEST)
-        self._try(torch.full_like(width, level) / width, torch.zeros_like(width))
+    def try_range(self, level: float, range_: torch.Tensor, start: torch.Tensor) -> None:
+        """The line through the codes of a range that takes `level` steps from `start` on."""
+        width = (range_ - start).clamp(min=NARROWEST)
+        self._try(torch.full_like(width, level) / width, start)
 
     def refit(self) -> None:
         """The line through the codes that are nearest under the best line."""
@@ -78,10 +78,10 @@ class Shifted(GridCodec):
     """w = d * code + m: codes of `code_bits` bits, a binary16 scale d and a binary16 minimum m per 32 columns.
 
     Evenly weighted, the best least-squares line through the codes of several steps is found in whole numbers (see
-    `exact.best_even_line`). By importance, the ranges of `weighted_levels` are tried, each from the smallest number,
-    and the best line is fitted to its own nearest codes `REFITS` times. The plain line from the smallest to the largest
-    number is taken where that one, as stored, is nearer: numbers far from zero in a narrow range suffer more from the
-    rounding of m than from anything else. Evenly weighted it is tried only there.
+    `exact.best_even_line`). By importance, the ranges of `weighted_levels` are tried, each from the smallest number and
+    then each from where the best line starts, and that line is fitted to its own nearest codes `REFITS` times. The plain
+    line from the smallest to the largest number is taken where that one, as stored, is nearer: numbers far from zero in a
+    narrow range suffer more from the rounding of m than from anything else. Evenly weighted it is tried only there.
     """
 
     name: str
@@ -149,7 +149,9 @@ class Shifted(GridCodec):
 
     def _weighted_line(self, search: _Line, range_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         for level in self.weighted_levels:
-            search.try_range(level, range_)
+            search.try_range(level, range_, torch.zeros_like(range_))
+        for level in self.weighted_levels:
+            search.try_range(level, range_, search.start)
         for _ in range(REFITS):
             search.refit()
         return search.scale, search.start
