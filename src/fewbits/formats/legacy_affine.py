@@ -79,9 +79,10 @@ class Shifted(GridCodec):
 
     Evenly weighted, the best least-squares line through the codes of several steps is found in whole numbers (see
     `exact.best_even_line`). By importance, the ranges of `weighted_levels` are tried, each from the smallest number and
-    then each from where the best line starts, and that line is fitted to its own nearest codes `REFITS` times. The plain
-    line from the smallest to the largest number is taken where that one, as stored, is nearer: numbers far from zero in a
-    narrow range suffer more from the rounding of m than from anything else. Evenly weighted it is tried only there.
+    then each from where the best line starts, and that line is fitted to its own nearest codes `REFITS` times. The
+    plain line from the smallest to the largest number is taken where that one, as stored, is nearer: numbers far from
+    zero in a narrow range suffer more from the rounding of m than from anything else. Evenly weighted it is tried only
+    there.
     """
 
     name: str
