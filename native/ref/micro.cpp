@@ -34,14 +34,14 @@ uint8_t mxfp4_scale(const float* x, const float* weights) {
     const bool above = std::frexp(most, &exponent) > 14.5f / 16.0f;
     if (!weights) return byte(within(exponent + 124 + above));
     const int scale = within(exponent + 124);
-    float errors[2] = {};
+    LaneSum errors[2];
     for (int e = 0; e < 32; ++e)
         for (int twice = 0; twice < 2; ++twice) {
             const float y = std::fabs(x[e]) * power_of_two(128 - scale), step = twice ? 2.0f : 1.0f;
             const float r = step * rounded(y / step) - y;
-            errors[twice] += (weights[e] * r) * r;
+            errors[twice].add(e, (weights[e] * r) * r);
         }
-    return byte(errors[1] < errors[0] && scale < search::mxfp4_highest ? scale + 1 : scale);
+    return byte(errors[1].total() < errors[0].total() && scale < search::mxfp4_highest ? scale + 1 : scale);
 }
 
 uint8_t nvfp4_scale(const float* x, const float* weights) {

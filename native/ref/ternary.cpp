@@ -21,26 +21,22 @@ struct Above {
 };
 
 half_bits fit_ternary(const float* x, const float* weights) {
-    LaneSum sx, sw;
-    float most = 0;
+    LaneSum sx, sxx;
+    float most = 0, best = 0, d = 0;
     for (int e = 0; e < 256; ++e) {
-        const float size = std::fabs(x[e]), weight = weights ? weights[e] : 1.0f;
-        sx.add(e, weight * size);
-        sw.add(e, weight);
+        const float size = std::fabs(x[e]), weighted = (weights ? weights[e] : 1.0f) * size;
+        sx.add(e, weighted);
+        sxx.add(e, weighted * size);
         most = std::fmax(most, size);
     }
-    const float mean = sx.total() * inverse(sw.total());
-    std::vector<float> thresholds;
-    for (float share : search::ternary_of_mean) thresholds.push_back(mean * share);
-    for (float share : search::ternary_of_largest) thresholds.push_back(most * share);
-    float best = 0, d = 0;
-    for (float threshold : thresholds) {
+    const float mean = sxx.total() * inverse(sx.total());
+    for (float threshold : {mean * search::ternary_of_weighted_mean, most * search::ternary_of_largest}) {
         const Above found(x, weights, threshold);
         if (!(found.gain > best)) continue;
         best = found.gain;
         d = found.d;
     }
-    return stored_half(Above(x, weights, d * 0.5f).d);
+    return stored_half(d);
 }
 
 int ternary_code(float x, half_bits d) {

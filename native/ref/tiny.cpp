@@ -21,42 +21,46 @@ void encode_q1_0(const float* w, const float* weights, int64_t spans, uint8_t* s
     }
 }
 
-// The steps -1 .. 2 that `d` leads to, the best d for those, and the energy that it removes.
+// What the steps -1 .. 2 (or -2 .. 1, where `negative`) mean that `step` leads to: the best d for them, and the energy
+// that it removes.
 struct FourSteps {
     float d, gain;
-    FourSteps(const float* x, const float* weights, float first) {
-        float slx = 0, sll = 0;
+    FourSteps(const float* x, const float* weights, float step, bool negative) {
+        float sx = 0, more_x = 0, sw = 0, more_w = 0;
         for (int e = 0; e < 64; ++e) {
-            const float step = clamp(std::nearbyint(x[e] * inverse(first)), -1.0f, 2.0f);
-            const float weighted = (weights ? weights[e] : 1.0f) * step;
-            slx += weighted * x[e];
-            sll += weighted * step;
+            const float size = std::fabs(x[e]), weight = weights ? weights[e] : 1.0f;
+            const bool two = negative ? x[e] < -(step * 1.5f) : x[e] > step * 1.5f;
+            if (size > step * 0.5f) {
+                sx += weight * size;
+                sw += weight;
+            }
+            if (two) {
+                more_x += weight * size;
+                more_w += weight;
+            }
         }
-        d = slx * inverse(sll);
-        gain = d * slx;
+        const float sum = sx + more_x, size = sum * inverse(sw + 3.0f * more_w);
+        gain = size * sum;
+        d = negative ? -size : size;
     }
 };
 
 half_bits fit_four_steps(const float* x, const float* weights) {
-    float sx = 0, sw = 0, most = 0;
+    float sx = 0, sxx = 0, most = 0, best = 0, d = 0;
     for (int e = 0; e < 64; ++e) {
-        const float size = std::fabs(x[e]), weight = weights ? weights[e] : 1.0f;
-        sx += weight * size;
-        sw += weight;
+        const float size = std::fabs(x[e]), weighted = (weights ? weights[e] : 1.0f) * size;
+        sx += weighted;
+        sxx += weighted * size;
         most = std::fmax(most, size);
     }
-    std::vector<float> candidates;
-    for (float share : search::q2_0_of_mean) candidates.push_back(sx * inverse(sw) * share);
-    for (float share : search::q2_0_of_largest) candidates.push_back(most * share);
-    float best = 0, d = 0;
-    for (float candidate : candidates)
-        for (float first : {candidate, -candidate}) {
-            const FourSteps found(x, weights, first);
+    for (float step : {sxx * inverse(sx) * search::q2_0_of_weighted_mean, most * search::q2_0_of_largest})
+        for (bool negative : {false, true}) {
+            const FourSteps found(x, weights, step, negative);
             if (!(found.gain > best)) continue;
             best = found.gain;
             d = found.d;
         }
-    return stored_half(FourSteps(x, weights, d).d);
+    return stored_half(d);
 }
 
 void encode_q2_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {

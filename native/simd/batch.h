@@ -85,10 +85,24 @@ inline void to_rows(const uint8_t* columns, int length, uint8_t* rows) {
     for (int e = 0; e < length; e += 16) transpose_16(columns + batch * e, rows + e, length);
 }
 
-// Two codes per byte: the low half of byte e from first[e], the high half from second[e].
+// Two codes per byte: the low half of byte e from first[e], the high half from second[e]; `count` is a multiple of 8.
 template <int count>
 void pack_halves(const uint8_t* first, const uint8_t* second, uint8_t* q) {
+#if defined(__SSE2__)
+    const __m128i mask = _mm_set1_epi8(15);
+    const auto packed = [&](__m128i low, __m128i high) {
+        return _mm_or_si128(_mm_and_si128(low, mask), _mm_slli_epi16(_mm_and_si128(high, mask), 4));
+    };
+    const auto at = [](const uint8_t* p) { return reinterpret_cast<const __m128i*>(p); };
+    for (int e = 0; e + 16 <= count; e += 16)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q + e), packed(_mm_loadu_si128(at(first + e)), _mm_loadu_si128(at(second + e))));
+    if constexpr (count % 16 != 0) {
+        constexpr int e = count / 16 * 16;
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(q + e), packed(_mm_loadl_epi64(at(first + e)), _mm_loadl_epi64(at(second + e))));
+    }
+#else
     for (int e = 0; e < count; ++e) q[e] = static_cast<uint8_t>((first[e] & 15) | (second[e] & 15) << 4);
+#endif
 }
 
 // The fifth bits of 32 codes, bit e of the four bytes from code e.

@@ -45,6 +45,9 @@ class LaneSums {
 
     template <typename Join>
     void folded(float* out, Join join) const {
+#if defined(__AVX512F__)
+        fold_pairs(out, join);
+#else
         alignas(64) float columns[batch * batch];
         to_columns(lanes_, batch, columns);
         for (int g = 0; g < batch; g += Vec::lanes) {
@@ -54,7 +57,27 @@ class LaneSums {
                 for (int lane = 0; lane < half; ++lane) lanes[lane] = join(lanes[lane], lanes[lane + half]);
             lanes[0].store(out + g);
         }
+#endif
     }
+
+#if defined(__AVX512F__)
+    // Two vectors become one with the folded halves, quarters, ... of both, until all sixteen groups are in one.
+    template <typename Join>
+    void fold_pairs(float* out, Join join) const {
+        Vec a[batch];
+        for (int g = 0; g < batch; ++g) a[g] = Vec::load(lanes_ + batch * g);
+        for (int g = 0; g < 8; ++g) a[g] = join(halves<0x44>(a[g], a[g + 8]), halves<0xEE>(a[g], a[g + 8]));
+        for (int g = 0; g < 4; ++g) a[g] = join(halves<0x88>(a[g], a[g + 4]), halves<0xDD>(a[g], a[g + 4]));
+        for (int g = 0; g < 2; ++g) a[g] = join(pairs<0x44>(a[g], a[g + 2]), pairs<0xEE>(a[g], a[g + 2]));
+        const Vec all = join(pairs<0x88>(a[0], a[1]), pairs<0xDD>(a[0], a[1]));
+        const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+        Vec{_mm512_permutexvar_ps(order, all.v)}.store(out);
+    }
+    template <int choice>
+    static Vec halves(Vec a, Vec b) { return {_mm512_shuffle_f32x4(a.v, b.v, choice)}; }
+    template <int choice>
+    static Vec pairs(Vec a, Vec b) { return {_mm512_shuffle_ps(a.v, b.v, choice)}; }
+#endif
 };
 
 // sum + x where the mask is set.

@@ -37,9 +37,10 @@ inline void store_codes_of(const float* x, Vec per_step, bool divide, uint8_t* c
 }
 
 // Sixteen groups side by side, for searches among scales.
-template <int length, bool weighted>
+template <bool weighted>
 class E2M1Groups {
   public:
+    static constexpr int length = 16;
     alignas(64) uint8_t scale[batch];
 
     void load(const float* w, const float* weights) {
@@ -49,21 +50,6 @@ class E2M1Groups {
             Vec most = Vec::all(0.0f);
             for (int e = 0; e < length; ++e) most = max(most, size(g, e));
             most.store(most_ + g);
-        }
-    }
-
-    // The power of two that brings the largest magnitude between 8 and 16 steps, or the next one.
-    void search_powers() {
-        int first[batch];
-        alignas(64) float inverse_step[batch], once[batch], twice[batch];
-        for (int g = 0; g < batch; ++g) {
-            first[g] = clamp_power(static_cast<int>(float_to_bits(most_[g]) >> 23) - 2);
-            inverse_step[g] = bits_to_float(static_cast<uint32_t>(255 - first[g]) << 23);
-        }
-        for (int g = 0; g < batch; g += Vec::lanes) power_errors(g, Vec::load(inverse_step + g), once + g, twice + g);
-        for (int g = 0; g < batch; ++g) {
-            const bool next = (twice[g] < once[g]) & (first[g] < search::mxfp4_highest);
-            scale[g] = static_cast<uint8_t>(most_[g] > 0.0f ? first[g] + next : 0);
         }
     }
 
@@ -94,26 +80,11 @@ class E2M1Groups {
         for (int g = 0; g < batch; ++g) scale[g] = static_cast<uint8_t>(most_[g] > 0.0f ? found[g] : 0.0f);
     }
 
-    static int clamp_power(int code) {
-        return code < search::mxfp4_lowest ? search::mxfp4_lowest : code > search::mxfp4_highest ? search::mxfp4_highest : code;
-    }
-
   private:
     alignas(64) float x_[length * batch], weight_[weighted ? length * batch : 1], most_[batch];
 
     Vec size(int g, int e) const { return abs(Vec::load(x_ + batch * e + g)); }
     Vec square(int g, int e, Vec r) const { return (weighted ? Vec::load(weight_ + batch * e + g) * r : r) * r; }
-
-    void power_errors(int g, Vec inv, float* once, float* twice) const {
-        Vec first = Vec::all(0.0f), second = first;
-        for (int e = 0; e < length; ++e) {
-            const Vec y = size(g, e) * inv, next = nearest(y * Vec::all(0.5f));
-            first = first + square(g, e, nearest(y) - y);
-            second = second + square(g, e, (next + next) - y);
-        }
-        first.store(once);
-        second.store(twice);
-    }
 
     Vec step_error(int g, Vec d, Vec inv) const {
         Vec error = Vec::all(0.0f);
@@ -125,19 +96,69 @@ class E2M1Groups {
     }
 };
 
-// The scales of sixteen groups, evenly weighted: the next power of two where the largest magnitude is above 14.5 steps.
-void mxfp4_scales(const float* w, int present, uint8_t* scale) {
-    LaneSums sizes;
-    alignas(64) float most[batch];
-    for (int g = 0; g < present; ++g)
-        for (int part = 0; part < batch; part += Vec::lanes)
-            max(abs(Vec::load(w + 32 * g + part)), abs(Vec::load(w + 32 * g + batch + part))).store(sizes.of(g) + part);
-    sizes.largest(most);
-    for (int g = 0; g < present; ++g) {
-        const int code = static_cast<int>((float_to_bits(most[g]) + search::mxfp4_round_up) >> 23) - 2;
-        scale[g] = static_cast<uint8_t>(most[g] > 0.0f ? E2M1Groups<32, false>::clamp_power(code) : 0);
+// The scales of MXFP4 for sixteen groups: powers of two.
+class Powers {
+  public:
+    // Evenly weighted: the next power of two where the largest magnitude is above 14.5 steps.
+    void choose(const float* w, int present, uint8_t* scale) {
+        alignas(64) float most[batch];
+        measure(w, present, most);
+        for (int g = 0; g < present; ++g) scale[g] = stored(most[g], code_of(most[g], search::mxfp4_round_up));
     }
-}
+
+    // The power of two that brings the largest magnitude between 8 and 16 steps, or the next one where that is nearer.
+    // Up to 14 steps it never is: all its numbers that far are numbers of the first one, and 14 is as near to 12 as to 16.
+    void choose(const float* w, const float* weights, int present, uint8_t* scale) {
+        alignas(64) float most[batch], once[batch] = {}, twice[batch] = {};
+        measure(w, present, most);
+        int first[batch], beyond[batch], any_beyond = 0;
+        for (int g = 0; g < present; ++g) {
+            first[g] = code_of(most[g], 0);
+            beyond[g] = (most[g] * per_step(first[g]) > 14.0f) & (first[g] < search::mxfp4_highest);
+            any_beyond |= beyond[g];
+        }
+        if (any_beyond) {
+            for (int g = 0; g < present; ++g)
+                if (beyond[g]) add_errors(g, w + 32 * g, weights + 32 * g, Vec::all(per_step(first[g])));
+            once_.totals(once);
+            twice_.totals(twice);
+        }
+        for (int g = 0; g < present; ++g)
+            scale[g] = stored(most[g], first[g] + (beyond[g] & static_cast<int>(twice[g] < once[g])));
+    }
+
+  private:
+    LaneSums sizes_, once_, twice_;
+
+    static int code_of(float most, uint32_t round_up) {
+        const int code = static_cast<int>((float_to_bits(most) + round_up) >> 23) - 2;
+        return code < search::mxfp4_lowest ? search::mxfp4_lowest : code > search::mxfp4_highest ? search::mxfp4_highest : code;
+    }
+    static float per_step(int code) { return bits_to_float(static_cast<uint32_t>(255 - code) << 23); }
+    static uint8_t stored(float most, int code) { return static_cast<uint8_t>(most > 0.0f ? code : 0); }
+
+    void measure(const float* w, int present, float* most) {
+        for (int g = 0; g < present; ++g)
+            for (int part = 0; part < batch; part += Vec::lanes)
+                max(abs(Vec::load(w + 32 * g + part)), abs(Vec::load(w + 32 * g + batch + part))).store(sizes_.of(g) + part);
+        sizes_.largest(most);
+    }
+
+    // Weighted squares of the errors in steps, under the first power and the next one.
+    void add_errors(int g, const float* w, const float* weights, Vec per_step) {
+        for (int part = 0; part < batch; part += Vec::lanes) {
+            Vec first = Vec::all(0.0f), second = first;
+            for (int e = part; e < 32; e += batch) {
+                const Vec y = abs(Vec::load(w + e)) * per_step, next = nearest(y * Vec::all(0.5f)), weight = Vec::load(weights + e);
+                const Vec r = nearest(y) - y, r2 = (next + next) - y;
+                first = first + (weight * r) * r;
+                second = second + (weight * r2) * r2;
+            }
+            first.store(once_.of(g) + part);
+            second.store(twice_.of(g) + part);
+        }
+    }
+};
 
 void store_mxfp4(const float* x, uint8_t scale, SpanMXFP4* out) {
     uint8_t codes[32];
@@ -150,20 +171,13 @@ void store_mxfp4(const float* x, uint8_t scale, SpanMXFP4* out) {
 
 void encode_mxfp4(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     auto* out = reinterpret_cast<SpanMXFP4*>(stored);
-    if (weights) {
-        E2M1Groups<32, true> groups;
-        for_batches<32, batch>(w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
-            groups.load(x, weight);
-            groups.search_powers();
-            for (int s = 0; s < present; ++s) store_mxfp4(x + 32 * s, groups.scale[s], out + first + s);
-        });
-        return;
-    }
+    Powers powers;
     for (int64_t first = 0; first < spans; first += batch) {
-        uint8_t scale[batch];
         const int present = static_cast<int>(spans - first < batch ? spans - first : batch);
-        mxfp4_scales(w + 32 * first, present, scale);
-        for (int s = 0; s < present; ++s) store_mxfp4(w + 32 * (first + s), scale[s], out + first + s);
+        uint8_t scale[batch];
+        const float* x = w + 32 * first;
+        weights ? powers.choose(x, weights + 32 * first, present, scale) : powers.choose(x, present, scale);
+        for (int s = 0; s < present; ++s) store_mxfp4(x + 32 * s, scale[s], out + first + s);
     }
 }
 
@@ -178,7 +192,7 @@ void store_nvfp4(const float* x, const uint8_t* scales, SpanNVFP4* out) {
 
 template <bool weighted>
 void encode_nvfp4_weighted(const float* w, const float* weights, int64_t spans, SpanNVFP4* out) {
-    E2M1Groups<16, weighted> groups;
+    E2M1Groups<weighted> groups;
     for_batches<64, batch / 4>(w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
         groups.load(x, weight);
         groups.search_neighbours();

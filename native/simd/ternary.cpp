@@ -1,4 +1,5 @@
 // TQ1_0 and TQ2_0: sixteen spans of 256 at a time.
+#include "integers.h"
 #include "lanes.h"
 #include "spans.h"
 
@@ -13,100 +14,101 @@ class TernarySpans {
     // Fits `present` spans at w; at least one, at most sixteen.
     void fit(const float* w, const float* weights, int present) {
         for (int s = 0; s < present; ++s) measure(s, w + length * s, weights + (weighted ? length * s : 0));
-        first_thresholds();
-        search<thresholds>(w, weights, present);
-        for (int g = 0; g < batch; g += Vec::lanes) {
-            Vec scale = Vec::all(0.0f), best = scale;
-            for (int i = 0; i < thresholds; ++i) {
-                const Vec d = Vec::load(d_[i] + g), gain = d * Vec::load(sum_x_[i] + g);
-                const Mask better = gain > best;
-                scale = select(better, d, scale);
-                best = select(better, gain, best);
-            }
-            (scale * Vec::all(0.5f)).store(threshold_[0] + g);
-        }
-        search<1>(w, weights, present);
-        for (int g = 0; g < batch; ++g) d_bits_[g] = stored_half(d_[0][g]);
+        set_thresholds();
+        for (int s = 0; s < present; ++s) add_above(s, w + length * s, weights + (weighted ? length * s : 0));
+        choose();
     }
 
     half_bits d(int s) const { return d_bits_[s]; }
 
   private:
-    static constexpr int of_mean = length_of(search::ternary_of_mean), of_largest = length_of(search::ternary_of_largest);
-    static constexpr int thresholds = of_mean + of_largest;
-    LaneSums x_[thresholds], weight_[thresholds];
-    alignas(64) float threshold_[thresholds][batch], d_[thresholds][batch], sum_x_[thresholds][batch], sum_weight_[batch];
+    static constexpr int thresholds = 2;
+    LaneSums x_[thresholds], weight_[weighted ? thresholds : 1], most_;
+    alignas(64) float threshold_[thresholds][batch], above_[thresholds][batch];
     half_bits d_bits_[batch];
 
-    // The sums of weighted magnitudes and of weights in x_[0] and weight_[0], the largest magnitudes in x_[1].
+    // The sums of weighted magnitudes in x_[0], of weighted squares in x_[1], and the largest magnitudes.
     void measure(int s, const float* w, const float* weights) {
         for (int part = 0; part < batch; part += Vec::lanes) {
-            Vec sx = Vec::all(0.0f), sw = sx, most = sx;
+            Vec sx = Vec::all(0.0f), sxx = sx, most = sx;
             for (int e = part; e < length; e += batch) {
-                const Vec size = abs(Vec::load(w + e)), weight = weight_at<weighted>(weights, e);
-                sx = sx + (weighted ? weight * size : size);
-                if (weighted) sw = sw + weight;
+                const Vec size = abs(Vec::load(w + e)), x = weighted ? weight_at<weighted>(weights, e) * size : size;
+                sx = sx + x;
+                sxx = sxx + x * size;
                 most = max(most, size);
             }
             sx.store(x_[0].of(s) + part);
-            most.store(x_[1].of(s) + part);
-            if (weighted) sw.store(weight_[0].of(s) + part);
+            sxx.store(x_[1].of(s) + part);
+            most.store(most_.of(s) + part);
         }
     }
 
-    void first_thresholds() {
-        alignas(64) float sx[batch], most[batch];
+    void set_thresholds() {
+        alignas(64) float sx[batch], sxx[batch], most[batch];
         x_[0].totals(sx);
-        x_[1].largest(most);
-        if (weighted) weight_[0].totals(sum_weight_);
+        x_[1].totals(sxx);
+        most_.largest(most);
         for (int g = 0; g < batch; g += Vec::lanes) {
-            const Vec sw = weighted ? Vec::load(sum_weight_ + g) : Vec::all(length), mean = Vec::load(sx + g) * inverse(sw);
-            for (int i = 0; i < of_mean; ++i) (mean * Vec::all(search::ternary_of_mean[i])).store(threshold_[i] + g);
-            for (int i = 0; i < of_largest; ++i)
-                (Vec::load(most + g) * Vec::all(search::ternary_of_largest[i])).store(threshold_[of_mean + i] + g);
+            const Vec mean = Vec::load(sxx + g) * inverse(Vec::load(sx + g));
+            (mean * Vec::all(search::ternary_of_weighted_mean)).store(threshold_[0] + g);
+            (Vec::load(most + g) * Vec::all(search::ternary_of_largest)).store(threshold_[1] + g);
         }
     }
 
-    // The best d for each of the first `count` thresholds, and the sums of the weighted magnitudes above.
-    template <int count>
-    void search(const float* w, const float* weights, int present) {
-        for (int s = 0; s < present; ++s) add_above<count>(s, w + length * s, weights + (weighted ? length * s : 0));
-        for (int i = 0; i < count; ++i) {
-            x_[i].totals(sum_x_[i]);
-            weight_[i].totals(sum_weight_);
-            for (int g = 0; g < batch; g += Vec::lanes)
-                (Vec::load(sum_x_[i] + g) * inverse(Vec::load(sum_weight_ + g))).store(d_[i] + g);
-        }
-    }
-
-    template <int count>
+    // The sums of weighted magnitudes above each threshold, and of their weights; even weights are counted.
     void add_above(int s, const float* w, const float* weights) {
-        Vec above[count];
-        for (int i = 0; i < count; ++i) above[i] = Vec::all(threshold_[i][s]);
+        int counts[thresholds] = {};
         for (int part = 0; part < batch; part += Vec::lanes) {
-            Vec sx[count], sw[count];
-            for (int i = 0; i < count; ++i) sx[i] = sw[i] = Vec::all(0.0f);
+            Vec sx[thresholds], sw[thresholds];
+            for (int i = 0; i < thresholds; ++i) sx[i] = sw[i] = Vec::all(0.0f);
             for (int e = part; e < length; e += batch) {
                 const Vec size = abs(Vec::load(w + e)), weight = weight_at<weighted>(weights, e);
                 const Vec x = weighted ? weight * size : size;
-                for (int i = 0; i < count; ++i) {
-                    const Mask chosen = size > above[i];
+                for (int i = 0; i < thresholds; ++i) {
+                    const Mask chosen = size > Vec::all(threshold_[i][s]);
                     sx[i] = add_where(sx[i], chosen, x);
-                    sw[i] = add_where(sw[i], chosen, weight);
+                    if (weighted) sw[i] = add_where(sw[i], chosen, weight);
+                    else counts[i] += count(chosen);
                 }
             }
-            for (int i = 0; i < count; ++i) {
+            for (int i = 0; i < thresholds; ++i) {
                 sx[i].store(x_[i].of(s) + part);
-                sw[i].store(weight_[i].of(s) + part);
+                if (weighted) sw[i].store(weight_[weighted ? i : 0].of(s) + part);
             }
+        }
+        for (int i = 0; i < thresholds; ++i) above_[i][s] = static_cast<float>(counts[i]);
+    }
+
+    // The best d for each threshold is the mean of what is above; the one that removes most energy wins.
+    void choose() {
+        Vec best[batch / Vec::lanes], scale[batch / Vec::lanes];
+        for (int p = 0; p < batch / Vec::lanes; ++p) best[p] = scale[p] = Vec::all(0.0f);
+        for (int i = 0; i < thresholds; ++i) {
+            alignas(64) float sx[batch];
+            x_[i].totals(sx);
+            if (weighted) weight_[weighted ? i : 0].totals(above_[i]);
+            for (int p = 0; p < batch / Vec::lanes; ++p) {
+                const Vec sum = Vec::load(sx + Vec::lanes * p), d = sum * inverse(Vec::load(above_[i] + Vec::lanes * p));
+                const Vec gain = d * sum;
+                const Mask better = gain > best[p];
+                scale[p] = select(better, d, scale[p]);
+                best[p] = select(better, gain, best[p]);
+            }
+        }
+        for (int p = 0; p < batch / Vec::lanes; ++p) {
+            const Vec limit = Vec::all(search::half_max);
+            store_half(clamp(scale[p], Vec::all(0.0f) - limit, limit), d_bits_ + Vec::lanes * p);
         }
     }
 };
 
 void codes_of(const float* w, half_bits d, uint8_t* codes) {
     const Vec inv = Vec::all(inverse(half_to_float(d))), one = Vec::all(1.0f), none = Vec::all(0.0f) - one;
-    for (int e = 0; e < length; e += Vec::lanes)
-        (clamp(round_even(Vec::load(w + e) * inv), none, one) + one).store_codes(codes + e);
+    for (int e = 0; e < length; e += 4 * Vec::lanes) {
+        Vec steps[4];
+        for (int i = 0; i < 4; ++i) steps[i] = clamp(Vec::load(w + e + Vec::lanes * i) * inv, none, one);
+        store_rounded(steps, 1, codes + e);
+    }
 }
 
 template <bool weighted, typename Span, typename Pack>
@@ -131,23 +133,39 @@ void encode(const float* w, const float* weights, int64_t spans, uint8_t* stored
     encode_weighted<false>(w, nullptr, spans, out, pack);
 }
 
-// Bytes of five (four) base-3 digits that lie `count` columns apart: ceil(256 / 243 * number) = number + ceil(13 / 243 *
-// number), whose quotient by 243 is a product by 270 / 2^16 for every number there is.
-template <int count, int digits>
-void pack_digits(const uint8_t* codes, uint8_t* q) {
+// Numbers of five (four) base-3 digits that lie `count` columns apart, a byte each: no number reaches 256, so several
+// are made by the sums of one word.
+template <typename Word, int count, int digits>
+void join_digits(const uint8_t* codes, uint8_t* numbers) {
+    for (int i = 0; i < count; i += static_cast<int>(sizeof(Word))) {
+        Word number = 0, digit;
+        for (int n = 0; n < digits; ++n) {
+            std::memcpy(&digit, codes + count * n + i, sizeof digit);
+            number = number + (number << 1) + digit;
+        }
+        if (digits < 5) number = number + (number << 1);
+        std::memcpy(numbers + i, &number, sizeof number);
+    }
+}
+
+// ceil(256 / 243 * number) = number + ceil(13 / 243 * number), whose quotient by 243 is a product by 270 / 2^16 for every
+// number there is.
+void to_fractions(const uint8_t* numbers, int count, uint8_t* q) {
     for (int i = 0; i < count; ++i) {
-        uint16_t number = 0;
-        for (int n = 0; n < 5; ++n) number = static_cast<uint16_t>(3 * number + (n < digits ? codes[i + count * n] : 0));
-        const uint32_t dividend = static_cast<uint16_t>(13 * number + 242);
-        q[i] = static_cast<uint8_t>(number + (dividend * 270 >> 16));
+        const uint16_t number = numbers[i], dividend = static_cast<uint16_t>(13 * number + 242);
+        q[i] = static_cast<uint8_t>(number + (static_cast<uint32_t>(dividend) * 270 >> 16));
     }
 }
 
 void encode_tq1_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
     encode<SpanTQ1_0>(w, weights, spans, stored, [](const uint8_t* codes, SpanTQ1_0& out) {
-        pack_digits<32, 5>(codes, out.q);
-        pack_digits<16, 5>(codes + 160, out.q + 32);
-        pack_digits<4, 4>(codes + 240, out.rest);
+        alignas(64) uint8_t numbers[64] = {};
+        join_digits<uint64_t, 32, 5>(codes, numbers);
+        join_digits<uint64_t, 16, 5>(codes + 160, numbers + 32);
+        join_digits<uint32_t, 4, 4>(codes + 240, numbers + 48);
+        uint8_t q[64];
+        to_fractions(numbers, 64, q);
+        std::memcpy(out.q, q, sizeof out.q + sizeof out.rest);
     });
 }
 
@@ -163,35 +181,54 @@ void encode_tq2_0(const float* w, const float* weights, int64_t spans, uint8_t* 
 
 // Digit after digit: three times the fraction, whose whole part is the digit.
 template <int count, int digits>
-void unpack_digits(const uint8_t* q, float d, float* w) {
-    uint8_t fraction[count];
-    std::memcpy(fraction, q, count);
-    for (int n = 0; n < digits; ++n)
-        for (int i = 0; i < count; ++i) {
-            const uint16_t tripled = static_cast<uint16_t>(3 * fraction[i]);
-            fraction[i] = static_cast<uint8_t>(tripled);
-            w[count * n + i] = d * static_cast<float>(static_cast<int>(tripled >> 8) - 1);
+void unpack_digits(const uint8_t* q, const FourNumbers& number, float* w) {
+    for (int i = 0; i < count; i += Vec::lanes) {
+        Integers fraction = load_bytes_apart(q + i);
+        for (int n = 0; n < digits; ++n) {
+            fraction = fraction + raised<1>(fraction);
+            number(lowered<8>(fraction)).store(w + count * n + i);
+            fraction = fraction & all_integers(255);
         }
+    }
+}
+
+// The last four bytes, of four digits each.
+void unpack_rest(const uint8_t* q, const FourNumbers& number, float* w) {
+    uint8_t digits[batch];
+    for (int i = 0; i < 4; ++i) {
+        int fraction = q[i];
+        for (int n = 0; n < 4; ++n) {
+            fraction *= 3;
+            digits[4 * n + i] = static_cast<uint8_t>(fraction >> 8);
+            fraction &= 255;
+        }
+    }
+    for (int e = 0; e < batch; e += Vec::lanes) number(load_bytes_apart(digits + e)).store(w + e);
 }
 
 void decode_tq1_0(const uint8_t* stored, int64_t spans, float* w) {
     const auto* in = reinterpret_cast<const SpanTQ1_0*>(stored);
     for (int64_t s = 0; s < spans; ++s, w += length) {
-        const float d = half_to_float(in[s].d);
-        unpack_digits<32, 5>(in[s].q, d, w);
-        unpack_digits<16, 5>(in[s].q + 32, d, w + 160);
-        unpack_digits<4, 4>(in[s].rest, d, w + 240);
+        const FourNumbers number(half_to_float(in[s].d));
+        unpack_digits<32, 5>(in[s].q, number, w);
+        unpack_digits<16, 5>(in[s].q + 32, number, w + 160);
+        unpack_rest(in[s].rest, number, w + 240);
     }
 }
 
 void decode_tq2_0(const uint8_t* stored, int64_t spans, float* w) {
     const auto* in = reinterpret_cast<const SpanTQ2_0*>(stored);
-    for (int64_t s = 0; s < spans; ++s) {
-        const float d = half_to_float(in[s].d);
+    for (int64_t s = 0; s < spans; ++s, w += length) {
+        const FourNumbers number(half_to_float(in[s].d));
         for (int h = 0; h < 2; ++h)
-            for (int n = 0; n < 4; ++n, w += 32)
-                for (int i = 0; i < 32; ++i)
-                    w[i] = d * static_cast<float>(static_cast<int>(in[s].q[32 * h + i] >> (2 * n) & 3) - 1);
+            for (int i = 0; i < 32; i += Vec::lanes) {
+                const Integers four = load_bytes_apart(in[s].q + 32 * h + i);
+                float* out = w + 128 * h + i;
+                number(four).store(out);
+                number(lowered<2>(four)).store(out + 32);
+                number(lowered<4>(four)).store(out + 64);
+                number(lowered<6>(four)).store(out + 96);
+            }
     }
 }
 

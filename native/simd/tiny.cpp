@@ -1,4 +1,5 @@
 // Q1_0 and Q2_0.
+#include "integers.h"
 #include "lanes.h"
 #include "spans.h"
 
@@ -59,6 +60,27 @@ void encode_q1_0(const float* w, const float* weights, int64_t spans, uint8_t* s
     }
 }
 
+// The weights of some elements of each lane's span: counts where all weigh the same.
+template <bool weighted>
+class WeightSum {
+  public:
+    void add(Mask m, Vec weight) {
+        if constexpr (weighted) sum_ = add_where(sum_, m, weight);
+        else sum_ = count_where(sum_, m);
+    }
+    Vec total() const {
+        if constexpr (weighted) return sum_;
+        else return to_floats(sum_);
+    }
+
+  private:
+    static auto none() {
+        if constexpr (weighted) return Vec::all(0.0f);
+        else return all_integers(0);
+    }
+    decltype(none()) sum_ = none();
+};
+
 // Sixteen spans of Q2_0, a span in each lane.
 template <bool weighted>
 class FourSteps {
@@ -71,97 +93,100 @@ class FourSteps {
         for (int g = 0; g < batch; g += Vec::lanes) {
             const Vec limit = Vec::all(search::half_max);
             store_half(clamp(best_step(g), Vec::all(0.0f) - limit, limit), d_bits_ + g);
-            const Vec inv = inverse(load_half(d_bits_ + g)), one = Vec::all(1.0f);
-            for (int e = 0; e < length; ++e)
-                (clamp(round_even(x(g, e) * inv), Vec::all(0.0f) - one, Vec::all(2.0f)) + one).store_codes(codes_ + batch * e + g);
+            store_codes(g);
         }
     }
 
-    const uint8_t* codes() const { return codes_; }  // element e of span g at [16 * e + g]
-    half_bits d(int g) const { return d_bits_[g]; }
+    void store(SpanQ2_0* spans, int present) const {
+        for (int s = 0; s < present; ++s) {
+            spans[s].d = d_bits_[s];
+            for (int j = 0; j < 4; ++j) std::memcpy(spans[s].q + 4 * j, codes_ + batch * j + s, 4);
+        }
+    }
 
   private:
     alignas(64) float x_[length * batch], weight_[weighted ? length * batch : 1];
-    alignas(64) uint8_t codes_[length * batch];
+    alignas(64) uint32_t codes_[4 * batch];  // sixteen codes of span s at [16 * j + s]
     half_bits d_bits_[batch];
 
-    struct Step { Vec d, gain; };
+    struct Best {
+        Vec d, gain;
+        void attempt(Vec sum, Vec squares, Vec unit) {
+            const Vec found = sum * inverse(squares), energy = found * sum;
+            const Mask better = energy > gain;
+            d = select(better, unit * found, d);
+            gain = select(better, energy, gain);
+        }
+    };
+
+    // Sums over the codes that a step leads to, counted in the step: those of magnitudes above half of it, and on either
+    // side those of magnitudes above 3/2 of it, which are coded by two steps on one side.
+    struct Sums {
+        Vec half, more, x = Vec::all(0.0f), positive = x, negative = x;
+        WeightSum<weighted> weight, positive_weight, negative_weight;
+
+        explicit Sums(Vec step) : half(step * Vec::all(0.5f)), more(step * Vec::all(1.5f)) {}
+        void add(Vec number, Vec size, Vec weighted_size, Vec own) {
+            const Mask coded = size > half, above = number > more, below = (Vec::all(0.0f) - more) > number;
+            x = add_where(x, coded, weighted_size);
+            positive = add_where(positive, above, weighted_size);
+            negative = add_where(negative, below, weighted_size);
+            weight.add(coded, own);
+            positive_weight.add(above, own);
+            negative_weight.add(below, own);
+        }
+        void attempt(Best* best) const {
+            const Vec one = Vec::all(1.0f), three = Vec::all(3.0f);
+            best->attempt(x + positive, weight.total() + three * positive_weight.total(), one);
+            best->attempt(x + negative, weight.total() + three * negative_weight.total(), Vec::all(0.0f) - one);
+        }
+    };
 
     Vec x(int g, int e) const { return Vec::load(x_ + batch * e + g); }
-    Vec by_weight(int g, int e, Vec v) const { return weighted ? Vec::load(weight_ + batch * e + g) * v : v; }
-
-    // The best steps for the codes that `d` and `-d` lead to: -1 .. 2 and, counted in d, -2 .. 1.
-    void refit(int g, Vec d, Step* up, Step* down) const {
-        const Vec inv = inverse(d), zero = Vec::all(0.0f), one = Vec::all(1.0f), two = Vec::all(2.0f);
-        Vec slx = zero, sll = zero, other_slx = zero, other_sll = zero;
-        for (int e = 0; e < length; ++e) {
-            const Vec v = x(g, e), rounded = round_even(v * inv);
-            const Vec l = clamp(rounded, zero - one, two), wl = by_weight(g, e, l);
-            const Vec other = clamp(rounded, zero - two, one), other_wl = by_weight(g, e, other);
-            slx = slx + wl * v;
-            sll = sll + wl * l;
-            other_slx = other_slx + other_wl * v;
-            other_sll = other_sll + other_wl * other;
-        }
-        up->d = slx * inverse(sll);
-        up->gain = up->d * slx;
-        down->d = other_slx * inverse(other_sll);
-        down->gain = down->d * other_slx;
-        down->d = zero - down->d;
-    }
+    Vec weight(int g, int e) const { return weighted ? Vec::load(weight_ + batch * e + g) : Vec::all(1.0f); }
 
     Vec best_step(int g) const {
         const Vec zero = Vec::all(0.0f);
-        Vec sx = zero, sw = zero, most = zero;
+        Vec sx = zero, sxx = zero, most = zero;
         for (int e = 0; e < length; ++e) {
-            const Vec size = abs(x(g, e));
-            sx = sx + by_weight(g, e, size);
-            sw = sw + by_weight(g, e, Vec::all(1.0f));
+            const Vec size = abs(x(g, e)), weighted_size = weighted ? weight(g, e) * size : size;
+            sx = sx + weighted_size;
+            sxx = sxx + weighted_size * size;
             most = max(most, size);
         }
-        const Vec mean = sx * inverse(sw);
-        Vec step = zero, best = zero;
-        const auto attempt = [&](Vec first) {
-            Step both[2];
-            refit(g, first, &both[0], &both[1]);
-            for (const Step& found : both) {
-                const Mask better = found.gain > best;
-                step = select(better, found.d, step);
-                best = select(better, found.gain, best);
-            }
-        };
-        for (float share : search::q2_0_of_mean) attempt(mean * Vec::all(share));
-        for (float share : search::q2_0_of_largest) attempt(most * Vec::all(share));
-        return refitted(g, step);
+        Sums by_mean(sxx * inverse(sx) * Vec::all(search::q2_0_of_weighted_mean));
+        Sums by_largest(most * Vec::all(search::q2_0_of_largest));
+        for (int e = 0; e < length; ++e) {
+            const Vec v = x(g, e), size = abs(v), own = weight(g, e), weighted_size = weighted ? own * size : size;
+            by_mean.add(v, size, weighted_size, own);
+            by_largest.add(v, size, weighted_size, own);
+        }
+        Best best{zero, zero};
+        by_mean.attempt(&best);
+        by_largest.attempt(&best);
+        return best.d;
     }
 
-    Vec refitted(int g, Vec d) const {
-        const Vec inv = inverse(d), zero = Vec::all(0.0f), least = zero - Vec::all(1.0f);
-        Vec slx = zero, sll = zero;
-        for (int e = 0; e < length; ++e) {
-            const Vec v = x(g, e), l = clamp(round_even(v * inv), least, Vec::all(2.0f)), wl = by_weight(g, e, l);
-            slx = slx + wl * v;
-            sll = sll + wl * l;
+    // Code e in bits 2 e % 32 and up.
+    void store_codes(int g) {
+        const Vec inv = inverse(load_half(d_bits_ + g)), least = Vec::all(-1.0f), most = Vec::all(2.0f);
+        for (int j = 0; j < 4; ++j) {
+            Integers codes = all_integers(0);
+            for (int e = 16 * j + 15; e >= 16 * j; --e)
+                codes = raised<2>(codes) + round_integers(clamp(x(g, e) * inv, least, most));
+            fewbits::store(codes + all_integers(0x55555555), codes_ + batch * j + g);
         }
-        return slx * inverse(sll);
     }
 };
 
 template <bool weighted>
 void encode_steps(const float* w, const float* weights, int64_t spans, SpanQ2_0* out) {
-    constexpr int length = FourSteps<weighted>::length;
     FourSteps<weighted> fit;
-    uint8_t codes[length * batch];
-    for_batches<length, batch>(w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
-        fit.fit(x, weight);
-        to_rows(fit.codes(), length, codes);
-        for (int s = 0; s < present; ++s) {
-            out[first + s].d = fit.d(s);
-            const uint8_t* c = codes + length * s;
-            for (int i = 0; i < 16; ++i)
-                out[first + s].q[i] = static_cast<uint8_t>(c[4 * i] | c[4 * i + 1] << 2 | c[4 * i + 2] << 4 | c[4 * i + 3] << 6);
-        }
-    });
+    for_batches<FourSteps<weighted>::length, batch>(
+        w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
+            fit.fit(x, weight);
+            fit.store(out + first, present);
+        });
 }
 
 void encode_q2_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
@@ -186,11 +211,8 @@ void decode_q1_0(const uint8_t* stored, int64_t spans, float* w) {
 void decode_q2_0(const uint8_t* stored, int64_t spans, float* w) {
     const auto* in = reinterpret_cast<const SpanQ2_0*>(stored);
     for (int64_t s = 0; s < spans; ++s, w += 64) {
-        const float d = half_to_float(in[s].d);
-        for (int b = 0; b < 16; ++b) {
-            const int four = in[s].q[b];
-            for (int i = 0; i < 4; ++i) w[4 * b + i] = d * static_cast<float>((four >> (2 * i) & 3) - 1);
-        }
+        const FourNumbers number(half_to_float(in[s].d));
+        for (int e = 0; e < 64; e += Vec::lanes) number(load_pairs_apart(in[s].q + e / 4)).store(w + e);
     }
 }
 

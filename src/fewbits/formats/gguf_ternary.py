@@ -19,8 +19,9 @@ else:
     torch = LazyModule("torch")
 
 SPAN = 256
-OF_MEAN, OF_LARGEST = (0.78125,), (0.25,)
-"""Magnitudes above which a number counts as d or -d, as shares of the span's mean and of its largest magnitude."""
+OF_WEIGHTED_MEAN, OF_LARGEST = 0.5, 0.34375
+"""Magnitudes above which a number counts as d or -d, as shares of the span's mean magnitude, its numbers weighed by
+their magnitudes, and of its largest magnitude."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Ternary(GridCodec):
     """w = d * (code - 1): codes 0, 1 and 2, one binary16 scale d per span of 256 columns.
 
     For a threshold the best d is the mean magnitude of what lies above it. Of two thresholds the one that removes most
-    of the energy wins, and half of its d is the next one: the point from where a number is nearer to d than to 0.
+    of the energy wins.
     """
 
     name: str
@@ -94,23 +95,17 @@ class Ternary(GridCodec):
 
 def _best_scale(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The best d of spans of magnitudes `x` (..., 256) in the given weights."""
-    weighted = weight * x
-    mean = lane_sum(weighted) * inverse(lane_sum(weight))
-    most = x.amax(-1)
-
-    def above(threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best d for a threshold, and the energy that it removes."""
-        chosen, zero = x > threshold[..., None], torch.zeros_like(x)
-        sx = lane_sum(torch.where(chosen, weighted, zero))
-        d = sx * inverse(lane_sum(torch.where(chosen, weight, zero)))
-        return d, d * sx
-
+    weighted, zero = weight * x, torch.zeros_like(x)
+    mean = lane_sum(weighted * x) * inverse(lane_sum(weighted))
     scale, best = torch.zeros_like(mean), torch.zeros_like(mean)
-    for threshold in (*(mean * share for share in OF_MEAN), *(most * share for share in OF_LARGEST)):
-        d, gain = above(threshold)
+    for threshold in (mean * OF_WEIGHTED_MEAN, x.amax(-1) * OF_LARGEST):
+        above = x > threshold[..., None]
+        sx = lane_sum(torch.where(above, weighted, zero))
+        d = sx * inverse(lane_sum(torch.where(above, weight, zero)))
+        gain = d * sx
         scale = torch.where(gain > best, d, scale)
         best = torch.where(gain > best, gain, best)
-    return above(scale * 0.5)[0]
+    return scale
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewbits.formats.base import Bytes, GridCodec, Params
-from fewbits.formats.exact import divided, fitted_scale, inverse, ordered_sum
+from fewbits.formats.exact import divided, fitted_scale, inverse, lane_sum, ordered_sum
 from fewbits.formats.grids import TableGrid
 from fewbits.formats.minifloat import E2M1, E4M3, exponent_of, power_of_two
 from fewbits.lazy import LazyModule
@@ -144,7 +144,7 @@ class PowerScaled(E2M1Spans):
         errors = []
         for step in (1.0, 2.0):
             r = step * _nearest(y * (1.0 / step)) - y
-            errors.append(ordered_sum((weight * r) * r))
+            errors.append(lane_sum((weight * r) * r))
         twice = (errors[1] < errors[0]) & (scale < HIGHEST)
         return torch.where(most > 0, scale + twice.int(), 0).to(torch.uint8)
 

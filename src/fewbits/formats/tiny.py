@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-OF_MEAN, OF_LARGEST = (1.0, 1.375), (0.8125, 0.4375)
-"""Steps that Q2_0 tries, as shares of the span's mean and of its largest magnitude."""
+OF_WEIGHTED_MEAN, OF_LARGEST = 0.796875, 0.40625
+"""Steps that Q2_0 tries, as shares of the span's mean magnitude, its numbers weighed by their magnitudes, and of its
+largest magnitude."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Signs(GridCodec):
 class FourSteps(GridCodec):
     """w = d * (code - 1): codes 0 to 3 and one binary16 scale d per 64 columns.
 
-    d may be negative, so that either side of zero can have the two steps. The codes of four steps of both signs are
-    tried, each step refitted by least squares; the one that removes most of the energy is refitted once more.
+    d may be negative, so that either side of zero can have the two steps. The codes of two steps of both signs are
+    tried, each with the d that fits them best; the one that removes most of the energy wins.
     """
 
     name: str = "Q2_0"
@@ -138,24 +139,20 @@ class FourSteps(GridCodec):
 
 def _best_step(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The best d of spans `x` (..., 64) in the given weights."""
-    size = x.abs()
-    mean, most = ordered_sum(weight * size) * inverse(ordered_sum(weight)), size.amax(-1)
-
-    def refitted(d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best d for the codes that `d` leads to, and the energy that it removes."""
-        steps = (x * inverse(d)[..., None]).round().clamp(-1, 2)
-        weighted = weight * steps
-        slx = ordered_sum(weighted * x)
-        found = slx * inverse(ordered_sum(weighted * steps))
-        return found, found * slx
-
-    step, best = torch.zeros_like(mean), torch.zeros_like(mean)
-    for candidate in (*(mean * share for share in OF_MEAN), *(most * share for share in OF_LARGEST)):
-        for d in (candidate, -candidate):
-            found, gain = refitted(d)
-            step = torch.where(gain > best, found, step)
+    size, zero = x.abs(), torch.zeros_like(x)
+    weighted = weight * size
+    mean = ordered_sum(weighted * size) * inverse(ordered_sum(weighted))
+    d, best = torch.zeros_like(mean), torch.zeros_like(mean)
+    for step in (mean * OF_WEIGHTED_MEAN, size.amax(-1) * OF_LARGEST):
+        coded, more = size > 0.5 * step[..., None], (1.5 * step)[..., None]
+        sx, sw = (ordered_sum(torch.where(coded, each, zero)) for each in (weighted, weight))
+        for two, sign in ((x > more, 1.0), (x < -more, -1.0)):
+            total = sx + ordered_sum(torch.where(two, weighted, zero))
+            found = total * inverse(sw + 3.0 * ordered_sum(torch.where(two, weight, zero)))
+            gain = found * total
+            d = torch.where(gain > best, sign * found, d)
             best = torch.where(gain > best, gain, best)
-    return refitted(step)[0]
+    return d
 
 
 def _beside_scale(params: Params, bits: Bytes) -> Bytes:
