@@ -30,7 +30,7 @@ half_bits fit_ternary(const float* x, const float* weights) {
         most = std::fmax(most, size);
     }
     const float mean = sxx.total() * inverse(sx.total());
-    for (float threshold : {mean * search::ternary_of_weighted_mean, most * search::ternary_of_largest}) {
+    for (float threshold : {mean * search::ternary_of_mean, most * search::ternary_of_largest}) {
         const Above found(x, weights, threshold);
         if (!(found.gain > best)) continue;
         best = found.gain;

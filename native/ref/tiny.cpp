@@ -46,21 +46,17 @@ struct FourSteps {
 };
 
 half_bits fit_four_steps(const float* x, const float* weights) {
-    float sx = 0, sxx = 0, most = 0, best = 0, d = 0;
+    float sx = 0, sxx = 0, sxxx = 0;
     for (int e = 0; e < 64; ++e) {
         const float size = std::fabs(x[e]), weighted = (weights ? weights[e] : 1.0f) * size;
         sx += weighted;
         sxx += weighted * size;
-        most = std::fmax(most, size);
+        sxxx += (weighted * size) * size;
     }
-    for (float step : {sxx * inverse(sx) * search::q2_0_of_weighted_mean, most * search::q2_0_of_largest})
-        for (bool negative : {false, true}) {
-            const FourSteps found(x, weights, step, negative);
-            if (!(found.gain > best)) continue;
-            best = found.gain;
-            d = found.d;
-        }
-    return stored_half(d);
+    const float mean = sxx * inverse(sx), cubic_mean = sxxx * inverse(sxx);
+    const float step = mean * search::q2_0_of_mean + cubic_mean * search::q2_0_of_cubic_mean;
+    const FourSteps up(x, weights, step, false), down(x, weights, step, true);
+    return stored_half(down.gain > up.gain ? down.d : up.d);
 }
 
 void encode_q2_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {

@@ -16,7 +16,7 @@ template <int bits>
 Integers raised(Integers a) { return {_mm512_slli_epi32(a.v, bits)}; }
 template <int bits>
 Integers lowered(Integers a) { return {_mm512_srli_epi32(a.v, bits)}; }
-inline Integers count_where(Integers a, Mask m) { return {_mm512_mask_add_epi32(a.v, m.m, a.v, _mm512_set1_epi32(1))}; }
+inline Integers add_where(Integers a, Mask m, Integers b) { return {_mm512_mask_add_epi32(a.v, m.m, a.v, b.v)}; }
 inline void store(Integers a, uint32_t* p) { _mm512_storeu_si512(p, a.v); }
 inline Integers load_bytes_apart(const uint8_t* p) {  // a byte per lane
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
@@ -45,7 +45,9 @@ template <int bits>
 Integers raised(Integers a) { return {_mm256_slli_epi32(a.v, bits)}; }
 template <int bits>
 Integers lowered(Integers a) { return {_mm256_srli_epi32(a.v, bits)}; }
-inline Integers count_where(Integers a, Mask m) { return {_mm256_sub_epi32(a.v, _mm256_castps_si256(m.m))}; }
+inline Integers add_where(Integers a, Mask m, Integers b) {
+    return {_mm256_add_epi32(a.v, _mm256_and_si256(_mm256_castps_si256(m.m), b.v))};
+}
 inline void store(Integers a, uint32_t* p) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
 inline Integers load_bytes_apart(const uint8_t* p) {
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
@@ -75,7 +77,7 @@ template <int bits>
 Integers lowered(Integers a) {
     return {vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a.v), vdupq_n_s32(-bits)))};
 }
-inline Integers count_where(Integers a, Mask m) { return {vsubq_s32(a.v, vreinterpretq_s32_u32(m.m))}; }
+inline Integers add_where(Integers a, Mask m, Integers b) { return {vaddq_s32(a.v, vandq_s32(vreinterpretq_s32_u32(m.m), b.v))}; }
 inline void store(Integers a, uint32_t* p) { vst1q_u32(p, vreinterpretq_u32_s32(a.v)); }
 inline Integers load_bytes_apart(const uint8_t* p) {
     uint32_t four;

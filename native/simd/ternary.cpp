@@ -50,7 +50,7 @@ class TernarySpans {
         most_.largest(most);
         for (int g = 0; g < batch; g += Vec::lanes) {
             const Vec mean = Vec::load(sxx + g) * inverse(Vec::load(sx + g));
-            (mean * Vec::all(search::ternary_of_weighted_mean)).store(threshold_[0] + g);
+            (mean * Vec::all(search::ternary_of_mean)).store(threshold_[0] + g);
             (Vec::load(most + g) * Vec::all(search::ternary_of_largest)).store(threshold_[1] + g);
         }
     }

@@ -60,25 +60,37 @@ void encode_q1_0(const float* w, const float* weights, int64_t spans, uint8_t* s
     }
 }
 
-// The weights of some elements of each lane's span: counts where all weigh the same.
+// The weights of three choices among the elements of each lane's span.
 template <bool weighted>
-class WeightSum {
+class Weights {
   public:
-    void add(Mask m, Vec weight) {
-        if constexpr (weighted) sum_ = add_where(sum_, m, weight);
-        else sum_ = count_where(sum_, m);
+    void add(Mask first, Mask second, Mask third, Vec weight) {
+        sums_[0] = add_where(sums_[0], first, weight);
+        sums_[1] = add_where(sums_[1], second, weight);
+        sums_[2] = add_where(sums_[2], third, weight);
     }
-    Vec total() const {
-        if constexpr (weighted) return sum_;
-        else return to_floats(sum_);
+    Vec total(int i) const { return sums_[i]; }
+
+  private:
+    Vec sums_[3] = {Vec::all(0.0f), Vec::all(0.0f), Vec::all(0.0f)};
+};
+
+// Where all weigh the same they are counted, in ten bits each.
+template <>
+class Weights<false> {
+  public:
+    void add(Mask first, Mask second, Mask third, Vec) {
+        counts_ = add_where(counts_, first, all_integers(1));
+        counts_ = add_where(counts_, second, all_integers(1 << 10));
+        counts_ = add_where(counts_, third, all_integers(1 << 20));
+    }
+    Vec total(int i) const {
+        const Integers own = i == 0 ? counts_ : i == 1 ? lowered<10>(counts_) : lowered<20>(counts_);
+        return to_floats(own & all_integers(1023));
     }
 
   private:
-    static auto none() {
-        if constexpr (weighted) return Vec::all(0.0f);
-        else return all_integers(0);
-    }
-    decltype(none()) sum_ = none();
+    Integers counts_ = all_integers(0);
 };
 
 // Sixteen spans of Q2_0, a span in each lane.
@@ -109,62 +121,40 @@ class FourSteps {
     alignas(64) uint32_t codes_[4 * batch];  // sixteen codes of span s at [16 * j + s]
     half_bits d_bits_[batch];
 
-    struct Best {
-        Vec d, gain;
-        void attempt(Vec sum, Vec squares, Vec unit) {
-            const Vec found = sum * inverse(squares), energy = found * sum;
-            const Mask better = energy > gain;
-            d = select(better, unit * found, d);
-            gain = select(better, energy, gain);
-        }
-    };
-
-    // Sums over the codes that a step leads to, counted in the step: those of magnitudes above half of it, and on either
-    // side those of magnitudes above 3/2 of it, which are coded by two steps on one side.
-    struct Sums {
-        Vec half, more, x = Vec::all(0.0f), positive = x, negative = x;
-        WeightSum<weighted> weight, positive_weight, negative_weight;
-
-        explicit Sums(Vec step) : half(step * Vec::all(0.5f)), more(step * Vec::all(1.5f)) {}
-        void add(Vec number, Vec size, Vec weighted_size, Vec own) {
-            const Mask coded = size > half, above = number > more, below = (Vec::all(0.0f) - more) > number;
-            x = add_where(x, coded, weighted_size);
-            positive = add_where(positive, above, weighted_size);
-            negative = add_where(negative, below, weighted_size);
-            weight.add(coded, own);
-            positive_weight.add(above, own);
-            negative_weight.add(below, own);
-        }
-        void attempt(Best* best) const {
-            const Vec one = Vec::all(1.0f), three = Vec::all(3.0f);
-            best->attempt(x + positive, weight.total() + three * positive_weight.total(), one);
-            best->attempt(x + negative, weight.total() + three * negative_weight.total(), Vec::all(0.0f) - one);
-        }
-    };
-
     Vec x(int g, int e) const { return Vec::load(x_ + batch * e + g); }
     Vec weight(int g, int e) const { return weighted ? Vec::load(weight_ + batch * e + g) : Vec::all(1.0f); }
 
-    Vec best_step(int g) const {
-        const Vec zero = Vec::all(0.0f);
-        Vec sx = zero, sxx = zero, most = zero;
+    // The step whose codes are tried: of both means of magnitudes.
+    Vec first_step(int g) const {
+        Vec sx = Vec::all(0.0f), sxx = sx, sxxx = sx;
         for (int e = 0; e < length; ++e) {
-            const Vec size = abs(x(g, e)), weighted_size = weighted ? weight(g, e) * size : size;
-            sx = sx + weighted_size;
-            sxx = sxx + weighted_size * size;
-            most = max(most, size);
+            const Vec size = abs(x(g, e)), first = weighted ? weight(g, e) * size : size, second = first * size;
+            sx = sx + first;
+            sxx = sxx + second;
+            sxxx = sxxx + second * size;
         }
-        Sums by_mean(sxx * inverse(sx) * Vec::all(search::q2_0_of_weighted_mean));
-        Sums by_largest(most * Vec::all(search::q2_0_of_largest));
+        const Vec mean = sxx * inverse(sx), cubic_mean = sxxx * inverse(sxx);
+        return mean * Vec::all(search::q2_0_of_mean) + cubic_mean * Vec::all(search::q2_0_of_cubic_mean);
+    }
+
+    // The best step for the codes -1 .. 2 or, where that removes more energy, the negative one for -2 .. 1: sums over
+    // magnitudes above half of the first step and, on either side, above 3/2 of it, which are coded by two steps.
+    Vec best_step(int g) const {
+        const Vec zero = Vec::all(0.0f), three = Vec::all(3.0f), first = first_step(g);
+        const Vec half = first * Vec::all(0.5f), most = first * Vec::all(1.5f), least = zero - most;
+        Vec sx = zero, above_x = zero, below_x = zero;
+        Weights<weighted> weights;
         for (int e = 0; e < length; ++e) {
             const Vec v = x(g, e), size = abs(v), own = weight(g, e), weighted_size = weighted ? own * size : size;
-            by_mean.add(v, size, weighted_size, own);
-            by_largest.add(v, size, weighted_size, own);
+            const Mask coded = size > half, above = v > most, below = least > v;
+            sx = add_where(sx, coded, weighted_size);
+            above_x = add_where(above_x, above, weighted_size);
+            below_x = add_where(below_x, below, weighted_size);
+            weights.add(coded, above, below, own);
         }
-        Best best{zero, zero};
-        by_mean.attempt(&best);
-        by_largest.attempt(&best);
-        return best.d;
+        const Vec up = sx + above_x, d = up * inverse(weights.total(0) + three * weights.total(1));
+        const Vec down = sx + below_x, other = down * inverse(weights.total(0) + three * weights.total(2));
+        return select(other * down > d * up, zero - other, d);
     }
 
     // Code e in bits 2 e % 32 and up.

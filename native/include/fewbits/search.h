@@ -32,10 +32,10 @@ constexpr float narrow = 0x1p-11f, narrow_of_low = 0.125f;
 constexpr float iq4_levels[] = {-168.0f, -148.0f, -136.0f, -130.0f, -126.0f, -122.0f, -110.0f,
                                 -104.0f, -86.0f,  90.0f,   110.0f,  114.0f,  120.0f,  134.0f};
 
-// Shares of a span's mean magnitude, its numbers weighed by their magnitudes, and of its largest one: thresholds of the
-// ternary formats, steps of Q2_0.
-constexpr float ternary_of_weighted_mean = 0.5f, ternary_of_largest = 0.34375f;
-constexpr float q2_0_of_weighted_mean = 0.796875f, q2_0_of_largest = 0.40625f;
+// Means of magnitudes that weigh as much as they are large (or, cubic, as their squares are), and largest magnitudes:
+// shares of them make the thresholds of the ternary formats and, added, the step of Q2_0.
+constexpr float ternary_of_mean = 0.5f, ternary_of_largest = 0.34375f;
+constexpr float q2_0_of_mean = 0.5f, q2_0_of_cubic_mean = 0.25f;
 
 // Codes of MXFP4's powers of two that are chosen, and the neighbours of a scale that NVFP4 tries.
 // Evenly weighted, MXFP4 takes the next power where the largest magnitude is above 14.5 / 8 of its own: this added to the

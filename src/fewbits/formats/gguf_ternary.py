@@ -19,9 +19,9 @@ else:
     torch = LazyModule("torch")
 
 SPAN = 256
-OF_WEIGHTED_MEAN, OF_LARGEST = 0.5, 0.34375
-"""Magnitudes above which a number counts as d or -d, as shares of the span's mean magnitude, its numbers weighed by
-their magnitudes, and of its largest magnitude."""
+OF_MEAN, OF_LARGEST = 0.5, 0.34375
+"""Magnitudes above which a number counts as d or -d: shares of the span's mean magnitude, where magnitudes weigh as much
+as they are large, and of its largest one."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _best_scale(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     weighted, zero = weight * x, torch.zeros_like(x)
     mean = lane_sum(weighted * x) * inverse(lane_sum(weighted))
     scale, best = torch.zeros_like(mean), torch.zeros_like(mean)
-    for threshold in (mean * OF_WEIGHTED_MEAN, x.amax(-1) * OF_LARGEST):
+    for threshold in (mean * OF_MEAN, x.amax(-1) * OF_LARGEST):
         above = x > threshold[..., None]
         sx = lane_sum(torch.where(above, weighted, zero))
         d = sx * inverse(lane_sum(torch.where(above, weight, zero)))

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-OF_WEIGHTED_MEAN, OF_LARGEST = 0.796875, 0.40625
-"""Steps that Q2_0 tries, as shares of the span's mean magnitude, its numbers weighed by their magnitudes, and of its
-largest magnitude."""
+OF_MEAN, OF_CUBIC_MEAN = 0.5, 0.25
+"""The step whose codes Q2_0 tries: shares of the span's mean magnitude, where magnitudes weigh as much as they are large,
+and of the one where they weigh as much as their squares are."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Signs(GridCodec):
 class FourSteps(GridCodec):
     """w = d * (code - 1): codes 0 to 3 and one binary16 scale d per 64 columns.
 
-    d may be negative, so that either side of zero can have the two steps. The codes of two steps of both signs are
-    tried, each with the d that fits them best; the one that removes most of the energy wins.
+    d may be negative, so that either side of zero can have the two steps. The codes of one step of both signs are tried,
+    each with the d that fits them best; the one that removes most of the energy wins.
     """
 
     name: str = "Q2_0"
@@ -141,18 +141,19 @@ def _best_step(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The best d of spans `x` (..., 64) in the given weights."""
     size, zero = x.abs(), torch.zeros_like(x)
     weighted = weight * size
-    mean = ordered_sum(weighted * size) * inverse(ordered_sum(weighted))
-    d, best = torch.zeros_like(mean), torch.zeros_like(mean)
-    for step in (mean * OF_WEIGHTED_MEAN, size.amax(-1) * OF_LARGEST):
-        coded, more = size > 0.5 * step[..., None], (1.5 * step)[..., None]
-        sx, sw = (ordered_sum(torch.where(coded, each, zero)) for each in (weighted, weight))
-        for two, sign in ((x > more, 1.0), (x < -more, -1.0)):
-            total = sx + ordered_sum(torch.where(two, weighted, zero))
-            found = total * inverse(sw + 3.0 * ordered_sum(torch.where(two, weight, zero)))
-            gain = found * total
-            d = torch.where(gain > best, sign * found, d)
-            best = torch.where(gain > best, gain, best)
-    return d
+    sx, sxx, sxxx = (ordered_sum(each) for each in (weighted, weighted * size, weighted * size * size))
+    step = (OF_MEAN * (sxx * inverse(sx)) + OF_CUBIC_MEAN * (sxxx * inverse(sxx)))[..., None]
+
+    def best(two: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best size of d where the elements `two` are coded by two steps, and the energy that it removes."""
+        total, squares = (
+            ordered_sum(torch.where(size > 0.5 * step, each, zero)) + factor * ordered_sum(torch.where(two, each, zero))
+            for each, factor in ((weighted, 1.0), (weight, 3.0))
+        )
+        return total * inverse(squares), total * inverse(squares) * total
+
+    (up, gain), (down, other_gain) = best(x > 1.5 * step), best(x < -1.5 * step)
+    return torch.where(other_gain > gain, -down, up)
 
 
 def _beside_scale(params: Params, bits: Bytes) -> Bytes:
