@@ -27,6 +27,10 @@ inline Vec largest_of_rows(const float* rows) {
 
 class LaneSums {
   public:
+    LaneSums() {
+        for (int i = 0; i < batch * batch; i += Vec::lanes) Vec::all(0.0f).store(lanes_ + i);
+    }
+
     float* of(int g) { return lanes_ + batch * g; }  // the partials of group g
 
     void totals(float* out) const {
@@ -41,7 +45,7 @@ class LaneSums {
     }
 
   private:
-    alignas(64) float lanes_[batch * batch] = {};
+    alignas(64) float lanes_[batch * batch];
 
     template <typename Join>
     void folded(float* out, Join join) const {

@@ -102,7 +102,7 @@ class TernarySpans {
     }
 };
 
-void codes_of(const float* w, half_bits d, uint8_t* codes) {
+inline void codes_of(const float* w, half_bits d, uint8_t* codes) {
     const Vec inv = Vec::all(inverse(half_to_float(d))), one = Vec::all(1.0f), none = Vec::all(0.0f) - one;
     for (int e = 0; e < length; e += 4 * Vec::lanes) {
         Vec steps[4];
@@ -111,18 +111,20 @@ void codes_of(const float* w, half_bits d, uint8_t* codes) {
     }
 }
 
+// pack(codes of some spans, how many, where they go).
 template <bool weighted, typename Span, typename Pack>
 void encode_weighted(const float* w, const float* weights, int64_t spans, Span* out, Pack pack) {
     TernarySpans<weighted> fit;
-    uint8_t codes[length];
+    uint8_t codes[length * batch];
     for (int64_t first = 0; first < spans; first += batch) {
         const int present = static_cast<int>(spans - first < batch ? spans - first : batch);
-        fit.fit(w + length * first, weighted ? weights + length * first : nullptr, present);
+        const float* x = w + length * first;
+        fit.fit(x, weighted ? weights + length * first : nullptr, present);
         for (int s = 0; s < present; ++s) {
+            codes_of(x + length * s, fit.d(s), codes + length * s);
             out[first + s].d = fit.d(s);
-            codes_of(w + length * (first + s), fit.d(s), codes);
-            pack(codes, out[first + s]);
         }
+        pack(codes, present, out + first);
     }
 }
 
@@ -133,8 +135,8 @@ void encode(const float* w, const float* weights, int64_t spans, uint8_t* stored
     encode_weighted<false>(w, nullptr, spans, out, pack);
 }
 
-// Numbers of five (four) base-3 digits that lie `count` columns apart, a byte each: no number reaches 256, so several
-// are made by the sums of one word.
+// Numbers of five (four) base-3 digits that lie `count` columns apart, a byte each: none reaches 256, so that the sums of
+// a word make several.
 template <typename Word, int count, int digits>
 void join_digits(const uint8_t* codes, uint8_t* numbers) {
     for (int i = 0; i < count; i += static_cast<int>(sizeof(Word))) {
@@ -148,33 +150,34 @@ void join_digits(const uint8_t* codes, uint8_t* numbers) {
     }
 }
 
-// ceil(256 / 243 * number) = number + ceil(13 / 243 * number), whose quotient by 243 is a product by 270 / 2^16 for every
-// number there is.
-void to_fractions(const uint8_t* numbers, int count, uint8_t* q) {
-    for (int i = 0; i < count; ++i) {
-        const uint16_t number = numbers[i], dividend = static_cast<uint16_t>(13 * number + 242);
-        q[i] = static_cast<uint8_t>(number + (static_cast<uint32_t>(dividend) * 270 >> 16));
-    }
-}
-
 void encode_tq1_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    encode<SpanTQ1_0>(w, weights, spans, stored, [](const uint8_t* codes, SpanTQ1_0& out) {
-        alignas(64) uint8_t numbers[64] = {};
-        join_digits<uint64_t, 32, 5>(codes, numbers);
-        join_digits<uint64_t, 16, 5>(codes + 160, numbers + 32);
-        join_digits<uint32_t, 4, 4>(codes + 240, numbers + 48);
-        uint8_t q[64];
-        to_fractions(numbers, 64, q);
-        std::memcpy(out.q, q, sizeof out.q + sizeof out.rest);
+    encode<SpanTQ1_0>(w, weights, spans, stored, [](const uint8_t* codes, int present, SpanTQ1_0* out) {
+        constexpr int room = 64;  // for the numbers of a span
+        uint8_t numbers[room * batch] = {};
+        for (int s = 0; s < present; ++s) {
+            join_digits<uint64_t, 32, 5>(codes + length * s, numbers + room * s);
+            join_digits<uint64_t, 16, 5>(codes + length * s + 160, numbers + room * s + 32);
+            join_digits<uint32_t, 4, 4>(codes + length * s + 240, numbers + room * s + 48);
+        }
+        // ceil(256 / 243 * number) = number + ceil(13 / 243 * number), whose quotient by 243 is a product by 270 / 2^16
+        // for every number there is.
+        for (int i = 0; i < room * present; ++i) {
+            const uint16_t number = numbers[i], dividend = static_cast<uint16_t>(13 * number + 242);
+            numbers[i] = static_cast<uint8_t>(number + (static_cast<uint32_t>(dividend) * 270 >> 16));
+        }
+        for (int s = 0; s < present; ++s) {
+            std::memcpy(out[s].q, numbers + room * s, sizeof out[s].q);
+            std::memcpy(out[s].rest, numbers + room * s + 48, sizeof out[s].rest);
+        }
     });
 }
 
 void encode_tq2_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    encode<SpanTQ2_0>(w, weights, spans, stored, [](const uint8_t* codes, SpanTQ2_0& out) {
-        for (int h = 0; h < 2; ++h)
+    encode<SpanTQ2_0>(w, weights, spans, stored, [](const uint8_t* codes, int present, SpanTQ2_0* out) {
+        for (int h = 0; h < 2 * present; ++h)
             for (int i = 0; i < 32; ++i) {
                 const uint8_t* c = codes + 128 * h + i;
-                out.q[32 * h + i] = static_cast<uint8_t>(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
+                out[h / 2].q[32 * (h % 2) + i] = static_cast<uint8_t>(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
             }
     });
 }
