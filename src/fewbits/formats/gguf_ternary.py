@@ -20,8 +20,8 @@ else:
 
 SPAN = 256
 OF_MEAN, OF_LARGEST = 0.5, 0.34375
-"""Magnitudes above which a number counts as d or -d: shares of the span's mean magnitude, where magnitudes weigh as much
-as they are large, and of its largest one."""
+"""Magnitudes above which a number counts as d or -d: shares of the span's mean magnitude, where magnitudes weigh as
+much as they are large, and of its largest one."""
 
 
 @dataclass(frozen=True)

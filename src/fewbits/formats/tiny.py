@@ -18,8 +18,8 @@ else:
     torch = LazyModule("torch")
 
 OF_MEAN, OF_CUBIC_MEAN = 0.5, 0.25
-"""The step whose codes Q2_0 tries: shares of the span's mean magnitude, where magnitudes weigh as much as they are large,
-and of the one where they weigh as much as their squares are."""
+"""The step whose codes Q2_0 tries: shares of the span's mean magnitude, where magnitudes weigh as much as they are
+large, and of the one where they weigh as much as their squares are."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Signs(GridCodec):
 class FourSteps(GridCodec):
     """w = d * (code - 1): codes 0 to 3 and one binary16 scale d per 64 columns.
 
-    d may be negative, so that either side of zero can have the two steps. The codes of one step of both signs are tried,
-    each with the d that fits them best; the one that removes most of the energy wins.
+    d may be negative, so that either side of zero can have the two steps. The codes of one step of both signs are
+    tried, each with the d that fits them best; the one that removes most of the energy wins.
     """
 
     name: str = "Q2_0"
