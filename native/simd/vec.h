@@ -56,7 +56,6 @@ inline Vec load_bfloat(const uint16_t* p) {
 }
 inline bool any(Mask m) { return m.m != 0; }
 inline int bits_of(Mask m) { return m.m; }
-inline int count(Mask m) { return __builtin_popcount(m.m); }
 inline void add_widened(Vec a, double* sums) {
     _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), _mm512_cvtps_pd(_mm512_castps512_ps256(a.v))));
     _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))));
@@ -105,7 +104,6 @@ inline Vec load_bfloat(const uint16_t* p) {
 }
 inline bool any(Mask m) { return _mm256_movemask_ps(m.m) != 0; }
 inline int bits_of(Mask m) { return _mm256_movemask_ps(m.m); }
-inline int count(Mask m) { return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(m.m))); }
 inline void add_widened(Vec a, double* sums) {
     _mm256_storeu_pd(sums, _mm256_add_pd(_mm256_loadu_pd(sums), _mm256_cvtps_pd(_mm256_castps256_ps128(a.v))));
     _mm256_storeu_pd(sums + 4, _mm256_add_pd(_mm256_loadu_pd(sums + 4), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))));
@@ -150,7 +148,6 @@ inline int bits_of(Mask m) {
     const uint32_t each[] = {1, 2, 4, 8};
     return static_cast<int>(vaddvq_u32(vandq_u32(m.m, vld1q_u32(each))));
 }
-inline int count(Mask m) { return static_cast<int>(vaddvq_u32(vshrq_n_u32(m.m, 31))); }
 inline void add_widened(Vec a, double* sums) {
     vst1q_f64(sums, vaddq_f64(vld1q_f64(sums), vcvt_f64_f32(vget_low_f32(a.v))));
     vst1q_f64(sums + 2, vaddq_f64(vld1q_f64(sums + 2), vcvt_high_f64_f32(a.v)));
@@ -177,6 +174,7 @@ inline void unpack_halves(const uint8_t* q, Vec* codes) {
 #endif
 }
 
+inline int count(Mask m) { return __builtin_popcount(static_cast<unsigned>(bits_of(m))); }
 inline Vec clamp(Vec a, Vec low, Vec high) { return min(max(a, low), high); }
 inline Mask operator<(Vec a, Vec b) { return b > a; }
 
