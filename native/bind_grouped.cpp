@@ -1,6 +1,7 @@
 // Python's door to codes under one scale per group: checks sizes, releases the interpreter lock, calls the kernels.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,6 +9,8 @@
 #include <cmath>
 #include <memory>
 #include <optional>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "arguments.h"
@@ -23,28 +26,31 @@ struct Groups {
     std::vector<float> levels;
 };
 
-// The distinct numbers of a table in order, then infinity, and the code at which each stands first.
-void sort_table(Grouped& f, const std::vector<float>& table) {
+// The distinct numbers of a table in order, then infinity, and the code at which each stands first. A damaged file may
+// bring NaN, for which infinity stands here: no number is nearest to either.
+void sort_table(Grouped& f, std::vector<float> table) {
+    std::copy(table.begin(), table.end(), f.table);
+    std::replace_if(table.begin(), table.end(), [](float x) { return std::isnan(x); }, INFINITY);
     std::vector<int> codes;
     for (size_t c = 0; c < table.size(); ++c)
         if (std::find(table.begin(), table.begin() + static_cast<std::ptrdiff_t>(c), table[c]) == table.begin() + static_cast<std::ptrdiff_t>(c))
             codes.push_back(static_cast<int>(c));
     std::stable_sort(codes.begin(), codes.end(), [&](int a, int b) { return table[static_cast<size_t>(a)] < table[static_cast<size_t>(b)]; });
-    for (size_t k = 0; k < 16; ++k) {
-        f.table[k] = k < table.size() ? table[k] : 0.0f;
+    f.distinct = static_cast<int>(codes.size());
+    for (size_t k = 0; k < most_numbers; ++k) {
         f.sorted[k] = k < codes.size() ? table[static_cast<size_t>(codes[k])] : INFINITY;
         f.order[k] = codes.empty() ? uint8_t{0} : static_cast<uint8_t>(codes[std::min(k, codes.size() - 1)]);
     }
 }
 
-std::unique_ptr<Groups> groups_of(int steps, int bits, int64_t group, std::vector<int> codes, std::vector<float> levels,
-                                  const std::vector<float>& table) {
+std::unique_ptr<Groups> groups_of(int steps, int bits, bool fives, int64_t group, std::vector<int> codes,
+                                  std::vector<float> levels, const std::vector<float>& table) {
     require(steps >= 0 && steps <= 3 && bits >= 1 && bits <= 8 && group >= 1, "there are no such groups");
     require(codes.size() == 4, "bottom, top, middle and flip are wanted");
-    require(table.size() <= 16, "a table has at most 16 numbers");
+    require(table.empty() ? steps != 3 : table.size() == size_t{1} << bits, "a table has a number for each code");
     auto made = std::make_unique<Groups>();
     made->levels = std::move(levels);
-    made->format = {static_cast<Steps>(steps), bits, group, codes[0], codes[1], codes[2], codes[3], nullptr, 0, {}, {}, {}};
+    made->format = {static_cast<Steps>(steps), bits, fives, group, codes[0], codes[1], codes[2], codes[3], nullptr, 0, 0, {}, {}, {}};
     made->format.levels = made->levels.data();
     made->format.level_count = static_cast<int>(made->levels.size());
     sort_table(made->format, table);
@@ -107,7 +113,7 @@ void encode(const Groups& groups, const Bytes& source, const std::string& number
     const Number kind = number_of(numbers);
     const int64_t rows = static_cast<int64_t>(source.shape(0)), row_bytes = static_cast<int64_t>(source.shape(1));
     const int64_t cols = row_bytes / width_of(kind), count = groups_per_row(groups, cols);
-    const int64_t code_bytes = (cols * groups.format.bits + 7) / 8;
+    const int64_t code_bytes = groups.format.packed_bytes(cols);
     require_shape(scales, rows, count, "one scale per group is wanted");
     require_shape(zeros, rows, count, "one zero point per group is wanted");
     require_shape(stored, rows, code_bytes, "the codes have the wrong shape");
@@ -129,20 +135,67 @@ void encode(const Groups& groups, const Bytes& source, const std::string& number
     }
 }
 
-void decode(const Groups& groups, const Bytes& stored, const Scales& scales, const Bytes& zeros, const FloatsOut& w,
+// Scales as they lie on disk: bytes, one line of them or one per row; f32, f16, bf16 or dq. In the latter case a byte means
+// one of the numbers that follow, times one of those after them, one for each 256 bytes, plus the offset.
+using StoredScales = std::tuple<Bytes, std::string, Floats, Floats, float>;
+
+class ScaleLines {
+  public:
+    ScaleLines(const StoredScales& stored, const KernelTable& table, int64_t rows, int64_t count)
+        : stored_(stored), table_(table), count_(count), line_(static_cast<size_t>(count)) {
+        const auto& [bytes, type, numbers, nested, offset] = stored_;
+        doubled_ = type == "dq";
+        kind_ = type == "f16" ? Number::f16 : type == "bf16" ? Number::bf16 : Number::f32;
+        require(doubled_ || kind_ != Number::f32 || type == "f32", "scales are f32, f16, bf16 or dq");
+        const auto lines = static_cast<int64_t>(bytes.shape(0));
+        require(static_cast<int64_t>(bytes.shape(1)) == count * width() && (lines == rows || lines == 1), "the scales have the wrong shape");
+        require(!doubled_ || (numbers.size() == 256 && static_cast<int64_t>(nested.size()) * 256 >= lines * count),
+                "scales of scales are missing");
+    }
+    const float* of(int64_t row) {
+        const auto& [bytes, type, numbers, nested, offset] = stored_;
+        const int64_t first = bytes.shape(0) == 1 ? 0 : row * count_;
+        const uint8_t* p = bytes.data() + first * width();
+        if (!doubled_) table_.widen(kind_, p, count_, line_.data());
+        else
+            for (int64_t i = 0; i < count_; ++i)
+                line_[static_cast<size_t>(i)] = nested.data()[(first + i) / 256] * numbers.data()[p[i]] + offset;
+        return line_.data();
+    }
+
+  private:
+    const StoredScales& stored_;
+    const KernelTable& table_;
+    int64_t count_;
+    std::vector<float> line_;
+    bool doubled_;
+    Number kind_;
+
+    int64_t width() const { return doubled_ ? 1 : width_of(kind_); }
+};
+
+// Numbers of codes; zero points are packed as codes are, in one line or one per row.
+void decode(const Groups& groups, const Bytes& stored, const StoredScales& scales, const Bytes& zeros, const FloatsOut& w,
             const std::string& isa) {
-    const GroupedKernels& grouped = grouped_of(table_of(isa));
+    const KernelTable& table = table_of(isa);
+    const GroupedKernels& grouped = grouped_of(table);
+    const Grouped& format = groups.format;
     const int64_t rows = static_cast<int64_t>(w.shape(0)), cols = static_cast<int64_t>(w.shape(1));
-    const int64_t count = groups_per_row(groups, cols), code_bytes = (cols * groups.format.bits + 7) / 8;
-    require_shape(scales, rows, count, "one scale per group is wanted");
-    require_shape(zeros, rows, count, "one zero point per group is wanted");
+    const int64_t count = groups_per_row(groups, cols), code_bytes = format.packed_bytes(cols);
+    const bool as_they_lie = format.bits == 8 && !format.flip;
+    const bool zeroed = format.steps == Steps::zero;
+    const auto zero_lines = static_cast<int64_t>(zeros.shape(0)), zero_bytes = static_cast<int64_t>(zeros.shape(1));
+    require(!zeroed || (zero_bytes == format.packed_bytes(count) && (zero_lines == rows || zero_lines == 1)),
+            "the zero points have the wrong shape");
     require_shape(stored, rows, code_bytes, "the codes have the wrong shape");
+    ScaleLines lines(scales, table, rows, count);
     nb::gil_scoped_release unlocked;
-    std::vector<uint8_t> codes(static_cast<size_t>(cols));
+    std::vector<uint8_t> codes(static_cast<size_t>(cols)), zero(static_cast<size_t>(count));
     for (int64_t row = 0; row < rows; ++row) {
-        grouped.unpack(groups.format, stored.data() + row * code_bytes, cols, codes.data());
-        grouped.decode(groups.format, codes.data(), scales.data() + row * count, zeros.data() + row * count, count,
-                       w.data() + row * cols);
+        if (zeroed) grouped.unpack(format, zeros.data() + (zero_lines == 1 ? 0 : row * zero_bytes), count, zero.data());
+        const uint8_t* own = stored.data() + row * code_bytes;
+        if (!as_they_lie) grouped.unpack(format, own, cols, codes.data());
+        grouped.decode(format, as_they_lie ? own : codes.data(), lines.of(row), zero.data(), count, w.data() + row * cols);
     }
 }
 
@@ -150,8 +203,8 @@ void decode(const Groups& groups, const Bytes& stored, const Scales& scales, con
 
 void bind_grouped(nb::module_& m) {
     nb::class_<Groups>(m, "Groups");
-    m.def("groups", &groups_of, nb::arg("steps"), nb::arg("bits"), nb::arg("group"), nb::arg("codes"), nb::arg("levels"),
-          nb::arg("table"));
+    m.def("groups", &groups_of, nb::arg("steps"), nb::arg("bits"), nb::arg("fives"), nb::arg("group"),
+          nb::arg("codes"), nb::arg("levels"), nb::arg("table"));
     m.def("fit_groups", &fit, nb::arg("groups"), nb::arg("source"), nb::arg("numbers"), nb::arg("importance").none(),
           nb::arg("steps"), nb::arg("zeros"), nb::arg("isa") = "");
     m.def("encode_groups", &encode, nb::arg("groups"), nb::arg("source"), nb::arg("numbers"), nb::arg("scales"),

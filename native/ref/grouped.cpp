@@ -26,7 +26,7 @@ struct LaneSum {
 // The place among the sorted numbers of the nearest one; halfway between two, of the larger one.
 int nearest_place(const Grouped& f, float x) {
     int at = 0;
-    while (at < 15 && x >= (f.sorted[at] + f.sorted[at + 1]) * 0.5f) ++at;
+    while (at < f.distinct - 1 && x >= (f.sorted[at] + f.sorted[at + 1]) * 0.5f) ++at;
     return at;
 }
 
@@ -105,8 +105,13 @@ void decode(const Grouped& f, const uint8_t* codes, const float* scales, const u
     }
 }
 
+constexpr int powers_of_three[] = {1, 3, 9, 27, 81};
+
 void pack(const Grouped& f, const uint8_t* codes, int64_t count, uint8_t* stored) {
-    for (int64_t i = 0; i < (count * f.bits + 7) / 8; ++i) stored[i] = 0;
+    for (int64_t i = 0; i < f.packed_bytes(count); ++i) stored[i] = 0;
+    for (int64_t c = 0; f.fives && c < count; ++c)
+        stored[c / 5] = static_cast<uint8_t>(stored[c / 5] + codes[c] * powers_of_three[c % 5]);
+    if (f.fives) return;
     for (int64_t c = 0; c < count; ++c)
         for (int b = 0; b < f.bits; ++b) {
             const int64_t at = c * f.bits + b;
@@ -115,6 +120,9 @@ void pack(const Grouped& f, const uint8_t* codes, int64_t count, uint8_t* stored
 }
 
 void unpack(const Grouped& f, const uint8_t* stored, int64_t count, uint8_t* codes) {
+    for (int64_t c = 0; f.fives && c < count; ++c)
+        codes[c] = static_cast<uint8_t>(stored[c / 5] / powers_of_three[c % 5] % 3);
+    if (f.fives) return;
     for (int64_t c = 0; c < count; ++c) {
         int code = 0;
         for (int b = 0; b < f.bits; ++b) {

@@ -179,22 +179,30 @@ void check_field_codec(const KernelTable& table, const FieldCodec& slow, std::mt
         }
 }
 
+// Groups of `bits` bits, or of three values, five in a byte; numbers of tables ascend, 0 is among them.
+Grouped groups_of(int steps, int bits, bool fives, int64_t group) {
+    static const float levels[] = {7.0f, 6.5f, 9.25f};
+    const int top = fives ? 2 : (1 << bits) - 1, middle = fives ? 1 : steps == 0 ? 1 << (bits - 1) : 0;
+    const int flip = bits % 2 ? middle : 0;
+    Grouped made{static_cast<Steps>(steps), bits, fives, group, 0, top, middle, flip, levels, 3, top + 1, {}, {}, {}};
+    for (int k = 0; k < most_numbers; ++k) {
+        made.table[k] = static_cast<float>(k - 1) / 16.0f;
+        made.sorted[k] = k <= top ? made.table[k] : INFINITY;
+        made.order[k] = static_cast<uint8_t>(k <= top ? k : top);
+    }
+    return made;
+}
+
 // Groups of every kind of steps and any number of bits, some of which fill no vector and no byte.
 void check_groups(const GroupedKernels& slow, const GroupedKernels& fast, const char* isa, std::mt19937& random) {
-    const float levels[] = {7.0f, 6.5f, 9.25f};
     for (int steps = 0; steps < 4; ++steps)
-        for (int bits = 1; bits <= (steps == 3 ? 4 : 8); ++bits)
+        for (int bits = 1; bits <= (steps == 0 ? 9 : 8); ++bits)
             for (const int64_t group : {1, 7, 16, 64, 100}) {
-                const int top = (1 << bits) - 1, middle = steps == 0 ? 1 << (bits - 1) : 0;
-                Grouped format{static_cast<Steps>(steps), bits, group, 0, top, middle, bits % 2 ? middle : 0, levels, 3, {}, {}, {}};
-                for (int k = 0; k < 16; ++k) {  // ascending, as many numbers as there are codes, 0 among them
-                    format.table[k] = static_cast<float>(k - 1) / 16.0f;
-                    format.sorted[k] = k <= top ? format.table[k] : INFINITY;
-                    format.order[k] = static_cast<uint8_t>(k <= top ? k : top);
-                }
+                const bool fives = bits == 9;
+                const Grouped format = groups_of(steps, fives ? 2 : bits, fives, group);
                 const std::string name = "steps " + std::to_string(steps) + ", bits " + std::to_string(bits) + ", group " +
                                          std::to_string(group);
-                const int64_t groups = 3, count = groups * group, bytes = (count * bits + 7) / 8;
+                const int64_t groups = 3, count = groups * group, bytes = format.packed_bytes(count);
                 for (int kind = 0; kind < kinds; ++kind) {
                     const auto w = weights(kind, count, random), importance = weights(1, count, random);
                     std::vector<float> a(3), b(3), x(w.size()), y(w.size());

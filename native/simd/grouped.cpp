@@ -4,7 +4,8 @@
 #include <vector>
 
 #include "fewbits/families.h"
-#include "table16.h"
+#include "packing.h"
+#include "table256.h"
 
 namespace fewbits {
 namespace {
@@ -48,8 +49,9 @@ struct Zeroed {
     Vec zero, top;
     Vec operator()(Vec x) const { return clamp(round_even(x) + zero, Vec::all(0.0f), top) - zero; }
 };
+template <typename Table>
 struct Tabled {
-    const Table16& table;
+    const Table& table;
     Vec operator()(Vec x) const { return table.nearest(x); }
 };
 
@@ -144,9 +146,10 @@ uint8_t fit_zero(const Grouped& f, Search& search) {
     return static_cast<uint8_t>(best);
 }
 
-void fit(const Grouped& f, const float* w, const float* weights, int64_t groups, float* steps, uint8_t* zeros) {
+// `table` is that of the format.
+template <typename Table>
+void fit_by(const Table& table, const Grouped& f, const float* w, const float* weights, int64_t groups, float* steps, uint8_t* zeros) {
     Search search(f.group);
-    const Table16 table(f.sorted);
     const Whole whole{Vec::all(static_cast<float>(f.bottom - f.middle)), Vec::all(static_cast<float>(f.top - f.middle))};
     for (int64_t g = 0; g < groups; ++g) {
         search.begin(w + g * f.group, weights ? weights + g * f.group : nullptr);
@@ -156,9 +159,20 @@ void fit(const Grouped& f, const float* w, const float* weights, int64_t groups,
         if (f.steps == Steps::symmetric)
             for (int k = 0; k < f.level_count; ++k) search.attempt(f.levels[k], whole);
         if (f.steps == Steps::table)
-            for (int k = 0; k < f.level_count; ++k) search.attempt(f.levels[k], Tabled{table});
+            for (int k = 0; k < f.level_count; ++k) search.attempt(f.levels[k], Tabled<Table>{table});
         steps[g] = search.step * search.size;
     }
+}
+
+// Calls body(table), with the kind of table that the format needs.
+template <typename Body>
+void with_table(const Grouped& f, Body body) {
+    if (f.distinct > 16) body(Table256(f));
+    else body(Table16(f.sorted));
+}
+
+void fit(const Grouped& f, const float* w, const float* weights, int64_t groups, float* steps, uint8_t* zeros) {
+    with_table(f, [&](const auto& table) { fit_by(table, f, w, weights, groups, steps, zeros); });
 }
 
 // Runs `code`, numbers to codes, along a group; the end of one that is no multiple of the lanes goes through a copy.
@@ -174,8 +188,9 @@ void store_group(const float* w, int64_t count, uint8_t* codes, const Code& code
     std::memcpy(codes + e, found, static_cast<size_t>(count - e));
 }
 
-void encode(const Grouped& f, const float* w, const float* scales, const uint8_t* zeros, int64_t groups, uint8_t* codes) {
-    const Table16 table(f.sorted);
+template <typename Table>
+void encode_by(const Table& table, const Grouped& f, const float* w, const float* scales, const uint8_t* zeros, int64_t groups,
+               uint8_t* codes) {
     for (int64_t g = 0; g < groups; ++g, w += f.group, codes += f.group) {
         const Vec scale = Vec::all(scales[g]), inv = Vec::all(inverse(scales[g]));
         if (f.steps == Steps::table) {
@@ -191,6 +206,10 @@ void encode(const Grouped& f, const float* w, const float* scales, const uint8_t
             store_group(w, f.group, codes, [&](Vec x) { return clamp(round_even(x * inv), least, most) + zero; });
         }
     }
+}
+
+void encode(const Grouped& f, const float* w, const float* scales, const uint8_t* zeros, int64_t groups, uint8_t* codes) {
+    with_table(f, [&](const auto& table) { encode_by(table, f, w, scales, zeros, groups, codes); });
 }
 
 // Sixteen codes as numbers.
@@ -244,7 +263,9 @@ void load_group(const uint8_t* codes, int64_t count, float* w, const Number& num
 void decode(const Grouped& f, const uint8_t* codes, const float* scales, const uint8_t* zeros, int64_t groups, float* w) {
     for (int64_t g = 0; g < groups; ++g, w += f.group, codes += f.group) {
         const Vec scale = Vec::all(scales[g]);
-        if (f.steps == Steps::table) {
+        if (f.steps == Steps::table && f.bits > 4) {
+            decoding_256[f.bits - 5](codes, f.group, scales[g], f.table, w);
+        } else if (f.steps == Steps::table) {
             load_group(codes, f.group, w, [&](const uint8_t* c, Vec* out) {
                 look_up(c, f.table, out);
                 for (int p = 0; p < parts; ++p) out[p] = scale * out[p];
@@ -262,105 +283,6 @@ void decode(const Grouped& f, const uint8_t* codes, const float* scales, const u
             });
         }
     }
-}
-
-// Eight codes make `bits` whole bytes.
-template <int bits>
-void pack_eights(const uint8_t* codes, int64_t count, uint8_t flip, uint8_t* stored) {
-    for (int64_t c = 0; c < count; c += 8) {
-        uint64_t packed = 0;
-        for (int j = 0; j < 8; ++j)
-            if (c + j < count) packed |= static_cast<uint64_t>(codes[c + j] ^ flip) << (bits * j);
-        const int64_t left = (count - c) * bits + 7;
-        std::memcpy(stored + c / 8 * bits, &packed, static_cast<size_t>(left / 8 < bits ? left / 8 : bits));
-    }
-}
-
-// Eight codes of `bits` bits in a row, each moved into its own byte: halves of the row apart, then halves of these.
-template <int bits>
-uint64_t spread(uint64_t row) {
-    constexpr uint64_t one = (uint64_t{1} << bits) - 1, two = (uint64_t{1} << 2 * bits) - 1, four = (uint64_t{1} << 4 * bits) - 1;
-    row = (row & four) | (row << (32 - 4 * bits) & four << 32);
-    row = (row & (two | two << 32)) | (row << (16 - 2 * bits) & (two << 16 | two << 48));
-    return (row & (one | one << 16 | one << 32 | one << 48)) |
-           (row << (8 - bits) & (one << 8 | one << 24 | one << 40 | one << 56));
-}
-
-// As many codes as sixteen at a time can be unpacked where sixteen bytes can be read; returns how many.
-template <int bits>
-int64_t unpack_sixteens(const uint8_t* stored, int64_t count, uint8_t flip, uint8_t* codes) {
-    int64_t c = 0;
-#if defined(__AVX2__) || defined(__AVX512F__)
-    // Each code lies in two bytes: they become a word, the bits above the code are multiplied out of it, and those below
-    // are shifted out.
-    alignas(32) uint8_t places[32];
-    alignas(32) uint16_t factors[16];
-    for (int j = 0; j < 16; ++j) {
-        places[2 * j] = static_cast<uint8_t>(bits * j / 8);
-        places[2 * j + 1] = static_cast<uint8_t>(bits * j / 8 + 1);
-        factors[j] = static_cast<uint16_t>(1u << (16 - bits - bits * j % 8));
-    }
-    const __m256i place = _mm256_load_si256(reinterpret_cast<const __m256i*>(places));
-    const __m256i factor = _mm256_load_si256(reinterpret_cast<const __m256i*>(factors));
-    const __m128i flips = _mm_set1_epi8(static_cast<char>(flip));
-    const int64_t bytes = (count * bits + 7) / 8;
-    for (; c + 16 <= count && c / 8 * bits + 16 <= bytes; c += 16) {
-        const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(stored + c / 8 * bits));
-        const __m256i words = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(some), place);
-        const __m256i found = _mm256_srli_epi16(_mm256_mullo_epi16(words, factor), 16 - bits);
-        const __m128i narrow = _mm_packus_epi16(_mm256_castsi256_si128(found), _mm256_extracti128_si256(found, 1));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + c), _mm_xor_si128(narrow, flips));
-    }
-#else
-    (void)stored, (void)count, (void)flip, (void)codes;
-#endif
-    return c;
-}
-
-template <int bits>
-void unpack_eights(const uint8_t* stored, int64_t count, uint8_t flip, uint8_t* codes) {
-    const uint64_t flips = 0x0101010101010101u * flip;
-    const int64_t bytes = (count * bits + 7) / 8;
-    for (int64_t c = unpack_sixteens<bits>(stored, count, flip, codes); c < count; c += 8) {
-        const int64_t at = c / 8 * bits, left = bytes - at, present = count - c < 8 ? count - c : 8;
-        uint64_t row = 0;
-        if (left >= 8) std::memcpy(&row, stored + at, 8);
-        else std::memcpy(&row, stored + at, static_cast<size_t>(left));
-        const uint64_t eight = spread<bits>(row) ^ flips;
-        if (present == 8) std::memcpy(codes + c, &eight, 8);
-        else std::memcpy(codes + c, &eight, static_cast<size_t>(present));
-    }
-}
-
-void pack_halves_of_bytes(const uint8_t* codes, int64_t count, uint8_t flip, uint8_t* stored) {
-    for (int64_t i = 0; i < count / 2; ++i)
-        stored[i] = static_cast<uint8_t>((codes[2 * i] ^ flip) | (codes[2 * i + 1] ^ flip) << 4);
-    if (count % 2) stored[count / 2] = codes[count - 1] ^ flip;
-}
-
-void unpack_halves_of_bytes(const uint8_t* stored, int64_t count, uint8_t flip, uint8_t* codes) {
-    for (int64_t i = 0; i < count / 2; ++i) {
-        codes[2 * i] = (stored[i] & 15) ^ flip;
-        codes[2 * i + 1] = static_cast<uint8_t>(stored[i] >> 4) ^ flip;
-    }
-    if (count % 2) codes[count - 1] = (stored[count / 2] & 15) ^ flip;
-}
-
-void copy_bytes(const uint8_t* from, int64_t count, uint8_t flip, uint8_t* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i] ^ flip;
-}
-
-using Move = void (*)(const uint8_t*, int64_t, uint8_t, uint8_t*);
-constexpr Move packing[8] = {pack_eights<1>, pack_eights<2>, pack_eights<3>, pack_halves_of_bytes,
-                             pack_eights<5>, pack_eights<6>, pack_eights<7>, copy_bytes};
-constexpr Move unpacking[8] = {unpack_eights<1>, unpack_eights<2>, unpack_eights<3>, unpack_halves_of_bytes,
-                               unpack_eights<5>, unpack_eights<6>, unpack_eights<7>, copy_bytes};
-
-void pack(const Grouped& f, const uint8_t* codes, int64_t count, uint8_t* stored) {
-    packing[f.bits - 1](codes, count, static_cast<uint8_t>(f.flip), stored);
-}
-void unpack(const Grouped& f, const uint8_t* stored, int64_t count, uint8_t* codes) {
-    unpacking[f.bits - 1](stored, count, static_cast<uint8_t>(f.flip), codes);
 }
 
 constexpr GroupedKernels kernels_of_groups = {fit, encode, decode, pack, unpack};

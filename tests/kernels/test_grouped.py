@@ -17,6 +17,7 @@ from fewbits.testing import check_grouped
 
 NAMES = [name for name in formats.members() if grouped.has_codec(formats.get(name))]
 MORE = ["int8_g33_sym", "uint5_g24_asym_bf16", "int7_g40_sym_f16", "int3_row_sym_dq", "uint1_g16_asym", "nf4_g48"]
+MORE += ["ternary_g7", "ternary_g40_bf16", "learned5_g24", "learned7_row_dq", "learned1_g16"]
 """Members whose groups fill no vector, or whose codes fill no byte."""
 
 
@@ -27,7 +28,7 @@ def test_kernel(name: str) -> None:
 
 def test_what_has_kernels() -> None:
     without = {name for name in formats.members() if name not in NAMES}
-    assert all(name.startswith(("ternary", "learned", "fp", "mx", "nvfp4")) for name in without)
+    assert all(name.startswith(("fp", "mx", "nvfp4")) for name in without)
     assert len(NAMES) > 20
 
 
@@ -36,8 +37,8 @@ def encode(name: str, w: torch.Tensor) -> Any:
 
 
 def test_a_format_without_a_kernel_is_refused() -> None:
-    with pytest.raises(KernelError, match="no native codec for learned4_g64"):
-        encode("learned4_g64", torch.ones(1, 64))
+    with pytest.raises(KernelError, match="no native codec for nvfp4"):
+        encode("nvfp4", torch.ones(1, 64))
 
 
 def test_a_width_that_does_not_fit_is_refused() -> None:
@@ -49,6 +50,23 @@ def test_fields_of_another_shape_are_refused() -> None:
     fields = encode("nf4_g64", torch.ones(2, 64)).fields
     with pytest.raises(FormatError, match=r"field scale as float32 \(2, 1\)"):
         grouped.decode_fields(formats.get("nf4_g64"), {**fields, "scale": fields["scale"][:1]}, (2, 64))
+
+
+def test_bytes_that_five_codes_do_not_make_are_refused() -> None:
+    fields = encode("ternary_row", torch.ones(2, 64)).fields
+    fields["codes"][1, 3] = 243
+    with pytest.raises(FormatError, match="up to 242 and was given 243"):
+        grouped.decode_fields(formats.get("ternary_row"), fields, (2, 64))
+
+
+def test_a_table_of_another_tensor_is_kept() -> None:
+    """A slab is coded by the table that was learned from the whole tensor."""
+    format, w = formats.get("learned3_g16"), torch.randn(4, 64, generator=torch.Generator().manual_seed(3))
+    other = format.prepare([w.square()])
+    found = grouped.encode_fields(format, w.numpy().view(np.uint8), "F32", like=other).fields
+    params = format.fit(w, like=other)
+    wanted = format.fields(format.encode(w, params), params)
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_other_candidates_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ TABLES = {
     ),
 }
 _BOUNDS = {"nf4": 0.35, "nf3": 0.5, "fp4_bnb": 0.45}
-_LEVELS = (1.0, 1.0625, 1.125, 0.9375)
+LEVELS = (1.0, 1.0625, 1.125, 0.9375)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,9 @@ class Codebook(Scaled):
         return self.kind
 
     @property
-    def coding(self) -> Coding | None:
+    def coding(self) -> Coding:
         """How a native kernel codes the format."""
-        return Coding("table", self.code_bits, self.span, levels=_LEVELS, table=TABLES[self.kind][0])
+        return Coding("table", self.code_bits, self.span, levels=LEVELS, table=TABLES[self.kind][0])
 
     @property
     def source(self) -> str:
@@ -114,7 +114,7 @@ class Codebook(Scaled):
         """The scale of the whole tensor, where there is one, from its histogram."""
         if self.scope.rows != 0:
             return super().prepare(slabs)
-        steps = table_step(Histogram.of(slabs).measured(), self.table(Params({})).double(), _LEVELS)
+        steps = table_step(Histogram.of(slabs).measured(), self.table(Params({})).double(), LEVELS)
         return self.shared(**self.stored_scales(steps.float()))
 
     def fit(
@@ -132,7 +132,7 @@ class Codebook(Scaled):
         m = Measured.of(self.grouped(w), self.weights_of(w, importance))
         if codes is not None:
             return self.shared(**self.stored_scales(step_at(m, self.grouped(table[codes.long()])), like))
-        return self.shared(**self.stored_scales(table_step(m, table, _LEVELS), like))
+        return self.shared(**self.stored_scales(table_step(m, table, LEVELS), like))
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> TableGrid:
         """What columns `cols` can become."""

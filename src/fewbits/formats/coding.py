@@ -12,8 +12,9 @@ STEPS = ("symmetric", "sign", "zero", "table")
 class Coding:
     """Codes of `bits` bits from `bottom` to `top`, `group` columns under one scale (0: all).
 
-    `flip` is combined bit by bit with what is stored; `levels` are the candidates of the search; `table` has at most 16
-    numbers, 0 among them.
+    `flip` is combined bit by bit with what is stored; `levels` are the candidates of the search. `table` has a number
+    for each code, 0 among them; where it is learned, parameters bring it. With `fives`, codes are 0, 1 and 2, and five
+    of them make a byte.
     """
 
     steps: str
@@ -25,7 +26,10 @@ class Coding:
     flip: int = 0
     levels: tuple[float, ...] = ()
     table: tuple[float, ...] = ()
+    fives: bool = False
 
     def __post_init__(self) -> None:
         assert self.steps in STEPS, f"no kernel knows steps of the kind {self.steps}"
-        assert not self.table or (len(self.table) <= 16 and 0.0 in self.table), "a table of at most 16 numbers with 0"
+        assert not self.table or (len(self.table) == 2**self.bits and 0.0 in self.table), (
+            "a number for each code, with 0"
+        )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from fewbits.formats import doubled
 from fewbits.formats.base import Fields, Params, Shapes
-from fewbits.formats.codebooks import Codebook
+from fewbits.formats.codebooks import LEVELS, Codebook
+from fewbits.formats.coding import Coding
 from fewbits.formats.histogram import Histogram
 from fewbits.formats.names import Words
 from fewbits.formats.scaled import scale_of
@@ -36,9 +37,9 @@ class Learned(Codebook):
     """
 
     @property
-    def coding(self) -> None:
-        """No native kernel codes tables that are learned."""
-        return
+    def coding(self) -> Coding:
+        """How a native kernel codes the format; parameters bring the table."""
+        return Coding("table", self.code_bits, self.span, levels=LEVELS)
 
     @property
     def rows(self) -> int:

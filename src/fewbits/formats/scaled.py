@@ -173,6 +173,9 @@ class Scaled(Gridded):
         """Bytes (rows, bytes per row) as codes (rows, cols)."""
         return unpack_bits(packed, self.code_bits, cols)
 
+    def check_codes(self, packed: Bytes) -> None:
+        """Raise FormatError where packed codes are none that the format has; here all are."""
+
     def from_fields(self, fields: Fields, shape: Shape) -> tuple[torch.Tensor, Params]:
         """Codes (rows, cols) uint8 and the parameters of `fit`."""
         check_fields(self.name, fields, self.shapes(*shape))

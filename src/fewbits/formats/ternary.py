@@ -10,6 +10,7 @@ import numpy as np
 
 from fewbits.errors import FormatError
 from fewbits.formats.base import Bytes, Params
+from fewbits.formats.coding import Coding
 from fewbits.formats.grids import UniformGrid
 from fewbits.formats.histogram import Histogram
 from fewbits.formats.names import Words
@@ -42,6 +43,11 @@ class Ternary(Scaled):
     def name(self) -> str:
         """Scope, and how scales are stored where not as numbers of 32 bits."""
         return "_".join(["ternary", self.scope.word, *self.scale_words])
+
+    @property
+    def coding(self) -> Coding:
+        """How a native kernel codes the format."""
+        return Coding("symmetric", self.code_bits, self.span, top=2, middle=1, levels=LEVELS, fives=True)
 
     @property
     def layout(self) -> str:
@@ -102,14 +108,18 @@ class Ternary(Scaled):
 
     def unpacked_codes(self, packed: Bytes, cols: int) -> Bytes:
         """Bytes (rows, bytes per row) as codes (rows, cols)."""
+        self.check_codes(packed)
+        powers = np.array([1, 3, 9, 27, 81], np.uint8)
+        codes: Bytes = (packed[..., None] // powers % 3).reshape(len(packed), -1)[:, :cols]
+        return np.ascontiguousarray(codes)
+
+    def check_codes(self, packed: Bytes) -> None:
+        """Raise FormatError where a byte is none that five codes make."""
         if packed.max(initial=0) >= 3**PER_BYTE:
             raise FormatError(
                 f"{self.name} packs five codes into a byte up to {3**PER_BYTE - 1} and was given {packed.max()}; "
                 "the file is damaged"
             )
-        powers = np.array([1, 3, 9, 27, 81], np.uint8)
-        codes: Bytes = (packed[..., None] // powers % 3).reshape(len(packed), -1)[:, :cols]
-        return np.ascontiguousarray(codes)
 
 
 def parse(name: str) -> Ternary:

@@ -6,17 +6,18 @@ are chosen under what is stored. Scales are few; that step in between is the for
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fewbits.errors import KernelError
+from fewbits.formats import doubled
 from fewbits.formats.base import Fields, Format, Params, Shape, check_fields, spans_per_row
 from fewbits.formats.coding import STEPS, Coding
 from fewbits.formats.scaled import Scaled
-from fewbits.kernels import NUMBERS, Bytes, EncodedFields, Floats, decode_rows
+from fewbits.kernels import NUMBERS, Bytes, EncodedFields, Floats, decode_rows, extent
 from fewbits.kernels.module import native_module
 from fewbits.lazy import LazyModule
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = LazyModule("torch")
+
+_NO_NUMBERS, _NO_ZEROS = np.empty(0, np.float32), np.empty((0, 0), np.uint8)
 
 
 def has_codec(format: Format) -> bool:
@@ -47,39 +50,56 @@ def encode_fields(
     """
     scaled, coding = _required(format)
     rows, cols = len(source), source.shape[1] // NUMBERS[numbers]
-    source = np.ascontiguousarray(source)
-    found, extent = _fitted(scaled, coding, source, numbers, importance, isa)
+    source, count = np.ascontiguousarray(source), spans_per_row(scaled.name, coding.group, cols)
+    if like is None and (scaled.scope.rows == 0 or _learned(coding)):
+        like = scaled.prepare([torch.from_numpy(decode_rows(numbers, source, cols))])
+    groups = _groups(coding, cols, _table(scaled, coding, like))
     if scaled.scope.rows == 0:
-        params = like or scaled.prepare([torch.from_numpy(decode_rows(numbers, source, cols))])
+        assert like is not None, "a scale of the whole tensor is made by prepare"
+        params, seen = like, extent(source, numbers, isa=isa)
     else:
+        found, seen = _fitted(groups, (rows, count), source, numbers, importance, isa)
         params = _stored(scaled, coding, found, like)
-    assert params is not None, "a scale of the whole tensor is made by prepare"
-    scales, zeros = _per_row(scaled, coding, params, (rows, found["step"].shape[1]))
+    scales, zeros = _per_row(scaled, coding, params, (rows, count))
     codes = np.empty(scaled.shapes(rows, cols)["codes"][1], np.uint8)
     squared_error, squared = np.empty(rows), np.empty(rows)
-    native_module().encode_groups(
-        _groups(coding, cols), source, numbers, scales, zeros, codes, squared_error, squared, isa
-    )
+    native_module().encode_groups(groups, source, numbers, scales, zeros, codes, squared_error, squared, isa)
     fields = {"codes": codes, **scaled.parameter_fields(params)}
-    return EncodedFields(fields, squared_error, squared, *extent)
+    return EncodedFields(fields, squared_error, squared, *seen)
 
 
 def _stored(format: Scaled, coding: Coding, found: dict[str, torch.Tensor], like: Params | None) -> Params:
-    zeros = {"zero": found["zero"]} if coding.steps == "zero" else {}
-    return format.shared(**format.stored_scales(found["step"], like), **zeros)
+    more = {"zero": found["zero"]} if coding.steps == "zero" else {}
+    if _learned(coding):
+        assert like is not None, "a table is learned by prepare"
+        more["table"] = like["table"]
+    return format.shared(**format.stored_scales(found["step"], like), **more)
 
 
 def decode_fields(format: Format, fields: Fields, shape: Shape, *, into: Floats | None = None, isa: str = "") -> Floats:
     """The numbers (rows, cols) float32 of stored fields, written `into` an array or a new one."""
     scaled, coding = _required(format)
     check_fields(scaled.name, fields, scaled.shapes(*shape))
-    rows, cols = shape
-    params = scaled.parameters(fields)
-    scales, zeros = _per_row(scaled, coding, params, (rows, cols // (coding.group or cols)))
+    scaled.check_codes(fields["codes"])
+    table = tuple(fields["table"].tolist()) if _learned(coding) else coding.table
     w = np.empty(shape, np.float32) if into is None else into
-    codes = np.ascontiguousarray(fields["codes"])
-    native_module().decode_groups(_groups(coding, cols), codes, scales, zeros, w, isa)
+    codes, zeros = np.ascontiguousarray(fields["codes"]), np.ascontiguousarray(fields.get("zero", _NO_ZEROS))
+    native_module().decode_groups(_groups(coding, shape[1], table), codes, _scales(scaled, fields), zeros, w, isa)
     return w
+
+
+def _scales(format: Scaled, fields: Fields) -> tuple[Bytes, str, Floats, Floats, float]:
+    """Scales as they lie on disk, their type, and what quantized ones are made of."""
+    stored = np.ascontiguousarray(fields["scale"]).view(np.uint8)
+    if format.double:
+        nested = np.ascontiguousarray(fields["nested"])
+        return stored, "dq", doubled.dynamic_map(), nested, float(fields["offset"][0])
+    return stored, format.scale, _NO_NUMBERS, _NO_NUMBERS, 0.0
+
+
+def coding_of(format: Format) -> Coding:
+    """How the native kernel codes `format`; raises KernelError where there is none."""
+    return _required(format)[1]
 
 
 def _required(format: Format) -> tuple[Scaled, Coding]:
@@ -88,26 +108,35 @@ def _required(format: Format) -> tuple[Scaled, Coding]:
     raise KernelError(f"there is no native codec for {format.name}; its torch implementation does the same, slower")
 
 
-@cache
-def _groups(coding: Coding, cols: int) -> Any:
+def _learned(coding: Coding) -> bool:
+    """Whether parameters bring the table."""
+    return coding.steps == "table" and not coding.table
+
+
+def _table(format: Scaled, coding: Coding, like: Params | None) -> tuple[float, ...]:
+    if not _learned(coding):
+        return coding.table
+    assert like is not None, "a table is learned by prepare"
+    return tuple(like["table"].flatten().tolist())
+
+
+@lru_cache(maxsize=256)
+def _groups(coding: Coding, cols: int, table: tuple[float, ...]) -> Any:
     """The coding as the native module takes it, a group of all columns counted."""
     codes = [coding.bottom, coding.top, coding.middle, coding.flip]
     steps, group = STEPS.index(coding.steps), coding.group or cols
-    return native_module().groups(steps, coding.bits, group, codes, list(coding.levels), list(coding.table))
+    return native_module().groups(steps, coding.bits, coding.fives, group, codes, list(coding.levels), list(table))
 
 
 def _fitted(
-    format: Scaled, coding: Coding, source: Bytes, numbers: str, importance: Floats | None, isa: str
+    groups: Any, shape: tuple[int, int], source: Bytes, numbers: str, importance: Floats | None, isa: str
 ) -> tuple[dict[str, torch.Tensor], tuple[float, int]]:
-    """Steps and zero points of all groups, and the extent of the numbers."""
-    rows, cols = len(source), source.shape[1] // NUMBERS[numbers]
-    count = spans_per_row(format.name, coding.group, cols)
-    steps, zeros = np.empty((rows, count), np.float32), np.empty((rows, count), np.uint8)
+    """Steps and zero points (rows, groups of a row), and the extent of the numbers."""
+    steps, zeros = np.empty(shape, np.float32), np.empty(shape, np.uint8)
     if importance is not None:
         importance = np.ascontiguousarray(importance, np.float32)
-    extent = native_module().fit_groups(_groups(coding, cols), source, numbers, importance, steps, zeros, isa)
-    found = {"step": torch.from_numpy(steps), "zero": torch.from_numpy(zeros).float()}
-    return found, extent
+    seen = native_module().fit_groups(groups, source, numbers, importance, steps, zeros, isa)
+    return {"step": torch.from_numpy(steps), "zero": torch.from_numpy(zeros).float()}, seen
 
 
 def _per_row(
