@@ -1,4 +1,4 @@
-// Rows encoded and measured in one pass, for formats with 32 numbers to a span. Sixteen spans are fitted side by side;
+// Rows encoded and measured in one pass, for formats with 32 numbers to a span, or more. Sixteen spans are fitted side by side;
 // then span after span is coded where it lies, and what comes back of it is summed up at once, in the order that
 // kernels.h states.
 #pragma once
@@ -8,7 +8,7 @@
 namespace fewbits {
 namespace {
 
-constexpr int span_columns = 32, span_vectors = span_columns / Vec::lanes, tile_spans = tile / span_columns;
+constexpr int span_columns = 32, span_vectors = span_columns / Vec::lanes;
 
 // Sums of the tile in work.
 struct SpanSums {
@@ -25,19 +25,22 @@ struct SpanSums {
 };
 
 // `Fit` finds the parameters of sixteen spans (fit), codes one of them (code), and knows the largest magnitude of each.
-template <typename Fit, typename Number>
+template <typename Fit, typename Number, int columns>
 class MeasuredRows {
     using Span = typename Fit::Span;
+    static constexpr int tile_spans = tile / columns;
+    // The batch that is fitted next lies two batches behind the one that is coded.
+    static constexpr int64_t next = 2 * batch * columns * static_cast<int64_t>(sizeof(Number)), distance = next > ahead ? next : ahead;
 
   public:
     MeasuredRows(const Number* w, int64_t cols, uint8_t* stored, Deviation* rows)
-        : w_(w), spans_(reinterpret_cast<Span*>(stored)), row_spans_(cols / span_columns), next_row_(rows) {}
+        : w_(w), spans_(reinterpret_cast<Span*>(stored)), row_spans_(cols / columns), next_row_(rows) {}
 
     // A batch is coded after the next one was fitted: so the long chain of operations at the end of a fit is not waited for.
     // Returns the largest magnitude.
     float encode(int64_t spans) {
         Coming last{0, 0, fits_, 0, 0};
-        for_batches<span_columns, batch>(w_, spans, [&](int64_t first, int present, const Number* numbers) {
+        for_batches<columns, batch>(w_, spans, [&](int64_t first, int present, const Number* numbers) {
             Coming next{first, present, last.fit == fits_ ? fits_ + 1 : fits_, 0, 0};
             next.fit->fit(numbers);
             for (int g = 0; g < batch; g += Vec::lanes) {
@@ -91,10 +94,10 @@ class MeasuredRows {
         vanishing_ = vanishing_ && !(spans.not_small & own);
         overflowing_ = overflowing_ || (spans.too_large & own);
         for (int i = s; i < s + count; ++i) {
-            const Number* x = w_ + (first + i) * span_columns;
+            const Number* x = w_ + (first + i) * columns;
             fit.code(x, i, &sums, spans_ + first + i);
-            __builtin_prefetch(reinterpret_cast<const char*>(x) + ahead);
-            if (sizeof(Number) > 2) __builtin_prefetch(reinterpret_cast<const char*>(x) + ahead + 64);
+            for (size_t line = 0; line < columns * sizeof(Number); line += 64)
+                __builtin_prefetch(reinterpret_cast<const char*>(x) + distance + static_cast<int64_t>(line));
         }
         of_row_ += count;
         if (count == left)
@@ -122,7 +125,7 @@ class MeasuredRows {
         const int64_t count = (of_row_ - 1) % tile_spans + 1, first = end - count;
         Number numbers[tile] = {};
         float back[tile] = {};
-        std::memcpy(numbers, w_ + first * span_columns, static_cast<size_t>(count) * span_columns * sizeof(Number));
+        std::memcpy(numbers, w_ + first * columns, static_cast<size_t>(count) * columns * sizeof(Number));
         Fit::decode(reinterpret_cast<const uint8_t*>(spans_ + first), count, back);
         add_tile_in_double(numbers, back, &lanes_);
     }
@@ -135,19 +138,19 @@ class MeasuredRows {
 };
 
 // Encodes rows with `Fit`, which has to offer both kinds of numbers.
-template <typename Fit>
+template <typename Fit, int columns = span_columns>
 float encode_measured(Number kind, const void* numbers, int64_t rows, int64_t cols, uint8_t* stored, Deviation* deviations) {
-    const int64_t spans = rows * (cols / span_columns);
+    const int64_t spans = rows * (cols / columns);
     if (kind == Number::bf16)
-        return MeasuredRows<Fit, Bfloat>(static_cast<const Bfloat*>(numbers), cols, stored, deviations).encode(spans);
-    return MeasuredRows<Fit, float>(static_cast<const float*>(numbers), cols, stored, deviations).encode(spans);
+        return MeasuredRows<Fit, Bfloat, columns>(static_cast<const Bfloat*>(numbers), cols, stored, deviations).encode(spans);
+    return MeasuredRows<Fit, float, columns>(static_cast<const float*>(numbers), cols, stored, deviations).encode(spans);
 }
 
 // The same numbers, unmeasured.
-template <typename Fit>
+template <typename Fit, int columns = span_columns>
 void encode_evenly(const float* w, int64_t spans, uint8_t* stored) {
     Deviation unused;
-    encode_measured<Fit>(Number::f32, w, 1, spans * span_columns, stored, &unused);
+    encode_measured<Fit, columns>(Number::f32, w, 1, spans * columns, stored, &unused);
 }
 
 }  // namespace

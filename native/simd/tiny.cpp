@@ -1,7 +1,7 @@
 // Q1_0 and Q2_0.
 #include "integers.h"
 #include "lanes.h"
-#include "spans.h"
+#include "measured.h"
 
 namespace fewbits {
 namespace {
@@ -75,71 +75,119 @@ class Weights {
     Vec sums_[3] = {Vec::all(0.0f), Vec::all(0.0f), Vec::all(0.0f)};
 };
 
-// Where all weigh the same they are counted, in ten bits each.
+// Where all weigh the same they are counted.
 template <>
 class Weights<false> {
   public:
     void add(Mask first, Mask second, Mask third, Vec) {
-        counts_ = add_where(counts_, first, all_integers(1));
-        counts_ = add_where(counts_, second, all_integers(1 << 10));
-        counts_ = add_where(counts_, third, all_integers(1 << 20));
+        counts_[0] = add_where(counts_[0], first, all_integers(1));
+        counts_[1] = add_where(counts_[1], second, all_integers(1));
+        counts_[2] = add_where(counts_[2], third, all_integers(1));
     }
-    Vec total(int i) const {
-        const Integers own = i == 0 ? counts_ : i == 1 ? lowered<10>(counts_) : lowered<20>(counts_);
-        return to_floats(own & all_integers(1023));
-    }
+    Vec total(int i) const { return to_floats(counts_[i]); }
 
   private:
-    Integers counts_ = all_integers(0);
+    Integers counts_[3] = {all_integers(0), all_integers(0), all_integers(0)};
 };
+
+void decode_q2_0(const uint8_t* stored, int64_t spans, float* w) {
+    const auto* in = reinterpret_cast<const SpanQ2_0*>(stored);
+    for (int64_t s = 0; s < spans; ++s, w += 64) {
+        const FourNumbers number(half_to_float(in[s].d));
+        for (int e = 0; e < 64; e += Vec::lanes) number(load_pairs_apart(in[s].q + e / 4)).store(w + e);
+    }
+}
+
+// Code e of 64, 0 to 3, into the bits 2 e and up.
+void pack_pairs(const uint8_t* codes, uint8_t* q) {
+#if defined(__AVX512F__)
+    const __m512i by_four = _mm512_maddubs_epi16(_mm512_loadu_si512(codes), _mm512_set1_epi16(0x0401));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_madd_epi16(by_four, _mm512_set1_epi32(0x00100001))));
+#else
+    for (int i = 0; i < 16; ++i, codes += 4)
+        q[i] = static_cast<uint8_t>(codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6);
+#endif
+}
 
 // Sixteen spans of Q2_0, a span in each lane.
 template <bool weighted>
 class FourSteps {
   public:
+    using Span = SpanQ2_0;
     static constexpr int length = 64;
+    static constexpr auto decode = decode_q2_0;
 
+    template <typename Number>
+    void fit(const Number* w) {
+        static_assert(!weighted, "weights are wanted");
+        if constexpr (sizeof(Number) == sizeof(float)) {
+            to_columns(w, length, x_);
+        } else {
+            alignas(64) float rows[length * batch];
+            for (int i = 0; i < length * batch; i += Vec::lanes) load_numbers(w + i).store(rows + i);
+            to_columns(rows, length, x_);
+        }
+        fit_columns();
+    }
     void fit(const float* w, const float* weights) {
         to_columns(w, length, x_);
-        if (weighted) to_columns(weights, length, weight_);
-        for (int g = 0; g < batch; g += Vec::lanes) {
-            const Vec limit = Vec::all(search::half_max);
-            store_half(clamp(best_step(g), Vec::all(0.0f) - limit, limit), d_bits_ + g);
-            store_codes(g);
-        }
+        to_columns(weights, length, weight_);
+        fit_columns();
     }
+    const float* largest() const { return largest_; }
 
-    void store(SpanQ2_0* spans, int present) const {
-        for (int s = 0; s < present; ++s) {
-            spans[s].d = d_bits_[s];
-            for (int j = 0; j < 4; ++j) std::memcpy(spans[s].q + 4 * j, codes_ + batch * j + s, 4);
+    // Codes span `s`, whose numbers are w, and measures it.
+    template <typename Number>
+    void code(const Number* w, int s, SpanSums* sums, SpanQ2_0* span) const {
+        const Vec d = Vec::all(d_[s]), inv = Vec::all(inv_[s]), least = Vec::all(-1.0f), most = Vec::all(2.0f);
+        alignas(64) uint8_t codes[length];
+        Vec nearest[length / Vec::lanes];
+        for (int v = 0; v < length / Vec::lanes; ++v) {
+            const Vec x = load_numbers(w + Vec::lanes * v);
+            nearest[v] = round_even(clamp(x * inv, least, most));
+            sums->add(v, x, d * nearest[v]);
         }
+        for (int v = 0; v < length / Vec::lanes; v += 4) store_rounded(nearest + v, 1, codes + Vec::lanes * v);
+        span->d = d_bits_[s];
+        pack_pairs(codes, span->q);
     }
 
   private:
     alignas(64) float x_[length * batch], weight_[weighted ? length * batch : 1];
-    alignas(64) uint32_t codes_[4 * batch];  // sixteen codes of span s at [16 * j + s]
+    alignas(64) float d_[batch], inv_[batch], largest_[batch];
     half_bits d_bits_[batch];
 
     Vec x(int g, int e) const { return Vec::load(x_ + batch * e + g); }
     Vec weight(int g, int e) const { return weighted ? Vec::load(weight_ + batch * e + g) : Vec::all(1.0f); }
 
+    void fit_columns() {
+        for (int g = 0; g < batch; g += Vec::lanes) {
+            const Vec limit = Vec::all(search::half_max);
+            store_half(clamp(best_step(g), Vec::all(0.0f) - limit, limit), d_bits_ + g);
+            const Vec d = load_half(d_bits_ + g);
+            d.store(d_ + g);
+            inverse(d).store(inv_ + g);
+        }
+    }
+
     // The step whose codes are tried: of both means of magnitudes.
-    Vec first_step(int g) const {
-        Vec sx = Vec::all(0.0f), sxx = sx, sxxx = sx;
+    Vec first_step(int g) {
+        Vec sx = Vec::all(0.0f), sxx = sx, sxxx = sx, largest = sx;
         for (int e = 0; e < length; ++e) {
             const Vec size = abs(x(g, e)), first = weighted ? weight(g, e) * size : size, second = first * size;
             sx = sx + first;
             sxx = sxx + second;
             sxxx = sxxx + second * size;
+            largest = max(largest, size);
         }
+        largest.store(largest_ + g);
         const Vec mean = sxx * inverse(sx), cubic_mean = sxxx * inverse(sxx);
         return mean * Vec::all(search::q2_0_of_mean) + cubic_mean * Vec::all(search::q2_0_of_cubic_mean);
     }
 
     // The best step for the codes -1 .. 2 or, where that removes more energy, the negative one for -2 .. 1: sums over
     // magnitudes above half of the first step and, on either side, above 3/2 of it, which are coded by two steps.
-    Vec best_step(int g) const {
+    Vec best_step(int g) {
         const Vec zero = Vec::all(0.0f), three = Vec::all(3.0f), first = first_step(g);
         const Vec half = first * Vec::all(0.5f), most = first * Vec::all(1.5f), least = zero - most;
         Vec sx = zero, above_x = zero, below_x = zero;
@@ -156,33 +204,17 @@ class FourSteps {
         const Vec down = sx + below_x, other = down * inverse(weights.total(0) + three * weights.total(2));
         return select(other * down > d * up, zero - other, d);
     }
-
-    // Code e in bits 2 e % 32 and up.
-    void store_codes(int g) {
-        const Vec inv = inverse(load_half(d_bits_ + g)), least = Vec::all(-1.0f), most = Vec::all(2.0f);
-        for (int j = 0; j < 4; ++j) {
-            Integers codes = all_integers(0);
-            for (int e = 16 * j + 15; e >= 16 * j; --e)
-                codes = raised<2>(codes) + round_integers(clamp(x(g, e) * inv, least, most));
-            fewbits::store(codes + all_integers(0x55555555), codes_ + batch * j + g);
-        }
-    }
 };
 
-template <bool weighted>
-void encode_steps(const float* w, const float* weights, int64_t spans, SpanQ2_0* out) {
-    FourSteps<weighted> fit;
-    for_batches<FourSteps<weighted>::length, batch>(
-        w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
-            fit.fit(x, weight);
-            fit.store(out + first, present);
-        });
-}
-
 void encode_q2_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    if (!weights) return encode_evenly<FourSteps<false>, 64>(w, spans, stored);
     auto* out = reinterpret_cast<SpanQ2_0*>(stored);
-    if (weights) encode_steps<true>(w, weights, spans, out);
-    else encode_steps<false>(w, nullptr, spans, out);
+    FourSteps<true> fit;
+    for_batches<64, batch>(w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
+        SpanSums unused;
+        fit.fit(x, weight);
+        for (int s = 0; s < present; ++s) fit.code(x + 64 * s, s, &unused, out + first + s);
+    });
 }
 
 void decode_q1_0(const uint8_t* stored, int64_t spans, float* w) {
@@ -198,17 +230,10 @@ void decode_q1_0(const uint8_t* stored, int64_t spans, float* w) {
     }
 }
 
-void decode_q2_0(const uint8_t* stored, int64_t spans, float* w) {
-    const auto* in = reinterpret_cast<const SpanQ2_0*>(stored);
-    for (int64_t s = 0; s < spans; ++s, w += 64) {
-        const FourNumbers number(half_to_float(in[s].d));
-        for (int e = 0; e < 64; e += Vec::lanes) number(load_pairs_apart(in[s].q + e / 4)).store(w + e);
-    }
-}
-
 constexpr Codec codecs[] = {
     {"Q1_0", signs, sizeof(SpanQ1_0), encode_q1_0, decode_q1_0, nullptr, true},
-    {"Q2_0", 64, sizeof(SpanQ2_0), encode_q2_0, decode_q2_0, nullptr, true},
+    {"Q2_0", 64, sizeof(SpanQ2_0), encode_q2_0, decode_q2_0, nullptr, true, nullptr,
+     encode_measured<FourSteps<false>, 64>},
 };
 
 }  // namespace
