@@ -101,6 +101,29 @@ void to_halves(const uint8_t* codes, int64_t count, uint16_t* halves) {
     }
 }
 
+#if defined(__AVX2__)
+// Codes of six bits, sixteen at a time, as long as sixteen bytes may be written; returns how many.
+template <typename Type>
+int64_t sixes_from_halves(const uint16_t* halves, int64_t count, uint8_t* codes) {
+    const __m256i three = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 8, 9, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+    const int64_t bytes = (count * 6 + 7) / 8;
+    int64_t i = 0;
+    for (; i + 16 <= count && i / 4 * 3 + 16 <= bytes; i += 16) {
+        const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves + i));
+        const __m256i size = _mm256_and_si256(_mm256_srli_epi16(x, Type::shift), _mm256_set1_epi16(31));
+        const __m256i code = _mm256_or_si256(size, _mm256_and_si256(_mm256_srli_epi16(x, 10), _mm256_set1_epi16(32)));
+        const __m256i two = _mm256_madd_epi16(code, _mm256_set1_epi32(64 << 16 | 1));
+        const __m256i four = _mm256_shuffle_epi8(_mm256_or_si256(two, _mm256_srli_epi64(two, 20)), three);
+        const __m128i packed = _mm_or_si128(_mm256_castsi256_si128(four), _mm_slli_si128(_mm256_extracti128_si256(four, 1), 6));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i / 4 * 3), packed);
+    }
+    return i;
+}
+#else
+template <typename Type>
+int64_t sixes_from_halves(const uint16_t*, int64_t, uint8_t*) { return 0; }
+#endif
+
 template <typename Type>
 void from_halves(const uint16_t* halves, int64_t count, uint8_t* codes) {
     constexpr uint32_t magnitude = (1u << (Type::bits - 1)) - 1, sign = magnitude + 1;
@@ -115,7 +138,7 @@ void from_halves(const uint16_t* halves, int64_t count, uint8_t* codes) {
         }
     } else {
         constexpr uint64_t every = 0x0001000100010001u;
-        for (int64_t i = 0; i < count; i += 4) {
+        for (int64_t i = sixes_from_halves<Type>(halves, count, codes); i < count; i += 4) {
             const int64_t bytes = (count - i < 4 ? count - i : 4) * 6 + 7;
             uint64_t x;
             std::memcpy(&x, halves + i, 8);

@@ -165,29 +165,41 @@ inline void load_line(const Slab& slab, int64_t line, int64_t count, float* scal
     }
 }
 
-// How many numbers at the start of each scope of row `r` are decoded in registers: none may be read behind the codes.
+// How many numbers at the start of each scope are decoded in registers.
 template <typename Type>
-int64_t in_registers(const Slab& slab, int64_t r) {
+int64_t in_registers(const Slab& slab) {
+    const int64_t span = slab.span();
+    if (!Decoder<Type>::read || (span % lanes && slab.scales_per_line() > 1)) return 0;
+    return span / lanes * lanes;
+}
+
+// `count` numbers under one scale, sixteen at a time; where a row is the `last` one, nothing may be read behind it.
+template <typename Type>
+void decode_sixteens(const Decoder<Type>& sixteen, const uint8_t* codes, int64_t count, bool last, float scale, float* w) {
     using Fast = Decoder<Type>;
-    const int64_t span = slab.span(), beyond = Fast::read - Fast::bytes;
-    if (!Fast::read || (span % lanes && slab.scales_per_line() > 1)) return 0;
-    return beyond && r == slab.rows - 1 ? 0 : span / lanes * lanes;
+    const bool tight = last && count && Fast::read > Fast::bytes;
+    const Vec by = Vec::all(scale);
+    int64_t i = 0;
+    for (; i < count - (tight ? lanes : 0); i += lanes) sixteen(codes + i / 8 * Type::bits, by, w + i);
+    if (!tight) return;
+    uint8_t rest[Fast::bytes + 16] = {};
+    std::memcpy(rest, codes + i / 8 * Type::bits, Fast::bytes);
+    sixteen(rest, by, w + i);
 }
 
 template <typename Type>
 void decode_rows(const Slab& slab, float* w) {
     const int64_t span = slab.span(), per_line = slab.scales_per_line(), row_bytes = code_row_bytes(slab.cols, Type::bits);
+    const int64_t fast = in_registers<Type>(slab);
     const Decoder<Type> sixteen;
     std::vector<float> scales(static_cast<size_t>(per_line));
     Row<Type> row(slab.cols);
     for (int64_t r = 0; r < slab.rows; ++r, w += slab.cols) {
         const uint8_t* codes = slab.codes + r * row_bytes;
-        const int64_t fast = in_registers<Type>(slab, r);
         if (r == 0 || line_of(slab, r) != line_of(slab, r - 1)) load_line(slab, line_of(slab, r), per_line, scales.data());
         for (int64_t g = 0; g < per_line; ++g) {
-            const Vec scale = Vec::all(scales[static_cast<size_t>(g)]);
-            const uint8_t* own = codes + g * span / 8 * Type::bits;
-            for (int64_t i = 0; i < fast; i += lanes) sixteen(own + i / 8 * Type::bits, scale, w + g * span + i);
+            const bool last = r == slab.rows - 1 && g == per_line - 1;
+            decode_sixteens(sixteen, codes + g * span / 8 * Type::bits, fast, last, scales[static_cast<size_t>(g)], w + g * span);
         }
         if (fast == span) continue;
         row.load(codes);

@@ -1,5 +1,5 @@
 // Small floats with floating-point scales.
-#include "fields.h"
+#include "sixteen.h"
 
 namespace fewbits {
 namespace {
@@ -28,6 +28,51 @@ float best_scale(const float* x, const float* weights, int64_t count) {
     return scale * size;
 }
 
+// The same for sixteen short spans, of which `present` are there.
+template <typename Type, bool weighted>
+void best_scales(const float* x, const float* weights, int64_t span, int present, float* scales) {
+    alignas(64) float size[batch] = {}, inv[batch], a[batch], b[batch], best[batch] = {}, y[longest_short * batch];
+    const float least = smallest_normal * Type::largest;
+    const Rounding<Type> rounded;
+    LaneSums yv, vv;
+    largest_along(x, span, present, size);
+    for (int s = 0; s < batch; ++s) {
+        size[s] = size[s] < least ? least : size[s];
+        inv[s] = inverse_of(size[s]);
+        scales[s] = 1.0f / Type::largest;
+    }
+    for (int s = 0; s < present; ++s)
+        for (int64_t e = span * s; e < span * (s + 1); e += Vec::lanes) (Vec::load(x + e) * Vec::all(inv[s])).store(y + e);
+    for (int l = 0; l < Type::levels.count; ++l) {
+        const Vec level = Vec::all(Type::levels.levels[l]), lowest = Vec::all(1.0f / Type::levels.reach);
+        add_along<weighted>(y, weights, span, present, {&yv, &vv}, [&](int, Vec number, Vec weight, Vec* sums) {
+            const Vec v = rounded(number * level), product = weigh<weighted>(weight, v);
+            sums[0] = sums[0] + product * number;
+            sums[1] = sums[1] + product * v;
+        });
+        yv.totals(a);
+        vv.totals(b);
+        for (int s = 0; s < batch; s += Vec::lanes) {
+            const Vec sum = Vec::load(a + s), squares = Vec::load(b + s), own = sum * inverse(squares);
+            const Vec candidate = select(own < lowest, lowest, own), gain = candidate * ((sum + sum) - candidate * squares);
+            const Mask better = gain > Vec::load(best + s);
+            select(better, gain, Vec::load(best + s)).store(best + s);
+            select(better, candidate, Vec::load(scales + s)).store(scales + s);
+        }
+    }
+    for (int s = 0; s < present; ++s) scales[s] = scales[s] * size[s];
+}
+
+template <typename Type, bool weighted>
+void fit_short(const Slab& slab, const float* w, const float* weights) {
+    const int64_t span = slab.span();
+    for_sixteens(slab.rows * slab.cols / span, [&](int64_t first, int present) {
+        alignas(64) float scales[batch];
+        best_scales<Type, weighted>(w + span * first, weighted ? weights + span * first : nullptr, span, present, scales);
+        for (int s = 0; s < present; ++s) store_scale(slab, first + s, scales[s] < smallest_normal ? smallest_normal : scales[s]);
+    });
+}
+
 // Numbers of a scope one after another: where they lie, or copied together if rows are apart.
 inline const float* gathered(const Slab& slab, const float* w, int64_t row, int64_t rows, int64_t col, std::vector<float>* copy) {
     const int64_t span = slab.span();
@@ -40,6 +85,7 @@ inline const float* gathered(const Slab& slab, const float* w, int64_t row, int6
 
 template <typename Type, bool weighted>
 void fit(const Slab& slab, const float* w, const float* weights) {
+    if (spans_are_short(slab)) return fit_short<Type, weighted>(slab, w, weights);
     std::vector<float> numbers, own;
     int64_t scale = 0;
     for (int64_t row = 0; row < slab.rows; row += slab.scope_rows) {

@@ -1,76 +1,114 @@
 // OCP's microscaling formats and NVFP4.
-#include "fields.h"
+#include "sixteen.h"
 
 namespace fewbits {
 namespace {
 
 inline int clamp_exponent(int exponent) { return exponent < -127 ? -127 : exponent > 127 ? 127 : exponent; }
 
-template <typename Type, bool weighted>
-int best_exponent(const float* x, const float* weights) {
-    const int usual = clamp_exponent(exponent_of(largest_of(x, mx_span)) - Type::largest_power);
-    const Rounding<Type> rounded;
-    float best = INFINITY;
-    int exponent = usual;
-    for (const int shift : Type::shifts) {
-        const int candidate = clamp_exponent(usual + shift);
-        const Vec inverse = Vec::all(power_of_two(-candidate)), back = Vec::all(power_of_two(candidate - usual));
-        LaneSum error;
-        for_lanes<weighted>(x, weights, mx_span, [&](int p, Vec number, Vec weight) {
-            const Vec y = number * inverse, r = (y - rounded(y)) * back;
-            error.part[p] = error.part[p] + weigh<weighted>(weight, r) * r;
-        });
-        const float found = error.total();
-        if (!(found < best)) continue;
-        best = found;
-        exponent = candidate;
+// What one of sixteen spans tries, and the best so far.
+struct Choice {
+    float best[batch];
+    int usual[batch], tried[batch], chosen[batch];
+
+    // `found` are the errors of what was tried.
+    void take(const float* found) {
+        for (int s = 0; s < batch; ++s) {
+            const bool lower = found[s] < best[s];
+            best[s] = lower ? found[s] : best[s];
+            chosen[s] = lower ? tried[s] : chosen[s];
+        }
     }
-    return exponent;
+    void start_from(int s, int at) {
+        best[s] = INFINITY;
+        usual[s] = chosen[s] = at;
+    }
+};
+
+template <typename Type, bool weighted>
+void best_exponents(const float* x, const float* weights, int present, uint8_t* scales) {
+    alignas(64) float largest[batch] = {}, found[batch], inverse[batch], back[batch];
+    const Rounding<Type> rounded;
+    LaneSums errors;
+    Choice choice;
+    largest_along(x, mx_span, present, largest);
+    for (int s = 0; s < batch; ++s) choice.start_from(s, clamp_exponent(exponent_of(largest[s]) - Type::largest_power));
+    for (const int shift : Type::shifts) {
+        for (int s = 0; s < batch; ++s) {
+            choice.tried[s] = clamp_exponent(choice.usual[s] + shift);
+            inverse[s] = power_of_two(-choice.tried[s]);
+            back[s] = power_of_two(choice.tried[s] - choice.usual[s]);
+        }
+        add_along<weighted>(x, weights, mx_span, present, {&errors}, [&](int s, Vec number, Vec weight, Vec* sum) {
+            const Vec y = number * Vec::all(inverse[s]), r = (y - rounded(y)) * Vec::all(back[s]);
+            *sum = *sum + weigh<weighted>(weight, r) * r;
+        });
+        errors.totals(found);
+        choice.take(found);
+    }
+    for (int s = 0; s < present; ++s) scales[s] = static_cast<uint8_t>(choice.chosen[s] + 127);
 }
 
-// The code of E4M3 of the scale of a group; `inverse` is that of the tensor's scale.
-template <bool weighted>
-int best_scale_code(const float* x, const float* weights, float inverse) {
-    const int top = static_cast<int>(e4m3.top), near = to_mini(e4m3, largest_of(x, nv_span) * inverse / 6.0f);
-    const int usual = near < 1 ? 1 : near;
-    const Vec inv = Vec::all(inverse);
-    const Rounding<E2M1> rounded;
-    float best = INFINITY;
-    int code = usual;
-    for (const int shift : nv_scale_shifts) {
-        const int beside = usual + shift, candidate = beside < 1 ? 1 : beside > top ? top : beside;
-        const float own = from_mini(e4m3, static_cast<uint8_t>(candidate));
-        const Vec scale = Vec::all(own), own_inverse = Vec::all(inverse_of(own));
-        LaneSum error;
-        for_lanes<weighted>(x, weights, nv_span, [&](int p, Vec number, Vec weight) {
-            const Vec y = number * inv, r = y - rounded(y * own_inverse) * scale;
-            error.part[p] = error.part[p] + weigh<weighted>(weight, r) * r;
-        });
-        const float found = error.total();
-        if (!(found < best)) continue;
-        best = found;
-        code = candidate;
+// Numbers of E4M3 by their codes, and the inverses.
+struct ScaleNumbers {
+    float number[128], inverse[128];
+    ScaleNumbers() {
+        for (int code = 0; code < 128; ++code) {
+            number[code] = from_mini(e4m3, static_cast<uint8_t>(code));
+            inverse[code] = inverse_of(number[code]);
+        }
     }
-    return code;
+};
+
+// The codes of E4M3 of the scales of groups; `inverse` is that of the tensor's scale.
+template <bool weighted>
+void best_scale_codes(const float* x, const float* weights, float inverse, int present, uint8_t* scales) {
+    static const ScaleNumbers scale_of;
+    alignas(64) float largest[batch] = {}, found[batch], y[nv_span * batch];
+    const Rounding<E2M1> rounded;
+    const int top = static_cast<int>(e4m3.top);
+    LaneSums errors;
+    Choice choice;
+    largest_along(x, nv_span, present, largest);
+    for (int s = 0; s < batch; ++s) {
+        const int near = to_mini(e4m3, largest[s] * inverse / 6.0f);
+        choice.start_from(s, near < 1 ? 1 : near);
+    }
+    for (int i = 0; i < nv_span * present; i += Vec::lanes) (Vec::load(x + i) * Vec::all(inverse)).store(y + i);
+    for (const int shift : nv_scale_shifts) {
+        for (int s = 0; s < batch; ++s) {
+            const int beside = choice.usual[s] + shift;
+            choice.tried[s] = beside < 1 ? 1 : beside > top ? top : beside;
+        }
+        add_along<weighted>(y, weights, nv_span, present, {&errors}, [&](int s, Vec number, Vec weight, Vec* sum) {
+            const int tried = choice.tried[s];
+            const Vec scale = Vec::all(scale_of.number[tried]), own_inverse = Vec::all(scale_of.inverse[tried]);
+            const Vec r = number - rounded(number * own_inverse) * scale;
+            *sum = *sum + weigh<weighted>(weight, r) * r;
+        });
+        errors.totals(found);
+        choice.take(found);
+    }
+    for (int s = 0; s < present; ++s) scales[s] = static_cast<uint8_t>(choice.chosen[s]);
 }
 
 template <typename Type>
 void encode_mx(const Slab& slab, const float* w, const float* weights) {
-    for (int64_t g = 0; g < slab.rows * slab.cols / mx_span; ++g) {
-        const float* x = w + g * mx_span;
-        const int exponent = weights ? best_exponent<Type, true>(x, weights + g * mx_span) : best_exponent<Type, false>(x, nullptr);
-        slab.scales[g] = static_cast<uint8_t>(exponent + 127);
-    }
+    for_sixteens(slab.rows * slab.cols / mx_span, [&](int64_t first, int present) {
+        const int64_t at = first * mx_span;
+        if (weights) best_exponents<Type, true>(w + at, weights + at, present, slab.scales + first);
+        else best_exponents<Type, false>(w + at, nullptr, present, slab.scales + first);
+    });
     encode_rows<Type>(slab, w);
 }
 
 void encode_nvfp4(const Slab& slab, const float* w, const float* weights) {
     const float inverse = inverse_of(slab.tensor_scale);
-    for (int64_t g = 0; g < slab.rows * slab.cols / nv_span; ++g) {
-        const float* x = w + g * nv_span;
-        slab.scales[g] = static_cast<uint8_t>(weights ? best_scale_code<true>(x, weights + g * nv_span, inverse)
-                                                      : best_scale_code<false>(x, nullptr, inverse));
-    }
+    for_sixteens(slab.rows * slab.cols / nv_span, [&](int64_t first, int present) {
+        const int64_t at = first * nv_span;
+        if (weights) best_scale_codes<true>(w + at, weights + at, inverse, present, slab.scales + first);
+        else best_scale_codes<false>(w + at, nullptr, inverse, present, slab.scales + first);
+    });
     encode_rows<E2M1>(slab, w);
 }
 
