@@ -1,4 +1,5 @@
 // Small floats with floating-point scales.
+#include "fields.h"
 #include "sixteen.h"
 
 namespace fewbits {
@@ -85,7 +86,7 @@ inline const float* gathered(const Slab& slab, const float* w, int64_t row, int6
 
 template <typename Type, bool weighted>
 void fit(const Slab& slab, const float* w, const float* weights) {
-    if (spans_are_short(slab)) return fit_short<Type, weighted>(slab, w, weights);
+    if (slab.scope_rows == 1 && is_short(slab.span())) return fit_short<Type, weighted>(slab, w, weights);
     std::vector<float> numbers, own;
     int64_t scale = 0;
     for (int64_t row = 0; row < slab.rows; row += slab.scope_rows) {

@@ -5,14 +5,13 @@
 
 #include "fewbits/families.h"
 #include "packing.h"
+#include "short_groups.h"
 #include "table256.h"
 
 namespace fewbits {
 namespace {
 
 constexpr int parts = 16 / Vec::lanes;
-
-inline float inverse(float x) { return x != 0.0f ? 1.0f / x : 0.0f; }
 
 // Sums over sixteen lanes; at last the upper half is added to the lower one until one is left.
 struct LaneSum {
@@ -133,22 +132,61 @@ class Search {
     const float* weights_ = nullptr;
 };
 
+// The zero point of a candidate, where numbers reach `below` zero.
+inline float zero_point(const Grouped& f, float level, float below, float width_inverse) {
+    const float top = static_cast<float>(f.top), inv = level * width_inverse;
+    const float share = level > top ? static_cast<float>(static_cast<double>(f.top) / level) : 1.0f;
+    const float zero = __builtin_nearbyintf(below * inv * share);
+    return (zero < 0.0f ? 0.0f : zero > top ? top : zero) + 0.0f;
+}
+
 uint8_t fit_zero(const Grouped& f, Search& search) {
     const float width_inverse = inverse(search.high - search.low), top = static_cast<float>(f.top);
     float best = 0.0f;
     for (int k = 0; k < f.level_count; ++k) {
-        const float level = f.levels[k], inv = level * width_inverse;
-        const float share = level > top ? static_cast<float>(static_cast<double>(f.top) / level) : 1.0f;
-        float zero = __builtin_nearbyintf(-search.low * inv * share);
-        zero = zero < 0.0f ? 0.0f : zero > top ? top : zero;
-        if (search.attempt(inv, Zeroed{Vec::all(zero + 0.0f), Vec::all(top)})) best = zero;
+        const float zero = zero_point(f, f.levels[k], -search.low, width_inverse);
+        if (search.attempt(f.levels[k] * width_inverse, Zeroed{Vec::all(zero), Vec::all(top)})) best = zero;
     }
     return static_cast<uint8_t>(best);
+}
+
+// One candidate of sixteen short groups.
+template <typename Search, typename Table>
+void try_level(Search& search, const Table& table, const Grouped& f, float level) {
+    const Vec by = Vec::all(level), least = Vec::all(static_cast<float>(f.bottom - f.middle));
+    const Vec most = Vec::all(static_cast<float>(f.top - f.middle)), top = Vec::all(static_cast<float>(f.top));
+    float inverses[batch];
+    if (f.steps == Steps::symmetric) search.attempt([&](int, Vec y) { return Whole{least, most}(y * by); });
+    if (f.steps == Steps::table) search.attempt([&](int, Vec y) { return table.nearest(y * by); });
+    if (f.steps != Steps::zero) return;
+    for (int g = 0; g < batch; ++g) {
+        const float width_inverse = inverse(search.high[g] + search.low[g]);
+        search.tried_zero[g] = zero_point(f, level, search.low[g], width_inverse);
+        inverses[g] = level * width_inverse;
+    }
+    search.attempt([&](int g, Vec y) { return Zeroed{Vec::all(search.tried_zero[g]), top}(y * Vec::all(inverses[g])); });
+}
+
+template <bool weighted, typename Table>
+void fit_short(const Table& table, const Grouped& f, const float* w, const float* weights, int64_t groups, float* steps,
+               uint8_t* zeros) {
+    ShortSearch<weighted> search(f.group);
+    for_sixteens(groups, [&](int64_t first, int present) {
+        search.begin(w + first * f.group, weighted ? weights + first * f.group : nullptr, present);
+        for (int k = 0; k < f.level_count; ++k) try_level(search, table, f, f.levels[k]);
+        for (int g = 0; g < present; ++g) {
+            steps[first + g] = search.step[g] * search.size[g];
+            zeros[first + g] = static_cast<uint8_t>(search.zero[g]);
+        }
+    });
 }
 
 // `table` is that of the format.
 template <typename Table>
 void fit_by(const Table& table, const Grouped& f, const float* w, const float* weights, int64_t groups, float* steps, uint8_t* zeros) {
+    if (is_short(f.group) && f.steps != Steps::sign)
+        return weights ? fit_short<true>(table, f, w, weights, groups, steps, zeros)
+                       : fit_short<false>(table, f, w, weights, groups, steps, zeros);
     Search search(f.group);
     const Whole whole{Vec::all(static_cast<float>(f.bottom - f.middle)), Vec::all(static_cast<float>(f.top - f.middle))};
     for (int64_t g = 0; g < groups; ++g) {

@@ -1,4 +1,5 @@
 // OCP's microscaling formats and NVFP4.
+#include "fields.h"
 #include "sixteen.h"
 
 namespace fewbits {
