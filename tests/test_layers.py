@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "qtensor": {"errors", "lazy", "formats.base"},
     "kernels": {"errors", "lazy", "registry", "formats", "qtensor"},
     "methods": {"errors", "registry", "lazy", "formats.base", "qtensor"},
+    "calibration": {"errors", "registry", "lazy"},
     "models": {"errors", "registry"},
     "planning": {"errors", "registry", "formats", "sites"},
     "checkpoints": {"errors", "mapped", "kernels.module", "registry", "formats", "qtensor", "models"},

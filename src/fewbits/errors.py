@@ -29,3 +29,7 @@ class EvaluationError(FewbitsError):
 
 class KernelError(FewbitsError):
     """The native module is missing a kernel, or was asked for an instruction set that this machine lacks."""
+
+
+class CalibrationError(FewbitsError):
+    """A model cannot be calibrated: too little text, or numbers that are none."""

@@ -22,7 +22,7 @@ from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
 from fewbits.digest import Digests
 from fewbits.encoding import Encoded, encode_slab, is_native, shared_parameters, slabs
-from fewbits.errors import CheckpointError
+from fewbits.errors import CalibrationError, CheckpointError
 from fewbits.formats import Params
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
@@ -43,6 +43,7 @@ def run(
     """Do what `fewbits.quantize` promises, with `workers`; some of `digests` may have begun."""
     overrides = planning.parse_overrides(request.tensors)
     recipe, method = planning.get(request.recipe).with_overrides(overrides), methods.get(request.method)
+    _require_no_calibration(method)
     target = target_of(request.output)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
     weigher = read_importance(request.importance) if request.importance is not None else None
@@ -59,6 +60,15 @@ def run(
         return job.preview
     require_room(request.output, job.prepared.size)
     return _work(request, job, method, workers, lambda: digests.of(files))
+
+
+def _require_no_calibration(method: Method) -> None:
+    """Refuse what only calibration data can feed: no text is read here."""
+    if method.needs:
+        raise CalibrationError(
+            f"the method {method.name} needs the {' and '.join(sorted(method.needs))} of every matrix's inputs, which "
+            "is not measured here; call fewbits.methods with it from Python, or take --method nearest."
+        )
 
 
 def _work(

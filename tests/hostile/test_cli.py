@@ -82,6 +82,12 @@ class TestRefusals:
 
         assert_refused(done, "'nearst'", "nearest")
 
+    def test_a_method_that_needs_what_nobody_measured(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        done = fewbits("quantize", pocket, "-o", folder / "o.gguf", "--method", "gptq", *json_too)
+
+        assert_refused(done, "gptq needs the hessian", "--method nearest")
+        assert contents(folder) == []
+
     def test_an_output_that_exists(self, json_too: list[str], pocket: Path, folder: Path) -> None:
         (folder / "o.gguf").write_text("precious", encoding="utf-8")
 

@@ -16,9 +16,13 @@ from fewbits.qtensor import QTensor
 from fewbits.testing import check_method
 
 
-@pytest.mark.parametrize("name", list(methods.METHODS))
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if not methods.get(name).needs])
 def test_method(name: str) -> None:
     check_method(methods.get(name))
+
+
+def test_methods_that_need_statistics_have_their_own_test() -> None:
+    assert {name for name in methods.METHODS if methods.get(name).needs} == {"gptq"}, "see test_gptq.py"
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ class Params:
             shared,
         )
 
+    @staticmethod
+    def side_by_side(parts: list[Params]) -> Params:
+        """Spans of the same rows put together again, in order; none of them share anything."""
+        return Params({name: torch.cat([p[name] for p in parts], 1) for name in parts[0].arrays})
+
 
 class Grid(Protocol):
     """What given columns can become once the parameters are fixed: all that an error-feedback sweep needs."""

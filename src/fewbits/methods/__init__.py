@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fewbits.errors import RecipeError
 from fewbits.methods.base import Method
+from fewbits.methods.gptq import GPTQ
 from fewbits.methods.nearest import Nearest
 from fewbits.registry import Registry
 
 __all__ = ["METHODS", "Method", "get"]
 
 METHODS: Registry[Method] = Registry("method", RecipeError)
-for _method in (Nearest(),):
+for _method in (Nearest(), GPTQ()):
     METHODS.add(_method.name, _method)
 
 

@@ -1,0 +1,175 @@
+"""Statistics of the inputs of a matrix: `update` with tokens, `merge` what was measured elsewhere, read the `value`.
+
+Inputs are x (tokens, cols), on any device. Sums grow in float64 where they are one number per column, and in float32
+where they are a square: a Hessian of 8192 columns takes 256 MB already, and rounding errors of 1e-7 of its largest
+entry are far below the damping that every use of it adds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from fewbits.errors import CalibrationError
+from fewbits.lazy import LazyModule
+from fewbits.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+Other_contra = TypeVar("Other_contra", contravariant=True)
+
+
+class Stat(Protocol[Other_contra]):
+    """One statistic of one matrix's inputs."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were seen."""
+
+    @property
+    def value(self) -> torch.Tensor:
+        """What was measured; raises CalibrationError where no token was seen."""
+
+    def update(self, x: torch.Tensor) -> None:
+        """See the tokens of `x` (tokens, cols)."""
+
+    def merge(self, other: Other_contra) -> None:
+        """See what `other` has seen."""
+
+
+class _Counted:
+    """What statistics share: the number of tokens, and the refusal to speak without any."""
+
+    def __init__(self, cols: int) -> None:
+        self.cols = cols
+        self.tokens = 0
+
+    def _count(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` as (tokens, cols), counted."""
+        tokens = x.reshape(-1, x.shape[-1])
+        if tokens.shape[1] != self.cols:
+            raise CalibrationError(
+                f"inputs have {tokens.shape[1]} columns and the matrix has {self.cols}; this is a bug."
+            )
+        self.tokens += len(tokens)
+        return tokens
+
+    def _require_tokens(self) -> None:
+        if self.tokens == 0:
+            raise CalibrationError(
+                "no token of the calibration text reached this matrix; give more text, or of other kinds."
+            )
+
+
+class MinMax(_Counted):
+    """The smallest and the largest number per column, (2, cols) float32.
+
+    >>> import torch
+    >>> stat = MinMax(2)
+    >>> stat.update(torch.tensor([[1.0, -2.0], [3.0, 0.5]]))
+    >>> stat.value.tolist()
+    [[1.0, -2.0], [3.0, 0.5]]
+    """
+
+    def __init__(self, cols: int) -> None:
+        super().__init__(cols)
+        self._low = torch.full((cols,), torch.inf)
+        self._high = torch.full((cols,), -torch.inf)
+
+    @property
+    def value(self) -> torch.Tensor:
+        """(2, cols)."""
+        self._require_tokens()
+        return torch.stack([self._low, self._high])
+
+    def update(self, x: torch.Tensor) -> None:
+        """See the tokens of `x`."""
+        low, high = self._count(x).float().aminmax(dim=0)
+        self._low, self._high = torch.minimum(self._low.to(x.device), low), torch.maximum(self._high.to(x.device), high)
+
+    def merge(self, other: MinMax) -> None:
+        """See what `other` has seen."""
+        self.tokens += other.tokens
+        self._low, self._high = torch.minimum(self._low, other._low), torch.maximum(self._high, other._high)
+
+
+class AbsMax(MinMax):
+    """The largest magnitude per column, (cols,) float32."""
+
+    @property
+    def value(self) -> torch.Tensor:
+        """(cols,)."""
+        self._require_tokens()
+        return torch.maximum(self._low.abs(), self._high.abs())
+
+
+class MeanSquare(_Counted):
+    """The mean of squares per column, (cols,) float32: what llama.cpp's imatrix holds.
+
+    >>> import torch
+    >>> stat = MeanSquare(2)
+    >>> stat.update(torch.tensor([[1.0, -2.0], [3.0, 0.0]]))
+    >>> stat.value.tolist()
+    [5.0, 2.0]
+    """
+
+    def __init__(self, cols: int) -> None:
+        super().__init__(cols)
+        self._sum = torch.zeros(cols, dtype=torch.float64)
+
+    @property
+    def value(self) -> torch.Tensor:
+        """(cols,)."""
+        self._require_tokens()
+        return (self._sum / self.tokens).float()
+
+    def update(self, x: torch.Tensor) -> None:
+        """See the tokens of `x`."""
+        self._sum = self._sum.to(x.device) + self._count(x).double().square().sum(0)
+
+    def merge(self, other: MeanSquare) -> None:
+        """See what `other` has seen."""
+        self.tokens += other.tokens
+        self._sum = self._sum + other._sum.to(self._sum.device)
+
+
+class Hessian(_Counted):
+    """The mean of x^T x over tokens, (cols, cols) float32: how errors of the columns of a matrix add up in its outputs.
+
+    The squared error of outputs that an error E (rows, cols) of the matrix makes is tr(E H E^T) per token.
+
+    >>> import torch
+    >>> stat = Hessian(2)
+    >>> stat.update(torch.tensor([[1.0, -2.0], [3.0, 0.0]]))
+    >>> stat.value.tolist()
+    [[5.0, -1.0], [-1.0, 2.0]]
+    """
+
+    def __init__(self, cols: int) -> None:
+        super().__init__(cols)
+        self._sum = torch.zeros(cols, cols)
+
+    @property
+    def value(self) -> torch.Tensor:
+        """(cols, cols)."""
+        self._require_tokens()
+        return self._sum / self.tokens
+
+    def update(self, x: torch.Tensor) -> None:
+        """See the tokens of `x`."""
+        tokens = self._count(x).float()
+        self._sum = self._sum.to(x.device).addmm_(tokens.T, tokens)
+
+    def merge(self, other: Hessian) -> None:
+        """See what `other` has seen."""
+        self.tokens += other.tokens
+        self._sum = self._sum + other._sum.to(self._sum.device)
+
+
+STATS: Registry[type[MinMax | MeanSquare | Hessian]] = Registry("statistic", CalibrationError)
+STATS.add("absmax", AbsMax)
+STATS.add("minmax", MinMax)
+STATS.add("mean_square", MeanSquare)
+STATS.add("hessian", Hessian)

@@ -1,0 +1,198 @@
+"""GPTQ on every format: equal to a slow float64 sweep, never nearest in disguise, never worse by its own objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fewbits import formats, methods
+from fewbits.errors import CalibrationError
+from fewbits.formats import Params
+from fewbits.methods.gptq import DAMPING, GPTQ, inverse_factor, objective
+from fewbits.methods.nearest import Nearest
+from fewbits.qtensor import QTensor
+from fewbits.testing import check_method
+from references.obq import sweep
+
+EXACT = ("F64", "F32")
+QUANTIZED = [name for name in formats.FORMATS if name not in EXACT]
+
+
+def hessian_of(cols: int, seed: int = 0) -> torch.Tensor:
+    """The Hessian (cols, cols) of inputs whose columns depend on each other and are of unlike size."""
+    drawn = torch.Generator().manual_seed(seed)
+    mixed = torch.eye(cols) + 2 * torch.randn(cols, cols, generator=drawn) / cols**0.5
+    x = torch.randn(4 * cols, cols, generator=drawn) @ mixed * torch.rand(cols, generator=drawn).add(0.2)
+    return x.T @ x / len(x)
+
+
+def weights(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
+
+
+def width(name: str) -> int:
+    """Two spans, or about a hundred columns."""
+    span = max(formats.get(name).span, 1)
+    return 2 * span if span >= 96 else 96 // span * span
+
+
+def near(hessian: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"importance": (hessian.diagonal() / hessian.diagonal().mean()).float()}
+
+
+@pytest.fixture
+def _swept_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep alone: rows that come out worse than rounded to nearest stay."""
+    monkeypatch.setattr("fewbits.methods.gptq._better", lambda w, hessian, swept, plain: swept)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_never_nearest_in_disguise(name: str) -> None:
+    format, h = formats.get(name), hessian_of(width(name))
+    w = weights(12, width(name))
+
+    q, plain = GPTQ().solve(w, format, {"hessian": h}), Nearest().solve(w, format, near(h))
+
+    assert not torch.equal(q.codes, plain.codes)
+    assert float(objective(w, q, h).sum()) < 0.95 * float(objective(w, plain, h).sum())
+
+
+@pytest.mark.parametrize("name", ["int4_row_sym", "uint4_row_asym", "nf4_row", "int8_tensor_sym", "fp8_e4m3_row"])
+@pytest.mark.usefixtures("_swept_whatever_comes")
+def test_equals_the_slow_sweep_over_a_committed_grid(name: str) -> None:
+    format, w, h = formats.get(name), weights(5, 48, 3), hessian_of(48, 3)
+    found = GPTQ().solve(w, format, {"hessian": h})
+
+    def rounded(row: int, x: np.ndarray[Any, Any], at: int) -> np.ndarray[Any, Any]:
+        grid = format.grid(found.params, slice(at, at + 1))
+        column = torch.full((5, 1), float(x[0]))
+        value: np.ndarray[Any, Any] = grid.value(grid.nearest(column))[row].double().numpy()
+        return value
+
+    damped = h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(48)
+    assert np.array_equal(found.dequantize().double().numpy(), sweep(w.double().numpy(), damped.numpy(), rounded))
+
+
+@pytest.mark.usefixtures("_swept_whatever_comes")
+def test_equals_the_slow_sweep_where_eight_columns_are_rounded_together() -> None:
+    format, w, h = formats.get("IQ2_XS"), weights(2, 256, 5), hessian_of(256, 5)
+    found = GPTQ().solve(w, format, {"hessian": h})  # one span: its parameters are those of the plain weights
+
+    def rounded(row: int, x: np.ndarray[Any, Any], at: int) -> np.ndarray[Any, Any]:
+        grid = format.grid(found.params, slice(at, at + 8))
+        columns = torch.from_numpy(x).float().expand(2, 8).contiguous()
+        value: np.ndarray[Any, Any] = grid.value(grid.nearest(columns))[row].double().numpy()
+        return value
+
+    damped = h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(256)
+    assert np.array_equal(found.dequantize().double().numpy(), sweep(w.double().numpy(), damped.numpy(), rounded, 8))
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q2_K", "IQ3_S", "int4_g32_sym_f16", "int3_g96_asym_f16", "nf4_g64_dq"])
+@pytest.mark.parametrize("chunk", [32, 96, 1024])
+def test_the_chunk_changes_nothing(name: str, chunk: int) -> None:
+    format, cols = formats.get(name), 3 * max(width(name), 192)
+    w, h = weights(3, cols, 7), hessian_of(cols, 7)
+
+    one, other = (GPTQ(chunk=c).solve(w, format, {"hessian": h}) for c in (128, chunk))
+
+    assert torch.equal(one.codes, other.codes)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q8_0", "int4_row_sym", "nf4_g64"])
+def test_inputs_that_do_not_depend_on_each_other_give_nearest(name: str) -> None:
+    w, format = weights(4, 128, 1), formats.get(name)
+
+    q = GPTQ().solve(w, format, {"hessian": torch.eye(128)})
+
+    assert torch.equal(q.codes, Nearest().solve(w, format, {"importance": torch.ones(128)}).codes)
+
+
+def test_rows_do_not_influence_each_other() -> None:
+    w, h, format = weights(9, 256, 2), hessian_of(256, 2), formats.get("Q4_K")
+    order = torch.tensor([3, 1, 8, 0, 7, 2, 6, 5, 4])
+
+    whole = GPTQ().solve(w, format, {"hessian": h}).packed()
+
+    assert np.array_equal(GPTQ().solve(w[order], format, {"hessian": h}).packed(), whole[order.numpy()])
+
+
+def test_laws_of_methods() -> None:
+    def total(w: torch.Tensor, q: QTensor, stats: Mapping[str, Any]) -> float:
+        return float(objective(w, q, stats["hessian"]).sum())
+
+    some = [formats.get(n) for n in ("BF16", "Q4_0", "Q5_1", "Q6_K", "IQ4_XS", "int4_g64_sym_dq", "nf4_g64", "mxfp4")]
+    check_method(GPTQ(), formats=some, stats=lambda cols: {"hessian": hessian_of(cols)}, objective=total)
+
+
+def test_the_laws_see_a_sweep_in_the_wrong_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    h, w = hessian_of(96), weights(4, 96)
+    good = float(objective(w, GPTQ().solve(w, formats.get("int4_row_sym"), {"hessian": h}), h).sum())
+
+    def turned(hessian: torch.Tensor) -> torch.Tensor:
+        upper = inverse_factor(hessian)
+        return 2 * torch.diag(upper.diagonal()) - upper
+
+    monkeypatch.setattr("fewbits.methods.gptq.inverse_factor", turned)
+    monkeypatch.setattr("fewbits.methods.gptq._better", lambda w, hessian, swept, plain: swept)
+
+    bad = float(objective(w, GPTQ().solve(w, formats.get("int4_row_sym"), {"hessian": h}), h).sum())
+
+    assert bad > 1.2 * good
+
+
+def test_columns_that_nothing_reaches_are_rounded_alone() -> None:
+    h = hessian_of(64, 4)
+    h[:, 5] = h[5, :] = 0.0
+    w, format = weights(3, 64, 4), formats.get("int4_row_sym")
+    params = Nearest().solve(w, format, near(h)).params
+
+    codes = GPTQ().solve(w, format, {"hessian": h}).codes
+
+    assert torch.equal(codes[:, 5], format.encode(w, params)[:, 5])
+
+
+def test_the_damping_grows_until_columns_can_be_told_apart() -> None:
+    alike = torch.ones(8, 8)
+    upper = inverse_factor(alike.double())
+
+    product = (upper.T @ upper) @ (alike.double() + DAMPING[0] * torch.eye(8, dtype=torch.float64))
+    assert torch.allclose(product, torch.eye(8, dtype=torch.float64), atol=1e-8)
+    negative = torch.eye(8, dtype=torch.float64)
+    negative[0, 1] = negative[1, 0] = 5.0  # no sum of squares; the ladder ends at 10
+    assert torch.isfinite(inverse_factor(negative)).all()
+
+
+@pytest.mark.parametrize(("bad", "message"), [(torch.nan, "NaN or infinite"), (torch.inf, "NaN or infinite")])
+def test_numbers_that_are_none_are_refused(bad: float, message: str) -> None:
+    h = hessian_of(32)
+    h[3, 4] = bad
+    with pytest.raises(CalibrationError, match=message):
+        GPTQ().solve(weights(2, 32), formats.get("Q4_0"), {"hessian": h})
+
+
+def test_what_no_damping_makes_definite_is_refused() -> None:
+    h = torch.eye(32)
+    h[0, 1] = h[1, 0] = 100.0
+    with pytest.raises(CalibrationError, match="too much alike"):
+        GPTQ().solve(weights(2, 32), formats.get("Q4_0"), {"hessian": h})
+
+
+def test_parameters_of_spans_lie_side_by_side() -> None:
+    format, w = formats.get("Q4_K"), weights(3, 512)
+    spans = [format.fit(part) for part in (w[:, :256], w[:, 256:])]
+    whole = format.fit(w)
+
+    joined = Params.side_by_side(spans)
+
+    assert all(torch.equal(joined[name], array) for name, array in whole.arrays.items())
+
+
+def test_the_registry_knows_it() -> None:
+    assert methods.get("gptq") == GPTQ()
+    assert replace(GPTQ(), chunk=64).needs == {"hessian"}
