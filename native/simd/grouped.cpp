@@ -299,11 +299,10 @@ void load_group(const uint8_t* codes, int64_t count, float* w, const Number& num
 }
 
 void decode(const Grouped& f, const uint8_t* codes, const float* scales, const uint8_t* zeros, int64_t groups, float* w) {
+    if (f.steps == Steps::table && f.bits > 4) return decoding_256[f.bits - 5](f, codes, scales, groups, w);
     for (int64_t g = 0; g < groups; ++g, w += f.group, codes += f.group) {
         const Vec scale = Vec::all(scales[g]);
-        if (f.steps == Steps::table && f.bits > 4) {
-            decoding_256[f.bits - 5](codes, f.group, scales[g], f.table, w);
-        } else if (f.steps == Steps::table) {
+        if (f.steps == Steps::table) {
             load_group(codes, f.group, w, [&](const uint8_t* c, Vec* out) {
                 look_up(c, f.table, out);
                 for (int p = 0; p < parts; ++p) out[p] = scale * out[p];

@@ -67,35 +67,83 @@ class Table256 {
     }
 };
 
-// The numbers of as many codes as a vector has lanes. A few numbers are looked up in registers, many in memory: of 256
-// the registers would hold an eighth at a time.
-template <int bits>
-Vec numbers_at(const float* table, const uint8_t* codes) {
 #if defined(__AVX512F__)
-    const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    if constexpr (bits > 6) return look_up(table, Places{index});
-    const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(table), index, _mm512_loadu_ps(table + 16));
-    if constexpr (bits == 5) return {low};
-    const __m512 high = _mm512_permutex2var_ps(_mm512_loadu_ps(table + 32), index, _mm512_loadu_ps(table + 48));
-    return {_mm512_mask_blend_ps(_mm512_test_epi32_mask(index, _mm512_set1_epi32(32)), low, high)};
-#elif defined(__AVX2__)
-    return look_up(table, Places{_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)))});
-#else
-    float found[Vec::lanes];
-    for (int j = 0; j < Vec::lanes; ++j) found[j] = table[codes[j]];
-    return Vec::load(found);
-#endif
-}
-
-// w[i] = scale * table[codes[i]], for codes of more than four bits.
+// The numbers of codes of `bits` bits, thirty-two at a time: the lower halves of numbers are looked up in registers, then
+// the upper ones. Reading them one by one from memory takes more than twice as long.
 template <int bits>
-void decode_256(const uint8_t* codes, int64_t count, float scale, const float* table, float* w) {
-    int64_t i = 0;
-    for (; i + Vec::lanes <= count; i += Vec::lanes) (Vec::all(scale) * numbers_at<bits>(table, codes + i)).store(w + i);
-    for (; i < count; ++i) w[i] = scale * table[codes[i]];
+class Numbers256 {
+  public:
+    static constexpr int together = 32;
+
+    explicit Numbers256(const float* table) {
+        for (int i = 0; i < parts; ++i) {
+            const __m512i first = _mm512_loadu_si512(table + 32 * i), second = _mm512_loadu_si512(table + 32 * i + 16);
+            lower_[i] = joined(first, second);
+            upper_[i] = joined(_mm512_srli_epi32(first, 16), _mm512_srli_epi32(second, 16));
+        }
+    }
+    void decode(const uint8_t* codes, Vec scale, float* w) const {
+        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // so that halves meet in the order of the codes
+        const __m256i some = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+        const __m512i index = _mm512_cvtepu8_epi16(_mm256_permutevar8x32_epi32(some, order));
+        const __m512i low = find<bits>(lower_, index), high = find<bits>(upper_, index);
+        (scale * Vec{_mm512_castsi512_ps(_mm512_unpacklo_epi16(low, high))}).store(w);
+        (scale * Vec{_mm512_castsi512_ps(_mm512_unpackhi_epi16(low, high))}).store(w + 16);
+    }
+
+  private:
+    static constexpr int parts = 1 << (bits - 5);
+    __m512i lower_[parts], upper_[parts];
+
+    static __m512i joined(__m512i first, __m512i second) {
+        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(first)), _mm512_cvtepi32_epi16(second), 1);
+    }
+    template <int left>
+    static __m512i find(const __m512i* halves, __m512i index) {
+        if constexpr (left == 5) return _mm512_permutexvar_epi16(index, halves[0]);
+        else if constexpr (left == 6) return _mm512_permutex2var_epi16(halves[0], index, halves[1]);
+        else {
+            const __mmask32 upper = _mm512_test_epi16_mask(index, _mm512_set1_epi16(1 << (left - 1)));
+            return _mm512_mask_blend_epi16(upper, find<left - 1>(halves, index), find<left - 1>(halves + (1 << (left - 6)), index));
+        }
+    }
+};
+#else
+template <int bits>
+class Numbers256 {
+  public:
+    static constexpr int together = Vec::lanes;
+
+    explicit Numbers256(const float* table) : table_(table) {}
+    void decode(const uint8_t* codes, Vec scale, float* w) const {
+#if defined(__AVX2__)
+        const __m128i some = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+        (scale * look_up(table_, Places{_mm256_cvtepu8_epi32(some)})).store(w);
+#else
+        float found[Vec::lanes];
+        for (int j = 0; j < Vec::lanes; ++j) found[j] = table_[codes[j]];
+        (scale * Vec::load(found)).store(w);
+#endif
+    }
+
+  private:
+    const float* table_;
+};
+#endif
+
+// w = scale * table[code], for codes of more than four bits.
+template <int bits>
+void decode_256(const Grouped& f, const uint8_t* codes, const float* scales, int64_t groups, float* w) {
+    const Numbers256<bits> numbers(f.table);
+    constexpr int together = Numbers256<bits>::together;
+    for (int64_t g = 0; g < groups; ++g, codes += f.group, w += f.group) {
+        int64_t i = 0;
+        for (; i + together <= f.group; i += together) numbers.decode(codes + i, Vec::all(scales[g]), w + i);
+        for (; i < f.group; ++i) w[i] = scales[g] * f.table[codes[i]];
+    }
 }
 
-using Decode256 = void (*)(const uint8_t*, int64_t, float, const float*, float*);
+using Decode256 = void (*)(const Grouped&, const uint8_t*, const float*, int64_t, float*);
 constexpr Decode256 decoding_256[4] = {decode_256<5>, decode_256<6>, decode_256<7>, decode_256<8>};
 
 }  // namespace
