@@ -81,7 +81,18 @@ void pack_halves_of_bytes(const uint8_t* codes, int64_t count, uint8_t flip, uin
 }
 
 void unpack_halves_of_bytes(const uint8_t* stored, int64_t count, uint8_t flip, uint8_t* codes) {
-    for (int64_t i = 0; i < count / 2; ++i) {
+    int64_t i = 0;
+#if defined(__AVX2__) || defined(__AVX512F__)
+    const __m128i mask = _mm_set1_epi8(15), flips = _mm_set1_epi8(static_cast<char>(flip));
+    for (; i + 16 <= count / 2; i += 16) {
+        const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(stored + i));
+        const __m128i low = _mm_xor_si128(_mm_and_si128(both, mask), flips);
+        const __m128i high = _mm_xor_si128(_mm_and_si128(_mm_srli_epi16(both, 4), mask), flips);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 2 * i), _mm_unpacklo_epi8(low, high));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 2 * i + 16), _mm_unpackhi_epi8(low, high));
+    }
+#endif
+    for (; i < count / 2; ++i) {
         codes[2 * i] = (stored[i] & 15) ^ flip;
         codes[2 * i + 1] = static_cast<uint8_t>(stored[i] >> 4) ^ flip;
     }
@@ -89,7 +100,15 @@ void unpack_halves_of_bytes(const uint8_t* stored, int64_t count, uint8_t flip, 
 }
 
 void copy_bytes(const uint8_t* from, int64_t count, uint8_t flip, uint8_t* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i] ^ flip;
+    const uint64_t flips = 0x0101010101010101u * flip;
+    int64_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        uint64_t some[4];
+        std::memcpy(some, from + i, sizeof some);
+        for (uint64_t& eight : some) eight ^= flips;
+        std::memcpy(to + i, some, sizeof some);
+    }
+    for (; i < count; ++i) to[i] = from[i] ^ flip;
 }
 
 // Byte b means the codes b % 3, b / 3 % 3, ...: five bytes of eight, the others 0.
