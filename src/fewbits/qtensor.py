@@ -25,6 +25,10 @@ class QTensor:
         rows, vectors = self.codes.shape
         return rows, vectors * self.format.vector
 
+    def to(self, device: torch.device | str) -> QTensor:
+        """The same matrix, its codes and parameters on `device`."""
+        return QTensor(self.format, self.codes.to(device), self.params.to(device))
+
     def dequantize(self) -> torch.Tensor:
         """The numbers (rows, cols) float32 that are stored."""
         return self.format.decode(self.codes, self.params)

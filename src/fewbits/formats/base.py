@@ -63,6 +63,10 @@ class Params:
         assert start % each == 0, f"a slab begins inside the {each} rows that share {name}"
         return self.arrays[name][start // each : -(-stop // each)]
 
+    def to(self, device: torch.device | str) -> Params:
+        """The same parameters on `device`."""
+        return Params({name: array.to(device) for name, array in self.arrays.items()}, self.rows)
+
     @staticmethod
     def join(parts: list[Params]) -> Params:
         """Row slabs put together again, in order; what all rows share is the first one's."""

@@ -114,7 +114,8 @@ class Codebook(Scaled):
         """The scale of the whole tensor, where there is one, from its histogram."""
         if self.scope.rows != 0:
             return super().prepare(slabs)
-        steps = table_step(Histogram.of(slabs).measured(), self.table(Params({})).double(), LEVELS)
+        m = Histogram.of(slabs).measured()
+        steps = table_step(m, self.table(Params({})).double().to(m.y.device), LEVELS)
         return self.shared(**self.stored_scales(steps.float()))
 
     def fit(

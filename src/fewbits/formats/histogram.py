@@ -32,6 +32,8 @@ class Histogram:
     counts: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
+    device: torch.device | str = "cpu"
+    """Where the numbers that were counted lie; the counts are on the CPU, where no order of additions is left open."""
 
     @staticmethod
     def of(slabs: Iterable[torch.Tensor]) -> Histogram:
@@ -45,6 +47,7 @@ class Histogram:
 
     def add(self, x: torch.Tensor) -> None:
         """Count the numbers of `x`."""
+        self.device = x.device
         flat = (x + 0.0).flatten().cpu()  # no zero of its own sign
         bins = (flat.view(torch.int32) >> 16).long() & (BINS - 1)
         self.counts += torch.bincount(bins, minlength=BINS)
@@ -52,8 +55,8 @@ class Histogram:
         self.high.scatter_reduce_(0, bins, flat, "amax")
 
     def measured(self) -> Measured:
-        """The tensor as one span for a search: its numbers once each, weighted by their counts."""
-        values, counts = self.points()
+        """The tensor as one span for a search, on its device: its numbers once each, weighted by their counts."""
+        values, counts = (part.to(self.device) for part in self.points())
         return Measured.of(values[None, None], counts[None, None])
 
     def points(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -73,12 +73,13 @@ class ShiftedLattice:
 
     def alternatives(self, found: int) -> torch.Tensor:
         """Every code (codes,) that a vector can have."""
-        return torch.arange(COUNT if self.shift is not None else 2 * COUNT, dtype=torch.int32)
+        count = COUNT if self.shift is not None else 2 * COUNT
+        return torch.arange(count, dtype=torch.int32, device=self.step.device)
 
     def examples(self) -> torch.Tensor:
         """Codes (rows, vectors) that differ from place to place."""
         every = self.alternatives(0)
-        place = torch.arange(self.step.numel()).reshape(self.step.shape)
+        place = torch.arange(self.step.numel(), device=self.step.device).reshape(self.step.shape)
         return every[(place * 7919 + 13) % len(every)]
 
 

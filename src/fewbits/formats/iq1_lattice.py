@@ -45,8 +45,8 @@ class Points:
 def ternary_points(device: torch.device) -> Points:
     """The points on `device`."""
     numbers = torch.from_numpy(points(NAME).copy()).float().to(device)
-    places = 3.0 ** torch.arange(WIDTH // 2 - 1, -1, -1, device=device)
-    first, second = (((half + 1.0) * places).sum(1).long() for half in torch.split(numbers, WIDTH // 2, 1))
+    places = 3 ** torch.arange(WIDTH // 2 - 1, -1, -1, device=device)
+    first, second = (((half.long() + 1) * places).sum(1) for half in torch.split(numbers, WIDTH // 2, 1))
     of_digits = torch.full((3**WIDTH,), -1, device=device)
     of_digits[first * 81 + second] = torch.arange(COUNT, device=device)
     return Points(numbers, first, second, torch.argsort(first, stable=True), of_digits)

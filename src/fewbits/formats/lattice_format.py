@@ -142,7 +142,7 @@ class LatticeFormat(GridCodec):
 
         def error(steps: torch.Tensor) -> torch.Tensor:
             found = table.least_counts(points, counted, spread(steps))
-            return found.reshape(*steps.shape, -1).sum(-1) * worth
+            return ordered_sum(found.reshape(*steps.shape, -1)) * worth
 
         for level in self.levels:
             step = whole * level

@@ -69,7 +69,7 @@ class VectorCode:
     def with_last_sign(self, signs: torch.Tensor) -> torch.Tensor:
         """Bits of the negative columns, the last one from the others, so that their number is even."""
         last = self.vector - 1
-        odd = (signs[..., None] >> torch.arange(last) & 1).sum(-1) & 1
+        odd = (signs[..., None] >> torch.arange(last, device=signs.device) & 1).sum(-1) & 1
         whole: torch.Tensor = signs | odd << last
         return whole
 
@@ -151,18 +151,19 @@ class LatticeGrid:
         >>> len(LatticeGrid(code, torch.ones(1, 1)).alternatives(0))
         32768
         """
-        code = self.code
-        points = code.split(torch.tensor([found]))[0].repeat(code.parts * code.count, 1)
+        code, device = self.code, self.step.device
+        points = code.split(torch.tensor([found], device=device))[0].repeat(code.parts * code.count, 1)
         for part in range(code.parts):
-            points[part * code.count : (part + 1) * code.count, part] = torch.arange(code.count)
-        signs = torch.arange(2**code.vector)
+            points[part * code.count : (part + 1) * code.count, part] = torch.arange(code.count, device=device)
+        signs = torch.arange(2**code.vector, device=device)
         if code.even:
             signs = code.with_last_sign(signs[: len(signs) // 2])
         return code.join(points[:, None].expand(-1, len(signs), -1), signs.expand(len(points), -1)).flatten()
 
     def examples(self) -> torch.Tensor:
         """Codes (rows, vectors) that differ from place to place."""
-        code, place = self.code, torch.arange(self.step.numel()).reshape(self.step.shape)
+        code = self.code
+        place = torch.arange(self.step.numel(), device=self.step.device).reshape(self.step.shape)
         points = torch.stack([(place * (7919 + part) + 13) % code.count for part in range(code.parts)], -1)
         signs = (place * 7907 + 5) % 2 ** (code.vector - code.even)
         return code.join(points, code.with_last_sign(signs) if code.even else signs)
