@@ -9,6 +9,7 @@ from threading import Event
 import pytest
 
 from fewbits.digest import Digests, sha256_of
+from fewbits.quantizing import _weights
 from fewbits.workers import Workers
 
 
@@ -29,6 +30,23 @@ def test_each_file_is_hashed_once(tmp_path: Path) -> None:
 
         assert digests.begin(file) is digests.begin(file)
         assert digests.of([other, file]) == {str(other): sha256_of(other), str(file): sha256_of(file)}
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["model.safetensors"], "model.safetensors"),
+        (["model.safetensors", "model.safetensors.index.json"], None),
+        (["pytorch_model.bin"], None),
+    ],
+)
+def test_only_what_will_be_read_is_hashed_ahead(files: list[str], found: str | None, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).write_bytes(b"x")
+
+    assert _weights(tmp_path) == (tmp_path / found if found else None)
+    assert _weights(tmp_path / files[0]) == tmp_path / files[0]
+    assert _weights(tmp_path / "absent") is None
 
 
 def test_cancelled_work_reads_nothing(tmp_path: Path) -> None:

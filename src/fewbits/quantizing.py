@@ -65,5 +65,7 @@ def quantize(
 
 
 def _weights(source: Path) -> Path | None:
-    """The file that is surely read, as far as its name tells."""
+    """The file that will be read, as far as names tell: of a directory with an index, no single one."""
+    if (source / "model.safetensors.index.json").exists():
+        return None
     return next((path for path in (source, source / "model.safetensors") if path.is_file()), None)

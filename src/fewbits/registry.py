@@ -33,8 +33,8 @@ class Registry(Generic[T]):
 
     def add(self, name: str, item: T) -> T:
         """Add `item` under `name` and return it; raises ValueError when the name is taken."""
-        self._loaded[name] = item
         self.add_later(name, lambda: item)
+        self._loaded[name] = item
         return item
 
     def add_later(self, name: str, load: Callable[[], T]) -> None:

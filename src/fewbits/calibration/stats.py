@@ -92,7 +92,9 @@ class MinMax(_Counted):
     def merge(self, other: MinMax) -> None:
         """See what `other` has seen."""
         self.tokens += other.tokens
-        self._low, self._high = torch.minimum(self._low, other._low), torch.maximum(self._high, other._high)
+        device = self._low.device
+        self._low = torch.minimum(self._low, other._low.to(device))
+        self._high = torch.maximum(self._high, other._high.to(device))
 
 
 class AbsMax(MinMax):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from fewbits.errors import CalibrationError
@@ -116,11 +115,11 @@ def _are_apart(format: Format) -> bool:
 
 
 def _chunk(format: Format, wanted: int) -> int:
-    """Columns of a chunk: whole vectors, and no chunk ends inside a span that is shorter, nor a span inside a chunk."""
+    """Columns of a chunk: whole spans, or where a span is longer than `wanted`, an even part of it in whole vectors."""
     span = format.span if format.span > 1 else format.vector
     if span <= wanted:
         return wanted // span * span
-    return max(gcd(span, n) for n in range(format.vector, wanted + 1, format.vector)) or format.vector
+    return max(n for n in range(format.vector, wanted + 1, format.vector) if span % n == 0)
 
 
 def _spread(error: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

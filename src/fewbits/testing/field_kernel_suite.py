@@ -12,7 +12,7 @@ from fewbits.formats.base import Fields, Format, Native, Params, Shape
 from fewbits.kernels.fields import decode_fields, encode_fields, has_fields_codec
 from fewbits.lazy import LazyModule
 from fewbits.testing.expect import expect, expect_equal
-from fewbits.testing.inputs import matrices, normal
+from fewbits.testing.inputs import DTYPES, matrices, normal, stored
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +24,6 @@ SPANS = (1, 2, 3, 5, 15, 17, 33)
 
 ROUNDING = 1e-12
 """Relative difference that another order of summation in double may make."""
-
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def check_field_kernel(format: Format) -> None:
@@ -49,20 +47,14 @@ def _inputs(format: Format) -> Iterator[tuple[str, str, torch.Tensor]]:
     for name, w in matrices(5, 3 * span * -(-11 // span), format.largest).items():
         yield name, "F32", w
     for spans in SPANS:
-        for numbers in _DTYPES:
+        for numbers in DTYPES:
             yield f"{spans} spans of", numbers, normal(1, spans * (format.span or 7), spans)
     yield "many rows of heavy-tailed", "BF16", normal(2 * max(format.rows, 3) + 5, 2 * (format.span or 21), 9) ** 3
 
 
-def _stored(w: torch.Tensor, numbers: str) -> tuple[torch.Tensor, kernels.Bytes]:
-    """The matrix as these numbers hold it, and its bytes."""
-    held = w.to(getattr(torch, _DTYPES[numbers])).contiguous()
-    return held.float(), held.view(torch.uint8).numpy()
-
-
 def _check_encoding(format: Format, w: torch.Tensor, numbers: str, where: str) -> None:
     """Fields equal to torch's, sums of errors equal to each other and close to torch's."""
-    w, slab = _stored(w, numbers)
+    w, slab = stored(w, numbers)
     params = format.fit(w)
     codes = format.encode(w, params)
     wanted, back = format.fields(codes, params), format.decode(codes, params)
@@ -89,7 +81,7 @@ def _expect_fields(found: Fields, wanted: Fields, where: str) -> None:
 
 def _check_importance(format: Format, w: torch.Tensor, numbers: str, where: str) -> None:
     """Weighted by importance, the fields are torch's too."""
-    w, slab = _stored(w, numbers)
+    w, slab = stored(w, numbers)
     importance = normal(1, w.shape[1], 77)[0].square()
     importance[:: w.shape[1] // 4 + 1] = 0.0
     params = format.fit(w, importance=format.weights(w, importance))
@@ -114,7 +106,7 @@ def _check_slabs(format: Format) -> None:
     rows = max(format.rows, 1)
     w = normal(3 * rows + 2, 3 * (format.span or 7), 6)
     shared = format.prepare([w])
-    _, whole = _stored(w, "F32")
+    _, whole = stored(w, "F32")
     wanted = encode_fields(format, whole, "F32", like=shared).fields
     parts = [encode_fields(format, whole[s], "F32", like=shared) for s in (slice(0, rows), slice(rows, len(w)))]
     params = Params.join([format.from_fields(p.fields, (len(p.squared), w.shape[1]))[1] for p in parts])
@@ -126,7 +118,7 @@ def _check_random_fields(format: Format) -> None:
     """Whatever a file brings, every instruction set makes the same numbers of it."""
     for seed, spans in enumerate(SPANS):
         shape = (2 * max(format.rows, 2) + 1, spans * (format.span or 7))
-        fields = encode_fields(format, _stored(normal(*shape), "F32")[1], "F32").fields
+        fields = encode_fields(format, stored(normal(*shape), "F32")[1], "F32").fields
         generator = np.random.default_rng(seed)
         for name, field in fields.items():
             raw = generator.integers(0, 256, field.nbytes, np.uint8).view(field.dtype).reshape(field.shape)
@@ -140,7 +132,7 @@ def _check_extent(format: Format) -> None:
     """NaN and infinity are counted while encoding, wherever they stand, and do not hide the largest number."""
     w = normal(3, 5 * (format.span or 7), 9).clamp(-5, 5)
     w[1, 0], w[2, -1], w[0, 2] = torch.nan, -torch.inf, -7.0
-    for numbers, dtype in _DTYPES.items():
+    for numbers, dtype in DTYPES.items():
         slab = w.to(getattr(torch, dtype)).view(torch.uint8).numpy()
         for isa in kernels.available():
             found = encode_fields(format, slab, numbers, isa=isa)

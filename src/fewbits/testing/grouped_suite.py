@@ -13,7 +13,7 @@ from fewbits.formats.base import Bytes, Fields, Format, Params, Shape
 from fewbits.kernels import grouped
 from fewbits.lazy import LazyModule
 from fewbits.testing.expect import expect, expect_equal
-from fewbits.testing.inputs import matrices, normal
+from fewbits.testing.inputs import DTYPES, matrices, normal, stored
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,6 @@ else:
 
 SPANS = (1, 2, 3, 5, 15, 17, 33)
 """Numbers of spans, or of columns in sevens where a span is a row, that leave every kind of tail."""
-
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def check_grouped(format: Format) -> None:
@@ -34,7 +32,7 @@ def check_grouped(format: Format) -> None:
     expect(grouped.has_codec(format), f"{format.name} has no native codec")
     for name, numbers, w in _inputs(format):
         where = f"{format.name} on {name} numbers as {numbers}"
-        held, slab = _stored(w, numbers)
+        held, slab = stored(w, numbers)
         _check_encoding(format, held, slab, numbers, where)
         if format.rows != 0:
             _check_importance(format, held, slab, numbers, where)
@@ -49,14 +47,8 @@ def _inputs(format: Format) -> Iterator[tuple[str, str, torch.Tensor]]:
     for name, w in matrices(5, 3 * span * -(-11 // span), format.largest).items():
         yield name, "F32", w
     for spans in SPANS:
-        for numbers in _DTYPES:
+        for numbers in DTYPES:
             yield f"{spans} spans of", numbers, normal(2, spans * (format.span or 7), spans) ** 3
-
-
-def _stored(w: torch.Tensor, numbers: str) -> tuple[torch.Tensor, Bytes]:
-    """The matrix as these numbers hold it, and its bytes."""
-    held = w.to(getattr(torch, _DTYPES[numbers])).contiguous()
-    return held.float(), held.view(torch.uint8).numpy()
 
 
 def _check_encoding(format: Format, w: torch.Tensor, slab: Bytes, numbers: str, where: str) -> None:
@@ -109,7 +101,7 @@ def _check_decoding(format: Format, fields: Fields, shape: Shape, where: str) ->
 def _check_slabs(format: Format) -> None:
     """Slabs under what all rows share make the fields of the whole."""
     w = normal(8, 3 * (format.span or 7), 6)
-    shared, whole = format.prepare([w]), _stored(w, "F32")[1]
+    shared, whole = format.prepare([w]), stored(w, "F32")[1]
     wanted = grouped.encode_fields(format, whole, "F32").fields
     cuts = [(0, 3), (3, 4), (4, 8)]
     likes = [shared and shared.slice(start, stop) for start, stop in cuts]
@@ -157,7 +149,7 @@ def _check_extent(format: Format) -> None:
         return
     w = normal(3, 5 * (format.span or 7), 9).clamp(-5, 5)
     w[1, 0], w[2, -1], w[0, 2] = torch.nan, -torch.inf, -7.0
-    for numbers, dtype in _DTYPES.items():
+    for numbers, dtype in DTYPES.items():
         slab = w.to(getattr(torch, dtype)).view(torch.uint8).numpy()
         for isa in kernels.available():
             found = grouped.encode_fields(format, slab, numbers, isa=isa)

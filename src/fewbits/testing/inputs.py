@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fewbits.formats.base import Bytes
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = LazyModule("torch")
+
+
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Numbers of a source, by torch's name of their type."""
+
+
+def stored(w: torch.Tensor, numbers: str) -> tuple[torch.Tensor, Bytes]:
+    """The matrix as `numbers` hold it, float32, and its bytes."""
+    held = w.to(getattr(torch, DTYPES[numbers])).contiguous()
+    return held.float(), held.view(torch.uint8).numpy()
 
 
 def normal(rows: int, cols: int, seed: int = 0) -> torch.Tensor:

@@ -12,7 +12,7 @@ from fewbits.formats import row_bytes
 from fewbits.formats.base import Bytes, Format, RowFormat, as_row_format
 from fewbits.lazy import LazyModule
 from fewbits.testing.expect import expect, expect_equal
-from fewbits.testing.inputs import matrices, normal
+from fewbits.testing.inputs import DTYPES, matrices, normal, stored
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,6 @@ FEW_SPANS = (1, 2, 3, 17)
 
 ROUNDING = 1e-6
 """Relative difference that squares in single precision may make (native/include/fewbits/kernels.h)."""
-
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def check_kernel(any_format: Format) -> None:
@@ -52,21 +50,16 @@ def _slabs(format: RowFormat) -> Iterator[tuple[str, str, Bytes]]:
     """(what it holds, type of its numbers, bytes): hard matrices as F32, every tail as every type."""
     width = max(format.span, 16)
     for name, w in matrices(5, 3 * width, format.largest).items():
-        yield name, "F32", _stored(w, "F32")
+        yield name, "F32", stored(w, "F32")[1]
     for spans in SPANS if format.vector == 1 else FEW_SPANS:
-        for numbers in _DTYPES:
-            yield f"{spans} spans of", numbers, _stored(normal(1, spans * format.span, spans), numbers)
-        yield f"3 rows of {spans} spans of heavy-tailed", "F32", _stored(normal(3, spans * format.span) ** 3, "F32")
-
-
-def _stored(w: torch.Tensor, numbers: str) -> Bytes:
-    stored: Bytes = w.to(getattr(torch, _DTYPES[numbers])).contiguous().view(torch.uint8).numpy()
-    return stored
+        for numbers in DTYPES:
+            yield f"{spans} spans of", numbers, stored(normal(1, spans * format.span, spans), numbers)[1]
+        yield f"3 rows of {spans} spans of heavy-tailed", "F32", stored(normal(3, spans * format.span) ** 3, "F32")[1]
 
 
 def _check_encoding(format: RowFormat, slab: Bytes, numbers: str, where: str) -> Bytes:
     """Bytes equal to torch's, sums of errors equal to each other and close to torch's; returns the bytes."""
-    w = torch.from_numpy(slab.copy()).view(getattr(torch, _DTYPES[numbers])).float()
+    w = torch.from_numpy(slab.copy()).view(getattr(torch, DTYPES[numbers])).float()
     params = format.fit(w)
     codes = format.encode(w, params)
     wanted = format.pack(codes, params)
@@ -89,7 +82,7 @@ def _check_encoding(format: RowFormat, slab: Bytes, numbers: str, where: str) ->
 
 def _check_importance(format: RowFormat, slab: Bytes, numbers: str, where: str) -> None:
     """Weighted by importance, the bytes are torch's too."""
-    w = torch.from_numpy(slab.copy()).view(getattr(torch, _DTYPES[numbers])).float()
+    w = torch.from_numpy(slab.copy()).view(getattr(torch, DTYPES[numbers])).float()
     importance = normal(1, w.shape[1], 77)[0].square()
     importance[:: w.shape[1] // 4 + 1] = 0.0
     weights = format.weights(w, importance)
@@ -137,8 +130,8 @@ def _check_extent(format: RowFormat) -> None:
     w = normal(3, spans * format.span, 9).clamp(-5, 5)
     w[1, 0], w[2, -1], w[0, format.span // 2] = torch.nan, -torch.inf, -7.0
     size = row_bytes(format, w.shape[1])
-    for numbers in _DTYPES:
-        slab = _stored(w, numbers)
+    for numbers in DTYPES:
+        slab = stored(w, numbers)[1]
         for isa in kernels.available():
             expect_equal(kernels.extent(slab, numbers, isa=isa), (7.0, 2), f"{isa}: extent of {numbers}")
             encoded = kernels.encode_rows(format.name, slab, numbers, size, isa=isa)
