@@ -38,6 +38,19 @@ class HuggingFaceVocabulary:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
+    @property
+    def end_token(self) -> int | None:
+        """The id that ends a text; None where the tokenizer names none."""
+        end: int | None = self.tokenizer.eos_token_id
+        return end
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        """`messages` (role, content) as the chat template writes them; None without one.
+
+        Raises EvaluationError where the template refuses them.
+        """
+        return _rendered(self.tokenizer, messages)
+
     def token(self, index: int) -> str | None:
         """The token of an id as it is stored; None where the id has none."""
         token: str | None = self.tokenizer.convert_ids_to_tokens(index)
@@ -67,9 +80,48 @@ class GGUFVocabulary:
         ids: list[int] = tokenizer_from_gguf(self.metadata).encode(text, add_special_tokens=False).ids
         return ids
 
+    @property
+    def end_token(self) -> int | None:
+        """The id that ends a text; None where the file names none."""
+        return self._special("eos")
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        """`messages` (role, content) as the file's chat template writes them; None without one.
+
+        Raises EvaluationError where the template refuses them.
+        """
+        template = self.metadata.get("tokenizer.chat_template")
+        if template is None:
+            return None
+        from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
+
+        named = {f"{name}_token": self._special(name) for name in ("bos", "eos")}
+        special = {name: self.token(index) for name, index in named.items() if index is not None}
+        with quiet_transformers() as transformers:
+            tokenizer = transformers.PreTrainedTokenizerFast(
+                tokenizer_object=tokenizer_from_gguf(self.metadata), chat_template=template.value, **special
+            )
+            return _rendered(tokenizer, messages)
+
+    def _special(self, name: str) -> int | None:
+        stated = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        return None if stated is None else int(stated.value)
+
     def token(self, index: int) -> str | None:
         """The token of an id as it is stored; None where the id has none."""
         return self.tokens[index] if index < len(self.tokens) else None
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str | None:
+    if not tokenizer.chat_template:
+        return None
+    try:
+        text: str = tokenizer.apply_chat_template([dict(message) for message in messages], tokenize=False)
+    except Exception as error:  # templates are programs, and raise whatever they like
+        raise EvaluationError(
+            f"the model's chat template refuses a conversation ({first_sentence(error)}); correct or remove it."
+        ) from error
+    return text
 
 
 def _start_token(metadata: Mapping[str, Value]) -> int | None:
