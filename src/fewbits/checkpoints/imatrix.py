@@ -28,7 +28,8 @@ Floats = npt.NDArray[np.float32]
 FLOOR = 2.0**-20
 """The least that a column counts, as a part of what the columns of its matrix count on average."""
 
-_SUMS, _COUNTS = ".in_sum2", ".counts"
+SUMS, COUNTS = ".in_sum2", ".counts"
+"""Endings of the names of an entry's two tensors in a GGUF file."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,16 @@ def read_importance(path: Path) -> ImportanceMatrix:
 def _read_gguf(path: Path) -> ImportanceMatrix:
     reader = GGUFReader(path)
     stored = set(reader.names())
-    names = [name.removesuffix(_SUMS) for name in reader.names() if name.endswith(_SUMS)]
+    names = [name.removesuffix(SUMS) for name in reader.names() if name.endswith(SUMS)]
     if not names:
         raise CheckpointError(
-            f"{path} is a GGUF file without importance (no tensor ends in {_SUMS}); make one with llama-imatrix."
+            f"{path} is a GGUF file without importance (no tensor ends in {SUMS}); make one with llama-imatrix."
         )
     entries = {}
     for name in names:
-        if name + _COUNTS not in stored:
+        if name + COUNTS not in stored:
             raise CheckpointError(f"{path} has sums for {quoted(name)} and no counts; it is damaged.")
-        entries[name] = _entry(path, name, _floats(reader, name + _SUMS), _floats(reader, name + _COUNTS))
+        entries[name] = _entry(path, name, _floats(reader, name + SUMS), _floats(reader, name + COUNTS))
     texts = _value(reader.metadata, "imatrix.datasets", [])
     text = str(texts[0]) if isinstance(texts, Sequence) and texts else ""
     chunks = _value(reader.metadata, "imatrix.chunk_count", 0)
