@@ -64,7 +64,10 @@ def encode_slab(
         made = encode_fields(format, slab, numbers, like=shared, importance=importance)
         whole = _whole(shared) if shared else frozenset()
         return Encoded(made.fields, made.squared_error, made.squared, made.largest, made.not_finite, whole)
-    return _encode_in_torch(method, format, numbers, slab, importance, shared)
+    import torch
+
+    stats: Mapping[str, Any] = {} if importance is None else {"importance": torch.from_numpy(importance)}
+    return encode_in_torch(method, format, numbers, slab, stats, shared)[0]
 
 
 def _whole(params: Params) -> frozenset[str]:
@@ -72,17 +75,14 @@ def _whole(params: Params) -> frozenset[str]:
     return frozenset(name for name, rows in params.rows.items() if rows == 0)
 
 
-def _encode_in_torch(
-    method: Method, format: Format, numbers: str, slab: Bytes, importance: kernels.Floats | None, shared: Params | None
-) -> Encoded:
-    import torch
-
-    w = as_tensor(numbers, slab)
-    stats: Mapping[str, Any] = {} if importance is None else {"importance": torch.from_numpy(importance)}
-    q = method.solve(w, format, stats, like=shared)
+def encode_in_torch(
+    method: Method, format: Format, numbers: str, slab: Bytes, stats: Mapping[str, Any], shared: Params | None
+) -> tuple[Encoded, tuple[str, ...]]:
+    """Encode `slab` by `method.solve` with `stats`; also what the method remarked."""
+    q = method.solve(as_tensor(numbers, slab), format, stats, like=shared)
     largest, not_finite = kernels.extent(slab, numbers)
     error, square = kernels.deviation(slab, numbers, q.dequantize().numpy())
-    return Encoded(q.fields(), error, square, largest, not_finite, _whole(q.params))
+    return Encoded(q.fields(), error, square, largest, not_finite, _whole(q.params)), q.remarks
 
 
 def as_tensor(numbers: str, slab: Bytes) -> torch.Tensor:

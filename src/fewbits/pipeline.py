@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fewbits import formats, kernels, methods, planning
 from fewbits.assignment import Assignment, assign
@@ -36,14 +37,16 @@ from fewbits.verification import relative_rms
 from fewbits.versions import versions
 from fewbits.workers import Workers, row_slabs
 
+if TYPE_CHECKING:
+    from fewbits.calibrated.session import Session, Solved
+
 
 def run(
     request: Request, workers: Workers, digests: Digests, on_preview: Callable[[Preview], None] | None
 ) -> Record | Preview:
     """Do what `fewbits.quantize` promises, with `workers`; some of `digests` may have begun."""
     overrides = planning.parse_overrides(request.tensors)
-    recipe, method = planning.get(request.recipe).with_overrides(overrides), methods.get(request.method)
-    _require_no_calibration(method)
+    recipe, method = planning.get(request.recipe).with_overrides(overrides), _method(request)
     target = target_of(request.output)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
     weigher = read_importance(request.importance) if request.importance is not None else None
@@ -53,7 +56,10 @@ def run(
         for file in files:
             digests.begin(file)
     assignment = assign(conversion, recipe, method, weigher, target)
-    job = _plan(request, target, conversion, recipe, assignment, workers.threads)
+    calibration = _calibration(request, conversion, method)
+    if calibration:
+        assignment = replace(assignment, tensors=calibration.with_methods(assignment.tensors))
+    job = _plan(request, target, conversion, recipe, assignment, calibration, workers.threads)
     if on_preview:
         on_preview(job.preview)
     if request.dry_run:
@@ -62,13 +68,24 @@ def run(
     return _work(request, job, method, workers, lambda: digests.of(files))
 
 
-def _require_no_calibration(method: Method) -> None:
-    """Refuse what only calibration data can feed: no text is read here."""
-    if method.needs:
+def _method(request: Request) -> Method:
+    """What was asked for, or the best that the calibration text allows; refuses text for a method that reads none."""
+    given = request.calibration.text is not None
+    method = methods.get(request.method or ("gptq" if given else "nearest"))
+    if given and not method.needs:
         raise CalibrationError(
-            f"the method {method.name} needs the {' and '.join(sorted(method.needs))} of every matrix's inputs, which "
-            "is not measured here; call fewbits.methods with it from Python, or take --method nearest."
+            f"the method {method.name} looks at no calibration text; leave --calibration out, or take --method gptq."
         )
+    return method
+
+
+def _calibration(request: Request, conversion: Conversion, method: Method) -> Session | None:
+    """How the model will be walked; None for a method that looks at weights alone, and then nothing of it is loaded."""
+    if not method.needs:
+        return None
+    from fewbits.calibrated.session import Session
+
+    return Session.open(conversion, method, request.calibration, request.seed)
 
 
 def _work(
@@ -76,8 +93,11 @@ def _work(
 ) -> Record:
     """Everything after the preview."""
     began = datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - request.started)
-    with PeakMemory() as memory, job.prepared.open(request.output) as writer:
-        outcome = _run(request, job, method, writer, workers)
+    with PeakMemory() as memory, job.prepared.open(request.output) as writer, ExitStack() as stack:
+        walk = partial(request.progress, "calibrate")
+        tensors = job.preview.tensors
+        solved = job.calibration.solve(request.output, tensors, workers, stack, walk) if job.calibration else None
+        outcome = _run(request, job, method, writer, workers, solved)
         record = Record(
             preview=job.preview,
             tensors=outcome.tensors,
@@ -92,8 +112,11 @@ def _work(
             threads=workers.threads,
             card=str(card_path(request.output)),
             started=began.isoformat(timespec="seconds"),
+            calibration=solved.judged() if solved else None,
         )
         _publish(writer, record)
+        if solved:
+            solved.remove()
     return record
 
 
@@ -115,6 +138,7 @@ class _Job:
     prepared: Prepared
     preview: Preview
     importance: Mapping[str, Importance]
+    calibration: Session | None
 
 
 @dataclass(frozen=True)
@@ -132,9 +156,16 @@ def _open(request: Request) -> Conversion:
 
 
 def _plan(
-    request: Request, target: Target, conversion: Conversion, recipe: Recipe, assignment: Assignment, threads: int
+    request: Request,
+    target: Target,
+    conversion: Conversion,
+    recipe: Recipe,
+    assignment: Assignment,
+    calibration: Session | None,
+    threads: int,
 ) -> _Job:
     tensors = assignment.tensors
+    walk = (calibration.seconds(threads), calibration.memory(threads)) if calibration else (0.0, 0)
     prepared = target.prepare(conversion, tensors, recipe, assignment.used)
     preview = Preview(
         source=request.source,
@@ -143,43 +174,52 @@ def _plan(
         nominal_format=recipe.nominal,
         architecture=conversion.architecture,
         tensors=tensors,
-        notes=(*conversion.notes, *assignment.notes),
+        notes=(*conversion.notes, *assignment.notes, *(calibration.notes if calibration else ())),
         bytes_in=sum(t.bytes_in for t in tensors),
         bytes_out=prepared.size,
-        seconds_estimated=estimate_seconds(tensors, conversion.files, threads),
-        memory_estimated=resident_memory() + estimate_memory(threads),
+        seconds_estimated=estimate_seconds(tensors, conversion.files, threads) + walk[0],
+        memory_estimated=resident_memory() + max(estimate_memory(threads), walk[1]),
         recipe_file=recipe.source or None,
         overrides=recipe.overrides,
         importance=assignment.used,
+        calibration=calibration.used if calibration else None,
     )
-    return _Job(conversion, prepared, preview, assignment.importance)
+    return _Job(conversion, prepared, preview, assignment.importance, calibration)
 
 
-def _run(request: Request, job: _Job, method: Method, writer: Writer, workers: Workers) -> _Outcome:
+def _run(
+    request: Request, job: _Job, method: Method, writer: Writer, workers: Workers, solved: Solved | None
+) -> _Outcome:
     """Encode, write, verify, and wait for the disk."""
-    tensors = _encode_all(job, method, writer, workers, partial(request.progress, "quantize"))
+    tensors = _encode_all(job, method, writer, workers, solved, partial(request.progress, "quantize"))
     writer.start_flush()
     verifying = time.perf_counter()
-    weighed = frozenset(job.importance)
-    sha256 = job.prepared.verify(request.output, tensors, weighed, workers, partial(request.progress, "verify"))
+    freedoms = dict.fromkeys(job.importance, "weighed") | dict.fromkeys(solved.names if solved else (), "compensated")
+    sha256 = job.prepared.verify(request.output, tensors, freedoms, workers, partial(request.progress, "verify"))
     seconds = time.perf_counter() - verifying
     writer.sync()
     return _Outcome(tensors, sha256, seconds)
 
 
 def _encode_all(
-    job: _Job, method: Method, writer: Writer, workers: Workers, progress: Callable[[int, int], None]
+    job: _Job,
+    method: Method,
+    writer: Writer,
+    workers: Workers,
+    solved: Solved | None,
+    progress: Callable[[int, int], None],
 ) -> tuple[TensorResult, ...]:
     planned = {t.name: t for t in job.preview.tensors}
     placements = {p.name: p for p in job.conversion.placements}
-    work = chain.from_iterable(_pieces(job, planned[name], placements[name]) for name in planned)
+    chosen = solved.names if solved else ()
+    work = chain.from_iterable(_pieces(job, planned[name], placements[name], name in chosen) for name in planned)
 
     def encode(piece: _Piece) -> Encoded:
-        tensor, source = piece.tensor, piece.placement.source
-        weights = job.importance.get(tensor.name)
-        row = weights.row(piece.start * weights.matrices // source.rows) if weights else None
-        slab = piece.placement.slab(piece.start, piece.stop)
-        encoded = encode_slab(method, tensor, source.format, slab, row, piece.shared)
+        tensor = piece.tensor
+        if solved and tensor.name in solved:
+            encoded = solved.encoded(tensor, piece.placement)
+        else:
+            encoded = _encode(job, method, piece)
         writer.write_fields(job.prepared.name_of(tensor), piece.start, encoded.part(piece.start))
         return replace(encoded, fields={})
 
@@ -193,7 +233,21 @@ def _encode_all(
             squares[piece.tensor.name].append(encoded.squared)
             done += piece.placement.source.row_bytes * (piece.stop - piece.start)
             progress(done, job.preview.bytes_in)
-    return tuple(TensorResult(t, relative_rms(errors[t.name], squares[t.name])) for t in planned.values())
+    return tuple(_result(t, relative_rms(errors[t.name], squares[t.name]), solved) for t in planned.values())
+
+
+def _encode(job: _Job, method: Method, piece: _Piece) -> Encoded:
+    tensor, source = piece.tensor, piece.placement.source
+    weights = job.importance.get(tensor.name)
+    row = weights.row(piece.start * weights.matrices // source.rows) if weights else None
+    slab = piece.placement.slab(piece.start, piece.stop)
+    # What calibration leaves alone (what is looked up, not multiplied with) is rounded to nearest.
+    own = methods.get(tensor.method) if tensor.quantizable else method
+    return encode_slab(own, tensor, source.format, slab, row, piece.shared)
+
+
+def _result(planned: PlannedTensor, error: float, solved: Solved | None) -> TensorResult:
+    return solved.result(planned, error) if solved and planned.name in solved else TensorResult(planned, error)
 
 
 @dataclass(frozen=True)
@@ -207,7 +261,10 @@ class _Piece:
     shared: Params | None
 
 
-def _pieces(job: _Job, tensor: PlannedTensor, placement: Placement) -> Iterator[_Piece]:
+def _pieces(job: _Job, tensor: PlannedTensor, placement: Placement, whole: bool) -> Iterator[_Piece]:
+    if whole:
+        yield _Piece(tensor, placement, 0, placement.source.rows, None)
+        return
     format = formats.get(tensor.format)
     # Rows of another order would be cut elsewhere; no container wants both an order and tiles.
     shared = shared_parameters(format, placement.source)
@@ -218,7 +275,7 @@ def _pieces(job: _Job, tensor: PlannedTensor, placement: Placement) -> Iterator[
 @contextmanager
 def _torch_beside_workers(job: _Job, method: Method) -> Iterator[None]:
     """One thread for torch while several workers call it: more of them would only wait for each other."""
-    if all(is_native(method, t) for t in job.preview.tensors):
+    if not method.needs and all(is_native(method, t) for t in job.preview.tensors):
         yield
         return
     import torch

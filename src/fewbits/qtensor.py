@@ -18,6 +18,8 @@ class QTensor:
     format: Format
     codes: torch.Tensor
     params: Params
+    remarks: tuple[str, ...] = ()
+    """What had to be decided on the way, a phrase each; empty in the ordinary case."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewbits.digest import Digests
-from fewbits.request import Progress, Request, silent
+from fewbits.request import CalibrationRequest, Progress, Request, silent
 from fewbits.workers import Workers, usable_threads
 
 if TYPE_CHECKING:
@@ -22,7 +22,11 @@ def quantize(
     to: str | Path = "Q4_K_M",
     tensors: Mapping[str, str] | Iterable[str] = (),
     importance: str | Path | None = None,
-    method: str = "nearest",
+    method: str | None = None,
+    calibration: Any = None,
+    guard: str | Path | None = None,
+    windows: int = 128,
+    sequence_length: int = 512,
     force: bool = False,
     dry_run: bool = False,
     threads: int | None = None,
@@ -37,8 +41,11 @@ def quantize(
 
     `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats:
     {"blk.*.ffn_down": "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are
-    weighed. `threads` None means all processors. Returns the record that was also written beside `output` as a card, or
-    the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
+    weighed. `method` says how codes are chosen: "nearest", or by what text does to the model, "gptq"; None means gptq
+    where `calibration` is given (a path, several, or texts) and else nearest. Methods that look at text take a
+    built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`.
+    `threads` None means all processors. Returns the record that was also written beside `output` as a card, or the
+    preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
     """
     request = Request(
         source=str(source),
@@ -47,6 +54,12 @@ def quantize(
         tensors=tensors,
         importance=None if importance is None else Path(importance),
         method=method,
+        calibration=CalibrationRequest(
+            text=Path(calibration) if isinstance(calibration, str) else calibration,
+            guard=None if guard is None else Path(guard),
+            windows=windows,
+            length=sequence_length,
+        ),
         force=force,
         dry_run=dry_run,
         seed=seed,

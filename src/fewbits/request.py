@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
@@ -12,6 +13,19 @@ Progress = Callable[[str, int, int], None]
 
 def silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What codes are chosen and judged by, where a method looks at text."""
+
+    text: Any
+    """As `fewbits.calibration.data.read_calibration` takes it; None for the built-in mix."""
+    guard: Path | None
+    """Text that codes are judged by; None for the built-in one."""
+    windows: int
+    length: int
+    """Tokens of a window."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +37,9 @@ class Request:
     recipe: str | Path
     tensors: Mapping[str, str] | Iterable[str]
     importance: Path | None
-    method: str
+    method: str | None
+    """None: gptq where calibration text is given, else nearest."""
+    calibration: CalibrationRequest
     force: bool
     dry_run: bool
     seed: int

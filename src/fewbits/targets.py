@@ -65,7 +65,7 @@ class Prepared(Protocol):
         self,
         output: Path,
         tensors: Sequence[TensorResult],
-        weighed: frozenset[str],
+        freedoms: Mapping[str, str],
         workers: Workers,
         progress: Callable[[int, int], None],
     ) -> str:
@@ -174,7 +174,7 @@ class PreparedGGUF:
         self,
         output: Path,
         tensors: Sequence[TensorResult],
-        weighed: frozenset[str],
+        freedoms: Mapping[str, str],
         workers: Workers,
         progress: Callable[[int, int], None],
     ) -> str:
@@ -191,12 +191,12 @@ class PreparedGGUF:
         planned = {t.planned.name: t for t in tensors}
         _require_planned(sources, planned)
         every = {**sources, **computed}
-        expected = {n: _expectation(*every[n], planned[n], n in weighed) for n in every if n in planned}
+        expected = {n: _expectation(*every[n], planned[n], freedoms.get(n, "")) for n in every if n in planned}
         return verify(written, self.metadata, expected, workers, progress)
 
 
-def _expectation(source: StoredTensor, order: Order | None, result: TensorResult, weighed: bool) -> Expectation:
-    return Expectation(source, order, result.planned.format, result.relative_rms, weighed)
+def _expectation(source: StoredTensor, order: Order | None, result: TensorResult, freedom: str) -> Expectation:
+    return Expectation(source, order, result.planned.format, result.relative_rms, freedom)
 
 
 def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object]) -> None:
@@ -272,7 +272,7 @@ class PreparedDirectory:
         self,
         output: Path,
         tensors: Sequence[TensorResult],
-        weighed: frozenset[str],
+        freedoms: Mapping[str, str],
         workers: Workers,
         progress: Callable[[int, int], None],
     ) -> str:
@@ -280,7 +280,9 @@ class PreparedDirectory:
         reader, _ = open_directory(self.conversion.files[0].parent)
         _require_planned(tensors_of(self.conversion.files[0].parent), {t.planned.source_name: t for t in tensors})
         expected = {
-            t.planned.source_name: _expectation(reader.read(t.planned.source_name), None, t, t.planned.name in weighed)
+            t.planned.source_name: _expectation(
+                reader.read(t.planned.source_name), None, t, freedoms.get(t.planned.name, "")
+            )
             for t in tensors
         }
         return verify_fields(partial_path(output) / SINGLE_NAME, expected, workers, progress)

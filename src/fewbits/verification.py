@@ -39,6 +39,12 @@ WEIGHED_BOUND = 2.0
 come back as anything that the span can hold, of the other sign at worst. The recorded error has to be met still."""
 
 
+COMPENSATED_RMS = 1.0
+"""Largest relative RMS error of a matrix whose numbers make up for each other; single ones may be anywhere."""
+
+_BOUNDS = {"weighed": WEIGHED_BOUND, "compensated": math.inf}
+
+
 @dataclass(frozen=True)
 class Expectation:
     """What one tensor of the file must hold: rows of `source` in `order`, off by exactly `relative_rms`."""
@@ -47,8 +53,9 @@ class Expectation:
     order: Order | None
     format: str
     relative_rms: float
-    weighed: bool = False
-    """Errors were weighed by importance, so that what counts little may be off by more than the format's bound."""
+    freedom: str = ""
+    """"weighed": errors were weighed by importance, so that what counts little may be off by more than the format's
+    bound; "compensated": numbers were moved to make up for the errors of others, as far as that needed."""
 
 
 def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTensor, Order | None]]:
@@ -220,7 +227,12 @@ def _measure(
             f"tensor {name} is off by {measured:.6g} (relative RMS) when read back and {want.relative_rms:.6g} was "
             "recorded; the file does not hold what was meant and is not kept."
         )
-    if not worst <= (WEIGHED_BOUND if want.weighed else format.error_bound):
+    if want.freedom == "compensated" and measured > COMPENSATED_RMS:
+        raise VerificationError(
+            f"tensor {name} is off by {measured:.3g} (relative RMS): it is farther from its source than nothing at all "
+            "would be, so it is not kept; choose a wider format or --method nearest."
+        )
+    if not worst <= _BOUNDS.get(want.freedom, format.error_bound):
         raise VerificationError(
             f"tensor {name} has an element off by {worst:.3g} of its span's largest, beyond the "
             f"{format.error_bound:.3g} of {format.name}; its numbers do not suit this format: choose a wider one."

@@ -143,7 +143,7 @@ def test_the_preview_comes_before_the_work_and_names_the_defaults(
 
     out = capsys.readouterr().out
     assert out.index("Preview: Q4_K_M") < out.index("WORK") < out.index("Largest errors") < out.index("Result")
-    assert "--to Q4_K_M, --method nearest, --threads all " in out
+    assert "--to Q4_K_M, --method nearest, --threads all" in out
 
 
 @pytest.mark.parametrize("calls_back", [True, False])

@@ -82,11 +82,28 @@ class TestRefusals:
 
         assert_refused(done, "'nearst'", "nearest")
 
-    def test_a_method_that_needs_what_nobody_measured(self, json_too: list[str], pocket: Path, folder: Path) -> None:
-        done = fewbits("quantize", pocket, "-o", folder / "o.gguf", "--method", "gptq", *json_too)
+    def test_a_method_that_reads_no_text_with_text(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        text = folder.parent / "text.txt"
+        text.write_text("words " * 10_000, encoding="utf-8")
+        given = ("--method", "nearest", "--calibration", text)
 
-        assert_refused(done, "gptq needs the hessian", "--method nearest")
+        assert_refused(fewbits("quantize", pocket, "-o", folder / "o.gguf", *given, *json_too), "nearest", "gptq")
         assert contents(folder) == []
+
+    @pytest.mark.parametrize(("text", "words"), [("", ("is empty",)), ("too few", ("too short", "tokens"))])
+    def test_calibration_text_that_says_nothing(
+        self, text: str, words: tuple[str, ...], json_too: list[str], pocket: Path, folder: Path
+    ) -> None:
+        (folder.parent / "text.txt").write_text(text, encoding="utf-8")
+        given = ("--calibration", folder.parent / "text.txt")
+
+        assert_refused(fewbits("quantize", pocket, "-o", folder / "o.gguf", *given, *json_too), "text.txt", *words)
+        assert contents(folder) == []
+
+    def test_calibration_text_that_is_not_there(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        given = ("--calibration", folder / "nothing.txt")
+
+        assert_refused(fewbits("quantize", pocket, "-o", folder / "o.gguf", *given, *json_too), "nothing.txt")
 
     def test_an_output_that_exists(self, json_too: list[str], pocket: Path, folder: Path) -> None:
         (folder / "o.gguf").write_text("precious", encoding="utf-8")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
+from fewbits.reporting.record import (
+    CalibrationPlan,
+    CalibrationResult,
+    PlannedTensor,
+    Preview,
+    Record,
+    TensorResult,
+)
 
 
 def planned(name: str, shape: tuple[int, ...], form: str, bits: float, **changes: object) -> PlannedTensor:
@@ -44,6 +52,40 @@ def preview(output: Path) -> Preview:
         bytes_out=sum(t.bytes_out for t in tensors) + 4096,
         seconds_estimated=1.5,
         memory_estimated=120_000_000,
+    )
+
+
+def calibration_plan() -> CalibrationPlan:
+    text = {
+        "sha256": "12" * 32,
+        "tokens": 65536,
+        "windows": 128,
+        "length": 512,
+        "seed": 0,
+        "parts": [
+            {"name": "code", "share": 0.5, "windows": 64, "sources": [{"name": "ast", "sha256": "34" * 32}]},
+            {"name": "manual", "share": 0.5, "windows": 64, "sources": [{"name": "topics", "sha256": "56" * 32}]},
+        ],
+    }
+    return CalibrationPlan(text=text, guard_text=text, tokens=65536, guard_tokens=4096, checkpoints=2, layers=4)
+
+
+def calibrated_record(output: Path, card: Path) -> Record:
+    """The record of a run with a method that looks at text."""
+    plain = record(output, card)
+    verdicts = (
+        {"first": 0, "last": 1, "kl_solved": 0.01, "kl_plain": 0.02, "kept": True},
+        {"first": 2, "last": 3, "kl_solved": 0.04, "kl_plain": 0.03, "kept": False},
+    )
+    tensors = tuple(
+        replace(t, planned=replace(t.planned, name=f"blk.{n}.attn_q.weight"), output_error=0.05, output_error_plain=0.1)
+        for n, t in enumerate(plain.tensors)
+    )
+    return replace(
+        plain,
+        preview=replace(plain.preview, calibration=calibration_plan()),
+        tensors=tensors,
+        calibration=CalibrationResult(verdicts=verdicts, tensors=4, kept=2, resumed=False),
     )
 
 

@@ -12,6 +12,9 @@ from fewbits.reporting import card
 from fewbits.reporting.record import preview_to_json
 from references import records
 
+CALIBRATED = ("text that codes are chosen by", "guard's judgement", "verdict")
+"""Sections that only a method that looks at text fills."""
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "card.md"
 
 
@@ -67,15 +70,31 @@ def test_what_a_killed_run_left_is_gone_after_the_next(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.card.json"]
 
 
-@pytest.mark.parametrize("section", ["card", "preview", "tensor", "format", "fallback"])
+@pytest.mark.parametrize(
+    "section",
+    [
+        "card",
+        "preview",
+        "tensor",
+        "format",
+        "fallback",
+        "text that codes are chosen by",
+        "guard's judgement",
+        "verdict",
+    ],
+)
 def test_the_document_lists_every_key_and_no_other(section: str, tmp_path: Path) -> None:
     data = records.record(tmp_path / "m.gguf", tmp_path / "m.card.json").to_json()
+    calibrated = records.calibrated_record(tmp_path / "m.gguf", tmp_path / "m.card.json").to_json()
     objects = {
         "card": data,
         "preview": data["preview"],
         "tensor": data["tensors"][0],
         "format": data["formats"][0],
         "fallback": data["preview"]["fallbacks"][0],
+        "text that codes are chosen by": calibrated["preview"]["calibration"],
+        "guard's judgement": calibrated["calibration"],
+        "verdict": calibrated["calibration"]["verdicts"][0],
     }
 
     assert documented_keys(section) == sorted(objects[section])

@@ -164,6 +164,17 @@ class Hessian(_Counted):
         tokens = self._count(x).float()
         self._sum = self._sum.to(x.device).addmm_(tokens.T, tokens)
 
+    def add_columns(self, x: torch.Tensor, columns: slice) -> None:
+        """Add `x` (tokens, cols) float32 to a few columns of the sum, down to the diagonal; `mirror` fills the rest.
+
+        Several threads can grow one sum, each its columns; who calls this counts `tokens`.
+        """
+        self._sum[: columns.stop, columns].addmm_(x[:, : columns.stop].T, x[:, columns])
+
+    def mirror(self) -> None:
+        """Make the sum symmetric after `add_columns`."""
+        self._sum = self._sum.triu_().add_(self._sum.triu(1).T)
+
     def merge(self, other: Hessian) -> None:
         """See what `other` has seen."""
         self.tokens += other.tokens

@@ -30,7 +30,25 @@ if TYPE_CHECKING:
     help="Give these tensors another format; repeatable.",
 )
 @click.option("--importance", metavar="FILE", help="Weigh errors by what llama-imatrix measured.")
-@click.option("--method", default="nearest", show_default=True, metavar="NAME", help="How codes are chosen.")
+@click.option("--method", metavar="NAME", help="How codes are chosen  [default: gptq with --calibration, else nearest]")
+@click.option("--calibration", multiple=True, metavar="FILE", help="Text to choose codes by; repeatable.")
+@click.option("--guard", metavar="FILE", help="Text to judge codes by  [default: a text of our own]")
+@click.option(
+    "--windows",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Windows of text to read.",
+)
+@click.option(
+    "--sequence-length",
+    type=click.IntRange(min=8),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")
@@ -45,7 +63,11 @@ def command(
     recipe: str,
     tensors: tuple[str, ...],
     importance: str | None,
-    method: str,
+    method: str | None,
+    calibration: tuple[str, ...],
+    guard: str | None,
+    windows: int,
+    sequence_length: int,
     dry_run: bool,
     force: bool,
     threads: int | None,
@@ -69,7 +91,7 @@ def command(
         if not (as_json or quiet):
             _print_preview(preview, _choices(ctx))
 
-    stages = () if dry_run else ("quantize", "verify")
+    stages = () if dry_run else (*(("calibrate",) if calibration else ()), "quantize", "verify")
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
@@ -82,6 +104,10 @@ def command(
             tensors=tensors,
             importance=importance,
             method=method,
+            calibration=[Path(path) for path in calibration] or None,
+            guard=guard,
+            windows=windows,
+            sequence_length=sequence_length,
             force=force,
             dry_run=dry_run,
             threads=threads,
@@ -108,8 +134,14 @@ def _choices(ctx: click.Context) -> list[str]:
     from click.core import ParameterSource
 
     names = {"recipe": "--to", "method": "--method", "threads": "--threads", "seed": "--seed"}
+    reads_text = bool(ctx.params["calibration"]) or ctx.params["method"] not in {None, "nearest"}
+    if reads_text:
+        names |= {"calibration": "--calibration", "guard": "--guard"}
+        names |= {"windows": "--windows", "sequence_length": "--sequence-length"}
+    instead = {"threads": "all", "method": "gptq" if reads_text else "nearest", "guard": "built-in"}
     left = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.DEFAULT]
-    values = {name: "all" if ctx.params[name] is None else ctx.params[name] for name in left}
+    values = {name: ctx.params[name] or instead.get(name, ctx.params[name] or "built-in") for name in left}
+    values |= {"seed": ctx.params["seed"]} if "seed" in left else {}
     return [f"{names[name]} {values[name]}" for name in left]
 
 

@@ -14,7 +14,7 @@ from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded
 from fewbits.evaluation.huggingface_model import HuggingFaceModel, require_all
 from fewbits.evaluation.model_files import LoadedModel, Vocabulary, first_sentence, quiet_transformers
-from fewbits.kernels.fields import decode_fields, has_fields_codec
+from fewbits.kernels.stored import stored_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -87,14 +87,8 @@ def _numbers(stored: StoredMatrix | StoredTensor) -> torch.Tensor:
     """The float32 numbers of a tensor in its own shape."""
     if isinstance(stored, StoredTensor):
         return decoded(stored)
-    import torch
-
     format = formats.get(stored.format)
     rows = 1
     for size in stored.shape[:-1]:
         rows *= size
-    own = {name: field.copy() for name, field in stored.fields.items()}  # mapped bytes are not to be written to
-    shape = (rows, stored.shape[-1])
-    if has_fields_codec(format):
-        return torch.from_numpy(decode_fields(format, own, shape)).reshape(stored.shape)
-    return format.decode(*format.from_fields(own, shape)).reshape(stored.shape)
+    return stored_numbers(format, stored.fields, (rows, stored.shape[-1])).reshape(stored.shape)

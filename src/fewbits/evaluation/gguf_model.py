@@ -15,7 +15,8 @@ from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded, require_decodable
 from fewbits.evaluation.gguf_config import GGUFConfig, read_config
-from fewbits.evaluation.model_files import LoadedModel, first_sentence, quiet_transformers
+from fewbits.evaluation.model_files import LoadedModel
+from fewbits.evaluation.skeleton import bare_network, give_frequencies
 from fewbits.evaluation.vocabularies import GGUFVocabulary
 from fewbits.models import TensorFact
 
@@ -48,10 +49,8 @@ class GGUFModel:
 
     def load(self) -> LoadedModel:
         """The network in float32, one tensor decoded at a time; raises EvaluationError naming what does not fit."""
-        import torch
-
         require_decodable({self.reader.read(name).format for name in self.reader.names()})
-        network = self._skeleton()
+        network = self.skeleton()
         facts = self._matched_facts(network)
         state = {}
         for name, (target, fact) in facts.items():
@@ -59,25 +58,20 @@ class GGUFModel:
             state[target] = _halves_apart(weight, self.config.values["head_dim"]) if fact.order == "rope" else weight
         network.load_state_dict(state, strict=False, assign=True)
         network.tie_weights()
-        with torch.no_grad():
-            self._give_frequencies(network)
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.is_meta:
                 raise EvaluationError(f"{self.path}: nothing in the file fills {name} of the network.")
         return LoadedModel(self.path, network.eval().requires_grad_(False))
 
-    def _skeleton(self) -> Any:
-        """The network without memory behind its parameters."""
-        import torch
-
-        try:
-            with quiet_transformers() as transformers, torch.device("meta"):
-                config = transformers.AutoConfig.for_model(self.config.model_type, **self.config.values)
-                return transformers.AutoModelForCausalLM.from_config(
-                    config, dtype=torch.float32, attn_implementation="sdpa"
-                )
-        except Exception as error:  # transformers raises whatever its checks of a configuration raise
-            raise EvaluationError(f"{self.path}: its metadata describe no model ({first_sentence(error)}).") from error
+    def skeleton(self) -> Any:
+        """The network without memory behind its parameters; the RoPE tables are there."""
+        network = bare_network(
+            self.path,
+            lambda transformers: transformers.AutoConfig.for_model(self.config.model_type, **self.config.values),
+        )
+        stored = ROPE_FACTORS in self.reader.names()
+        give_frequencies(self.path, network, decoded(self.reader.read(ROPE_FACTORS)) if stored else None)
+        return network
 
     def _matched_facts(self, network: Any) -> dict[str, tuple[str, TensorFact]]:
         """GGUF name -> (parameter, fact): every parameter has its tensor and every tensor its parameter."""
@@ -100,20 +94,6 @@ class GGUFModel:
                     f"{parameters.get(target)}."
                 )
         return facts
-
-    def _give_frequencies(self, network: Any) -> None:
-        """Compute the RoPE tables, which no file holds, and divide them by the file's factors, if it has any."""
-        for name, module in list(network.named_modules()):
-            if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-                continue
-            rotary = type(module)(network.config)
-            network.set_submodule(name, rotary)
-            if ROPE_FACTORS in self.reader.names():
-                factors = decoded(self.reader.read(ROPE_FACTORS))
-                if factors.shape != rotary.inv_freq.shape:
-                    counts = f"{factors.numel()} factors for {rotary.inv_freq.numel()} pairs"
-                    raise EvaluationError(f"{self.path}: {ROPE_FACTORS} has {counts}.")
-                rotary.inv_freq.div_(factors)
 
 
 def _listed(names: list[str]) -> str:

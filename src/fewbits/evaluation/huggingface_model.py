@@ -10,6 +10,7 @@ from typing import Any
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.model_files import SAFE, LoadedModel, Vocabulary, first_sentence, quiet_transformers
+from fewbits.evaluation.skeleton import bare_network, give_frequencies
 from fewbits.evaluation.vocabularies import GGUFVocabulary, HuggingFaceVocabulary
 
 
@@ -43,6 +44,12 @@ class HuggingFaceModel:
             return HuggingFaceVocabulary.read(self.path, size)
         # From a bare SentencePiece model transformers guesses the space before a text, and guesses wrong.
         return GGUFVocabulary.read(self.path, convert_directory(self.path).metadata, size)
+
+    def skeleton(self) -> Any:
+        """The network without memory behind its parameters; the RoPE tables are there."""
+        network = bare_network(self.path, lambda _: self.config)
+        give_frequencies(self.path, network)
+        return network
 
     def load(self) -> LoadedModel:
         """The network in float32; raises EvaluationError when weights are missing, left over or misshapen."""

@@ -27,6 +27,9 @@ class Method(Protocol):
     def codec_is_enough(self) -> bool:
         """Whether `solve` is just the format's own fit and encode, which a native codec does in one pass."""
 
+    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`stats` with what all matrices of one input share, so that it is computed once."""
+
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
     ) -> QTensor:

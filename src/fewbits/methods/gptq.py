@@ -49,6 +49,10 @@ class GPTQ:
     chunk: int = 128
     """Columns after which the columns beyond learn of the errors: it changes the time, not the result."""
 
+    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The factor of stats["hessian"], as stats["factor"]."""
+        return {**stats, "factor": inverse_factor(stats["hessian"].double())}
+
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
     ) -> QTensor:
@@ -59,7 +63,8 @@ class GPTQ:
         hessian = stats["hessian"].double()
         importance = _importance(hessian)
         plain = Nearest().solve(w, format, {"importance": importance}, like=like)
-        swept = self._sweep(w, plain, inverse_factor(hessian), importance)
+        factor = stats["factor"] if "factor" in stats else inverse_factor(hessian)
+        swept = self._sweep(w, plain, factor, importance)
         return _better(w, hessian, swept, plain)
 
     def _sweep(self, w: torch.Tensor, plain: QTensor, upper: torch.Tensor, importance: torch.Tensor) -> QTensor:

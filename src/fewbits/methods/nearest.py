@@ -28,6 +28,10 @@ class Nearest:
     needs: frozenset[str] = frozenset()
     codec_is_enough: bool = True
 
+    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Nothing is shared."""
+        return stats
+
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
     ) -> QTensor:

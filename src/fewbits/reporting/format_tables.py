@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewbits.formats.guide import families
-from fewbits.reporting.tables import facts_table
+from fewbits.reporting.table_parts import facts_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewbits.reporting import figures, strips
-from fewbits.reporting.tables import clean, facts_table, simple_table
+from fewbits.reporting.table_parts import clean, facts_table, simple_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

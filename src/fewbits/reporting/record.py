@@ -61,6 +61,40 @@ class ImportanceUsed:
 
 
 @dataclass(frozen=True)
+class CalibrationPlan:
+    """The texts that codes are chosen and judged by."""
+
+    text: dict[str, Any]
+    """Fingerprint of the calibration text: SHA-256 of its token ids, tokens, sources."""
+    guard_text: dict[str, Any]
+    """The same of the text that codes are judged by."""
+    tokens: int
+    guard_tokens: int
+    checkpoints: int
+    """How often the codes are judged on the way through the model."""
+    layers: int
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """How the codes were judged, checkpoint by checkpoint."""
+
+    verdicts: tuple[dict[str, Any], ...]
+    """first, last (layers), kl_solved, kl_plain (nats per token of guard text, end to end), kept."""
+    tensors: int
+    """Tensors that the method solved."""
+    kept: int
+    """Tensors whose codes stayed; the others got plain ones."""
+    resumed: bool
+    """A run that was broken off had done a part."""
+
+    @property
+    def works(self) -> bool:
+        """Whether at least half of the codes stayed: else the method does not work on this model."""
+        return 2 * self.kept >= self.tensors
+
+
+@dataclass(frozen=True)
 class FormatSummary:
     """All tensors of one format."""
 
@@ -106,6 +140,7 @@ class Preview:
     overrides: tuple[str, ...] = ()
     """"PATTERN=FORMAT", in the order in which they are tried, before the recipe's rules."""
     importance: ImportanceUsed | None = None
+    calibration: CalibrationPlan | None = None
 
     @property
     def parameters(self) -> int:
@@ -139,6 +174,12 @@ class TensorResult:
     planned: PlannedTensor
     relative_rms: float
     """sqrt(sum (w - stored)^2 / sum w^2); 0 for an all-zero tensor that came back exact."""
+    output_error: float | None = None
+    """sqrt of the mean squared error of the matrix's outputs over their mean square, on the calibration text."""
+    output_error_plain: float | None = None
+    """The same with the nearest codes, weighed by importance."""
+    remarks: tuple[str, ...] = ()
+    """What had to be decided while codes were chosen."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +203,7 @@ class Record:
     """Path of the card."""
     started: str = ""
     """UTC, ISO 8601."""
+    calibration: CalibrationResult | None = None
     verified: bool = field(default=True)
     """Always True: a file that fails verification is not kept and no record is made."""
 
@@ -174,7 +216,9 @@ class Record:
         data = {"schema": SCHEMA, **asdict(self)}
         data["preview"] = preview_to_json(self.preview)
         data["formats"] = [summary.to_json() for summary in self.formats()]
-        data["tensors"] = [{**_planned_to_json(t.planned), "relative_rms": t.relative_rms} for t in self.tensors]
+        data["tensors"] = [_result_to_json(t) for t in self.tensors]
+        if self.calibration is not None:
+            data["calibration"]["works"] = self.calibration.works
         for key in ("schema", "tensors", "formats"):  # said once, in the record itself
             del data["preview"][key]
         return data
@@ -194,6 +238,11 @@ def preview_to_json(preview: Preview) -> dict[str, Any]:
 
 def _planned_to_json(planned: PlannedTensor) -> dict[str, Any]:
     return {**asdict(planned), "shape": list(planned.shape), "parameters": planned.parameters}
+
+
+def _result_to_json(result: TensorResult) -> dict[str, Any]:
+    errors = {key: value for key, value in asdict(result).items() if key != "planned"}
+    return {**_planned_to_json(result.planned), **errors, "remarks": list(result.remarks)}
 
 
 def _summaries(tensors: Iterable[tuple[PlannedTensor, float | None]]) -> tuple[FormatSummary, ...]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from fewbits.reporting import figures
-from fewbits.reporting.record import FormatSummary, Preview, Record, override_origin
+from fewbits.reporting.calibration_tables import calibration_tables
+from fewbits.reporting.record import CalibrationPlan, FormatSummary, Preview, Record, override_origin
+from fewbits.reporting.table_parts import clean, facts_table, simple_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +69,13 @@ def record_tables(record: Record) -> list[RenderableType]:
         ("peak memory", f"{figures.size(record.peak_memory)} (mapped files not counted)"),
         ("worked with", f"{record.threads} threads, {record.isa}"),
     ]
-    return [Text(), _format_table(record.formats(), errors=True), *_worst_tensors(record), facts_table("Result", facts)]
+    return [
+        Text(),
+        _format_table(record.formats(), errors=True),
+        *_worst_tensors(record),
+        *calibration_tables(record),
+        facts_table("Result", facts),
+    ]
 
 
 def comparison_tables(comparison: Comparison) -> list[RenderableType]:
@@ -136,11 +143,21 @@ def _changes(preview: Preview) -> list[tuple[str, str]]:
         chosen = Counter(t.chosen_by for t in preview.tensors)
         counts = [f"{o} ({_count(chosen[override_origin(o)], 'tensor')})" for o in preview.overrides]
         facts.append(("overrides", ", ".join(counts)))
+    facts += _calibration(preview.calibration) if preview.calibration else []
     used = preview.importance
     if used:
         measured = f", measured on {used.chunks} chunks of {used.text or 'a text'}" if used.chunks else ""
         facts.append(("importance", f"{used.file}: {_count(used.tensors, 'tensor')} weighed{measured}"))
     return facts
+
+
+def _calibration(plan: CalibrationPlan) -> list[tuple[str, str]]:
+    parts = ", ".join(f"{part['name']} {part['windows']}" for part in plan.text["parts"])
+    length = plan.text["length"]
+    return [
+        ("calibration", f"{plan.tokens} tokens: {plan.text['windows']} windows of {length} ({parts})"),
+        ("guard", f"{plan.guard_tokens} tokens, looked at after {_count(plan.checkpoints, 'part')} of the layers"),
+    ]
 
 
 def _count(number: int, thing: str) -> str:
@@ -175,28 +192,3 @@ def _shrinkage(before: int, after: int) -> str:
 
 def _interval(figure: Estimate, form: str) -> str:
     return f"{figure.value:{form}} (95%: {figure.low:{form}} to {figure.high:{form}})"
-
-
-def simple_table(title: str, *columns: tuple[str, Any]) -> Table:
-    """A table of (name, justification) columns."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify=justify, overflow="fold")
-    return table
-
-
-def facts_table(title: str, facts: Iterable[tuple[str, str]]) -> Table:
-    """A name and a value per line."""
-    table = Table(
-        title=title or None, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
-    )
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts:
-        table.add_row(Text(clean(name)), Text(clean(value)))
-    return table
-
-
-def clean(text: str) -> str:
-    """`text` with control characters visible: a name from a file must not drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,0 +1,131 @@
+"""The guard: codes stay only where they leave less KL divergence, end to end on held-out text, than plain codes do.
+
+A lower error of a matrix's outputs does not always mean a better model. So at a few checkpoints the rest of the model,
+in full precision, is run on guard text behind the layers since the last checkpoint, once with the method's codes and
+once with plain ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewbits.calibration.network import Head, LayeredNetwork
+from fewbits.calibration.walk import Batches, States, advance
+from fewbits.workers import Workers
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENS = 4096
+"""Tokens of guard text."""
+
+CHECKPOINTS = 8
+"""Most checkpoints per model."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard found behind layers `first` to `last`; KL divergences in nats per token of guard text."""
+
+    first: int
+    last: int
+    kl_solved: float
+    kl_plain: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the method's codes stay."""
+        return self.kl_solved <= self.kl_plain
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**asdict(self), "kept": self.kept}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Verdict:
+        """What `to_json` made."""
+        return Verdict(data["first"], data["last"], data["kl_solved"], data["kl_plain"])
+
+
+def spans(layers: int) -> list[range]:
+    """Layers between checkpoints, as even as can be.
+
+    >>> spans(10)
+    [range(0, 1), range(1, 2), range(2, 3), range(3, 5), range(5, 6), range(6, 7), range(7, 8), range(8, 10)]
+    """
+    count = min(CHECKPOINTS, layers)
+    edges = [layers * n // count for n in range(count + 1)]
+    return [range(a, b) for a, b in pairwise(edges)]
+
+
+def through(
+    network: LayeredNetwork,
+    layers: range,
+    states: Mapping[str, States],
+    batches: Sequence[Batches],
+    workers: Workers,
+    progress: Callable[[], None],
+) -> dict[str, States]:
+    """`states` of several kinds through `layers` in full precision, each layer read once."""
+    now = {kind: np.array(each) for kind, each in states.items()}
+    for index in layers:
+        with network.layer(index) as layer:
+            for each in now.values():
+                advance(layer, network.layer_name(index), each, each, batches[index], workers, progress)
+    return now
+
+
+def divergences(
+    head: Head,
+    reference: States,
+    states: Mapping[str, States],
+    weights: Mapping[str, torch.Tensor],
+    workers: Workers,
+) -> dict[str, float]:
+    """Mean KL divergence in nats per token of each of `states` from `reference`, under the head's own matrix.
+
+    Where `weights` names a kind, its logits are made by that matrix instead.
+    """
+    import torch
+
+    own = head.module.weight
+    found: dict[str, list[float]] = {kind: [] for kind in states}
+    try:
+        for at in range(0, len(reference), _TOGETHER):
+            windows = range(at, min(at + _TOGETHER, len(reference)))
+            expected = _log_probabilities(head, own, reference, windows, workers)
+            for kind, each in states.items():
+                weight = torch.nn.Parameter(weights[kind], requires_grad=False) if kind in weights else own
+                answers = _log_probabilities(head, weight, each, windows, workers)
+                found[kind] += [_kl(p, q) for p, q in zip(expected, answers, strict=True)]
+    finally:
+        head.module.weight = own
+    return {kind: sum(each) / len(each) for kind, each in found.items()}
+
+
+_TOGETHER = 2
+"""Windows whose logits are in memory at once."""
+
+
+def _log_probabilities(
+    head: Head, weight: torch.nn.Parameter, states: States, windows: range, workers: Workers
+) -> list[torch.Tensor]:
+    import torch
+
+    head.module.weight = weight
+
+    def run(window: int) -> torch.Tensor:
+        with torch.no_grad():
+            logits = head.logits(torch.from_numpy(np.array(states[window : window + 1])))[0]
+            return logits.float().log_softmax(-1)
+
+    return [found for _, found in workers.in_order(run, windows)]
+
+
+def _kl(p: torch.Tensor, q: torch.Tensor) -> float:
+    return float((p.exp() * (p - q)).sum(-1).double().mean())

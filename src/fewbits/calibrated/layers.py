@@ -1,0 +1,122 @@
+"""One layer, or the head: measured, solved, kept, and gone through again with its new numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewbits.calibrated.ground import HEAD, Ground, layer_folder, states_name
+from fewbits.calibrated.solving import KINDS, solve
+from fewbits.calibration.network import Head
+from fewbits.calibration.walk import Batches, Measured, measure
+from fewbits.formats import Fields
+
+if TYPE_CHECKING:
+    import torch
+
+FLOOR = 2.0**-20
+"""The least that a column counts, as a part of what columns count on average."""
+
+
+def solve_layer(ground: Ground, index: int) -> None:
+    """Leave the codes of layer `index` in the workspace, and the states behind it."""
+    batches, held_out = ground.batches("calibration")[index], ground.batches("guard")[index]
+    if ground.is_finished(index):
+        ground.progress.skip(2 * len(batches.slices()) + 2 * len(held_out.slices()))
+        return
+    states, name = ground.work.states(states_name("calibration", index)), ground.network.layer_name(index)
+    with ground.network.layer(index) as layer:
+        sites = ground.sites(name, layer)
+        measured = measure(sites, partial(_forward, layer, states, batches), batches, ground.workers, ground.progress)
+        fields, record = _solve(ground, name, sites, measured)
+        for kind in ("calibration", "solved"):
+            ground.through(index, layer, kind)
+        ground.put(name, sites, fields["plain"])
+        ground.through(index, layer, "plain")
+    ground.work.write_layer(layer_folder(index), fields, record)
+    _forget(ground, index)
+
+
+def _forward(layer: Any, states: Any, batches: Batches, batch: slice) -> None:
+    call = batches.call(batch)
+    layer(_tensor(states[batch]), *call.args, **call.kwargs)
+
+
+def _forget(ground: Ground, index: int) -> None:
+    """Delete states in front of a finished layer; those in front of a span are kept until it is judged."""
+    for kind in KINDS:
+        ground.work.forget_states(states_name(kind, index))
+    if index not in [span.start for span in ground.spans]:
+        ground.work.forget_states(states_name("calibration", index))
+
+
+def _solve(
+    ground: Ground, prefix: str, sites: Mapping[str, Any], measured: Measured
+) -> tuple[dict[str, dict[str, Fields]], dict[str, Any]]:
+    """Stored fields by kind and tensor, and the record; the modules get the solved numbers."""
+    fields: dict[str, dict[str, Fields]] = {kind: {} for kind in KINDS}
+    record: dict[str, Any] = {}
+    for leader, names in measured.groups.items():
+        hessian = measured.hessians[leader].value
+        stats = ground.method.prepare({"hessian": hessian, "importance": importance_of(hessian)})
+        for name in names:
+            parameter = ground.parameters.find(f"{prefix}.{name}.weight" if prefix else f"{name}.weight")
+            planned = ground.planned[parameter.target]
+            solved = solve(parameter.rows(), planned, ground.method, stats, ground.workers)
+            for kind in KINDS:
+                fields[kind][parameter.target] = solved.fields[kind]
+            sites[name].weight.data.copy_(parameter.in_network(solved.numbers["solved"]))
+            record[parameter.target] = {
+                "errors": solved.errors,
+                "remarks": solved.remarks,
+                "tokens": measured.hessians[leader].tokens,
+                "mean_square": hessian.diagonal().tolist(),
+            }
+    return fields, record
+
+
+def importance_of(hessian: torch.Tensor) -> torch.Tensor:
+    """What columns (cols,) float32 count: the diagonal of H, its mean brought to 1, nothing quite at zero."""
+    import torch
+
+    diagonal = hessian.diagonal()
+    mean = diagonal.mean()
+    if not bool(mean > 0):
+        return torch.ones_like(diagonal)
+    return (diagonal / mean).clamp_min(FLOOR)
+
+
+def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:
+    """Leave the codes of the output matrix in the workspace, where it is to be solved; its numbers by kind."""
+    planned = ground.planned_of(head.name)
+    if planned is None:
+        return {}
+    if ground.work.layer_record(HEAD) is None:
+        original = head.module.weight.data.clone()
+        fields, record = _solve(ground, "", {head.name: head.module}, _measure_head(ground, head))
+        head.module.weight.data.copy_(original)
+        ground.work.write_layer(HEAD, fields, record)
+    stored = {kind: ground.work.fields(HEAD, kind, planned.name) for kind in KINDS}
+    return {kind: ground.numbers(f"{head.name}.weight", fields) for kind, fields in stored.items()}
+
+
+def _measure_head(ground: Ground, head: Head) -> Measured:
+    states = ground.work.states(states_name("calibration", len(ground.network)))
+    batches = ground.batches("calibration")[-1]
+    with head.inputs_only():
+        return measure(
+            {head.name: head.module},
+            lambda batch: head.reach(_tensor(states[batch])),
+            batches,
+            ground.workers,
+            ground.progress,
+        )
+
+
+def _tensor(states: Any) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(states))

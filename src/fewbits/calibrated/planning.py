@@ -1,0 +1,147 @@
+"""What calibration will take, decided and estimated before any weight is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fewbits.calibrated import guard
+from fewbits.calibrated.parameters import SourceNetwork, open_network
+from fewbits.calibration.data import read_calibration
+from fewbits.calibration.mix import guard_text
+from fewbits.calibration.network import LayeredNetwork
+from fewbits.calibration.walk import BATCH_TOKENS, ROUND
+from fewbits.checkpoints.base import Conversion
+from fewbits.checkpoints.fields import PLAIN
+from fewbits.methods import Method
+from fewbits.reporting.record import CalibrationPlan, PlannedTensor
+from fewbits.request import CalibrationRequest
+
+_PROBE = 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `run.Walk` needs beside the formats."""
+
+    source: SourceNetwork
+    network: LayeredNetwork
+    calibration: Any
+    """Windows (windows, length) int64 that codes are chosen by."""
+    held_out: Any
+    """Windows (windows, length) int64 that codes are judged by."""
+    used: CalibrationPlan
+    notes: tuple[str, ...]
+
+
+def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
+    """Open the model as a network and read the texts; raises FewbitsError where one of them cannot be used."""
+    source = open_network(conversion)
+    network = LayeredNetwork(source.skeleton, source.parameters)
+    length = min(asked.length, source.context_limit)
+    data = read_calibration(asked.text, source.vocabulary, length=length, windows=asked.windows, seed=seed)
+    judged = [guard_text()] if asked.guard is None else asked.guard
+    held_out = read_calibration(
+        judged, source.vocabulary, length=length, windows=max(1, guard.TOKENS // length), seed=seed
+    )
+    used = CalibrationPlan(
+        text=data.fingerprint,
+        guard_text=held_out.fingerprint,
+        tokens=int(data.windows.size),
+        guard_tokens=int(held_out.windows.size),
+        checkpoints=len(guard.spans(len(network))),
+        layers=len(network),
+    )
+    notes = [f"Calibration: {note}." for note in data.notes]
+    if length < asked.length:
+        notes.append(f"Windows were shortened from {asked.length} to {length} tokens, all that the model was made for.")
+    return Plan(source, network, data.windows, held_out.windows, used, tuple(notes))
+
+
+def with_methods(tensors: Iterable[PlannedTensor], plan: Plan, method: Method) -> tuple[PlannedTensor, ...]:
+    """`method` for the matrices of linear layers, and nearest for whatever is looked up instead of multiplied with."""
+    names = _linear(plan)
+    return tuple(
+        t if not t.quantizable else replace(t, method=method.name if _solvable(t, names) else "nearest")
+        for t in tensors
+    )
+
+
+def _solvable(tensor: PlannedTensor, names: frozenset[str]) -> bool:
+    return tensor.name in names and tensor.format not in PLAIN
+
+
+def _linear(plan: Plan) -> frozenset[str]:
+    """Tensors of the target that are matrices of linear layers: those of layers, and the head if it has its own."""
+    import torch
+
+    network, named = plan.network.network, plan.source.parameters.named
+    head = network.get_output_embeddings()
+    return frozenset(
+        named[f"{name}.weight"].target
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and f"{name}.weight" in named
+        and (module is head or name.startswith(f"{plan.network.prefix}."))
+    )
+
+
+def estimate_seconds(plan: Plan, threads: int) -> float:
+    """Expected seconds of the walk, from the rate of a matrix product tried here."""
+    shapes = [tuple(p.shape) for p in plan.network.shape(0).parameters() if p.dim() == 2]
+    weights, layers = sum(a * b for a, b in shapes), len(plan.network)
+    squares = sum(cols * cols for cols in {cols for _, cols in shapes})
+    sweep = sum(rows * cols * cols for rows, cols in shapes)
+    judged = sum(2 * (layers - span.stop) for span in guard.spans(layers))
+    tokens, held_out = plan.calibration.size, plan.held_out.size
+    forward: float = 2 * weights * (layers * (2 * tokens + 3 * held_out) + judged * held_out)
+    seconds: float = (forward + layers * (2 * squares * tokens + 8 * sweep)) / (_rate() * threads)
+    return seconds
+
+
+def _rate() -> float:
+    """Operations per second of one thread in a product of matrices in float32."""
+    import torch
+
+    x = torch.ones(_PROBE, _PROBE)
+    x @ x
+    began = time.perf_counter()
+    x @ x
+    return 2.0 * _PROBE**3 / (time.perf_counter() - began) / max(1, torch.get_num_threads())
+
+
+def estimate_memory(plan: Plan, threads: int) -> int:
+    """Expected bytes in memory at most: one layer three times, its Hessians and a factor, inputs of a few batches."""
+    shapes = [tuple(p.shape) for p in plan.network.shape(0).parameters() if p.dim() == 2]
+    widths = [cols for _, cols in shapes]
+    weights = 4 * sum(rows * cols for rows, cols in shapes)
+    hessians = 4 * sum(cols * cols for cols in set(widths)) * 2 + 3 * 8 * max(widths) ** 2
+    inputs = 4 * BATCH_TOKENS * (ROUND + 2 * threads) * sum(set(widths)) * 2
+    embedding: int = 4 * int(np.prod(plan.network.network.get_input_embeddings().weight.shape))
+    most: int = max(3 * weights + hessians + inputs, 2 * embedding + inputs)
+    return most
+
+
+def asked_for(
+    plan: Plan, conversion: Conversion, tensors: Iterable[PlannedTensor], method: Method, seed: int
+) -> Mapping[str, Any]:
+    """What makes two runs the same: source, texts, formats, method and versions."""
+    import torch
+
+    from fewbits import __version__
+
+    files = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in conversion.files]
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "method": repr(method),
+        "files": files,
+        "tensors": [(t.name, t.format, t.method) for t in tensors],
+        "text": plan.used.text["sha256"],
+        "guard_text": plan.used.guard_text["sha256"],
+        "seed": seed,
+    }

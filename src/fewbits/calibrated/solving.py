@@ -1,0 +1,85 @@
+"""The codes of one matrix, chosen twice: by the method, and plainly, so that a guard can put the plain ones back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewbits import formats
+from fewbits.checkpoints.base import Bytes
+from fewbits.encoding import Encoded, encode_in_torch, encode_slab, rows_together
+from fewbits.formats import Fields
+from fewbits.kernels.stored import stored_numbers
+from fewbits.methods import Method, get
+from fewbits.reporting.record import PlannedTensor
+from fewbits.workers import Workers
+
+if TYPE_CHECKING:
+    import torch
+
+ROWS = 256
+"""Rows that are solved together: the same for any number of threads."""
+
+KINDS = ("solved", "plain")
+"""The method's codes, and the nearest ones weighed by the diagonal of the Hessian."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The stored fields of one matrix and the numbers (rows, cols) they stand for, of both kinds."""
+
+    fields: Mapping[str, Fields]
+    numbers: Mapping[str, torch.Tensor]
+    errors: Mapping[str, float]
+    """sqrt(tr(E H E^T) / tr(W H W^T)): the relative error of the matrix's outputs on the calibration text."""
+    remarks: tuple[str, ...]
+
+
+def solve(
+    w: torch.Tensor, planned: PlannedTensor, method: Method, stats: Mapping[str, Any], workers: Workers
+) -> Solved:
+    """Codes for `w` (rows, cols) float32, slab by slab of rows, which do not influence each other."""
+    format = formats.get(planned.format)
+    shared = format.prepare([w]) if format.rows != 1 else None
+    importance = stats["importance"].numpy()
+    step = max(rows_together(format, w.shape[1]), ROWS)
+    starts = range(0, len(w), step)
+
+    def run(start: int) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+        rows = w[start : start + step]
+        stop = start + len(rows)
+        slab: Bytes = rows.contiguous().numpy().view(np.uint8)
+        like = shared.slice(start, stop) if shared else None
+        plain = encode_slab(get("nearest"), planned, "F32", slab, importance, like)
+        solved, remarks = encode_in_torch(method, format, "F32", slab, stats, like)
+        return {"solved": solved, "plain": plain}, remarks
+
+    done = [(start, *result) for start, result in workers.in_order(run, starts)]
+    fields = {kind: _joined([each[kind].part(start) for start, each, _ in done]) for kind in KINDS}
+    numbers = {kind: stored_numbers(format, fields[kind], (w.shape[0], w.shape[1])) for kind in KINDS}
+    remarks = tuple(dict.fromkeys(remark for *_, found in done for remark in found))
+    return Solved(fields, numbers, _errors(w, numbers, stats["hessian"], workers), remarks)
+
+
+def _joined(parts: list[Fields]) -> Fields:
+    """Slabs put together; what belongs to the whole tensor came with the first."""
+    return {name: np.concatenate([part[name] for part in parts if name in part]) for name in parts[0]}
+
+
+def _errors(
+    w: torch.Tensor, numbers: Mapping[str, torch.Tensor], hessian: torch.Tensor, workers: Workers
+) -> dict[str, float]:
+    def run(start: int) -> dict[str, float]:
+        rows = slice(start, start + ROWS)
+        errors = {kind: w[rows] - found[rows] for kind, found in numbers.items()}
+        return {kind: float(((e @ hessian) * e).sum()) for kind, e in {**errors, "": w[rows]}.items()}
+
+    totals = [found for _, found in workers.in_order(run, range(0, len(w), ROWS))]
+    whole = sum(found[""] for found in totals)
+    return {
+        kind: sqrt(max(sum(found[kind] for found in totals), 0.0) / whole) if whole > 0 else 0.0 for kind in numbers
+    }
