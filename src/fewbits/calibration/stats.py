@@ -7,7 +7,8 @@ entry are far below the damping that every use of it adds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fewbits.errors import CalibrationError
 from fewbits.lazy import LazyModule
@@ -39,7 +40,7 @@ class Stat(Protocol[Other_contra]):
         """See what `other` has seen."""
 
 
-class _Counted:
+class Counted:
     """What statistics share: the number of tokens, and the refusal to speak without any."""
 
     def __init__(self, cols: int) -> None:
@@ -63,7 +64,7 @@ class _Counted:
             )
 
 
-class MinMax(_Counted):
+class MinMax(Counted):
     """The smallest and the largest number per column, (2, cols) float32.
 
     >>> import torch
@@ -86,7 +87,10 @@ class MinMax(_Counted):
 
     def update(self, x: torch.Tensor) -> None:
         """See the tokens of `x`."""
-        low, high = self._count(x).float().aminmax(dim=0)
+        tokens = self._count(x)
+        if not len(tokens):  # an expert that nothing was sent to
+            return
+        low, high = tokens.float().aminmax(dim=0)
         self._low, self._high = torch.minimum(self._low.to(x.device), low), torch.maximum(self._high.to(x.device), high)
 
     def merge(self, other: MinMax) -> None:
@@ -107,7 +111,37 @@ class AbsMax(MinMax):
         return torch.maximum(self._low.abs(), self._high.abs())
 
 
-class MeanSquare(_Counted):
+class RunningAverage(Counted):
+    """The mean per column, (cols,) float32: what rounding errors of a matrix are multiplied with on average.
+
+    >>> import torch
+    >>> stat = RunningAverage(2)
+    >>> stat.update(torch.tensor([[1.0, -2.0], [3.0, 0.0]]))
+    >>> stat.value.tolist()
+    [2.0, -1.0]
+    """
+
+    def __init__(self, cols: int) -> None:
+        super().__init__(cols)
+        self._sum = torch.zeros(cols, dtype=torch.float64)
+
+    @property
+    def value(self) -> torch.Tensor:
+        """(cols,)."""
+        self._require_tokens()
+        return (self._sum / self.tokens).float()
+
+    def update(self, x: torch.Tensor) -> None:
+        """See the tokens of `x`."""
+        self._sum = self._sum.to(x.device) + self._count(x).double().sum(0)
+
+    def merge(self, other: RunningAverage) -> None:
+        """See what `other` has seen."""
+        self.tokens += other.tokens
+        self._sum = self._sum + other._sum.to(self._sum.device)
+
+
+class MeanSquare(Counted):
     """The mean of squares per column, (cols,) float32: what llama.cpp's imatrix holds.
 
     >>> import torch
@@ -127,6 +161,11 @@ class MeanSquare(_Counted):
         self._require_tokens()
         return (self._sum / self.tokens).float()
 
+    @property
+    def sums(self) -> torch.Tensor:
+        """The sums of squares (cols,) float64; zeros where no token was seen. An importance matrix stores them."""
+        return self._sum
+
     def update(self, x: torch.Tensor) -> None:
         """See the tokens of `x`."""
         self._sum = self._sum.to(x.device) + self._count(x).double().square().sum(0)
@@ -137,7 +176,7 @@ class MeanSquare(_Counted):
         self._sum = self._sum + other._sum.to(self._sum.device)
 
 
-class Hessian(_Counted):
+class Hessian(Counted):
     """The mean of x^T x over tokens, (cols, cols) float32: how errors of the columns of a matrix add up in its outputs.
 
     The squared error of outputs that an error E (rows, cols) of the matrix makes is tr(E H E^T) per token.
@@ -181,8 +220,27 @@ class Hessian(_Counted):
         self._sum = self._sum + other._sum.to(self._sum.device)
 
 
-STATS: Registry[type[MinMax | MeanSquare | Hessian]] = Registry("statistic", CalibrationError)
+AnyStat = TypeVar("AnyStat", bound=Stat[Any])
+
+
+def merged(parts: Sequence[AnyStat]) -> AnyStat:
+    """What all of `parts` have seen, in the first of them: neighbours first, then pairs of neighbours, and so on.
+
+    The order of additions depends on the number of parts alone, not on who was ready first.
+    """
+    if not parts:
+        raise CalibrationError("no statistics to merge; this is a bug.")
+    left = list(parts)
+    while len(left) > 1:
+        for one, other in zip(left[::2], left[1::2], strict=False):
+            one.merge(other)
+        left = left[::2]
+    return left[0]
+
+
+STATS: Registry[Callable[[int], Stat[Any]]] = Registry("statistic", CalibrationError)
 STATS.add("absmax", AbsMax)
 STATS.add("minmax", MinMax)
+STATS.add("running_average", RunningAverage)
 STATS.add("mean_square", MeanSquare)
 STATS.add("hessian", Hessian)
