@@ -17,6 +17,7 @@ from fewbits.calibration.stats import (
     Stat,
     merged,
 )
+from fewbits.calibration.unlikeness import Seen, Unlikeness, tokens_report, unlikeness
 
 STATS.add("histogram", Histogram)
 STATS.add("sample_range", SampleRange)
@@ -34,9 +35,13 @@ __all__ = [
     "Range",
     "RunningAverage",
     "SampleRange",
+    "Seen",
     "Stat",
     "Tokenizer",
+    "Unlikeness",
     "guard_text",
     "merged",
     "read_calibration",
+    "tokens_report",
+    "unlikeness",
 ]
