@@ -1,0 +1,173 @@
+"""`quantize` with a method that looks at text: broken off and resumed, judged, and the same whatever helps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fewbits
+from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.errors import CalibrationError
+
+WINDOWS = {"windows": 6, "sequence_length": 32}
+
+
+def calibrated(source: Path, output: Path, **options: Any) -> Any:
+    return fewbits.quantize(source, output, **{"to": "Q4_0", "method": "gptq", **WINDOWS, **options})
+
+
+def blocks(path: Path) -> dict[str, bytes]:
+    reader = GGUFReader(path)
+    return {name: reader.read(name).buffer.tobytes() for name in reader.names()}
+
+
+@pytest.fixture(scope="module")
+def whole(untied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "o.gguf"
+    calibrated(untied, output, threads=1)
+    return output
+
+
+class BrokenError(Exception):
+    """A run that ends in the middle."""
+
+
+def breaking_after(calls: int) -> Callable[[str, int, int], None]:
+    seen = 0
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal seen
+        seen += stage == "calibrate"
+        if seen == calls:
+            raise BrokenError
+
+    return report
+
+
+@pytest.mark.parametrize("calls", [1, 4, 9, 13, 17, 22, 27])
+def test_a_broken_run_goes_on_and_gives_the_same_bytes(calls: int, untied: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.gguf"
+    with pytest.raises(BrokenError):
+        calibrated(untied, output, progress=breaking_after(calls))
+    assert [entry.name for entry in tmp_path.iterdir()] == [".o.gguf.calibrated"]
+
+    record = calibrated(untied, output, threads=2)
+
+    assert record.calibration.resumed
+    assert output.read_bytes() == whole.read_bytes()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["o.card.json", "o.gguf"]
+
+
+def test_a_killed_run_goes_on(untied: Path, whole: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fewbits", "quantize", untied, "-o", tmp_path / "o.gguf", "--to", "Q4_0"]
+    command += ["--method", "gptq", "--windows", "6", "--sequence-length", "32", "-q"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment)
+    finished = tmp_path / ".o.gguf.calibrated" / "layer-0000"
+    while not finished.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "o.gguf").exists()
+
+    subprocess.run(command, env=environment, check=True)
+
+    assert (tmp_path / "o.gguf").read_bytes() == whole.read_bytes()
+
+
+def test_another_command_begins_anew(untied: Path, tmp_path: Path) -> None:
+    with pytest.raises(BrokenError):
+        calibrated(untied, tmp_path / "o.gguf", progress=breaking_after(17))
+
+    record = calibrated(untied, tmp_path / "o.gguf", to="Q5_0")
+
+    assert not record.calibration.resumed
+
+
+def test_a_gguf_source_gives_the_same_codes(untied: Path, whole: Path, tmp_path: Path) -> None:
+    fewbits.quantize(untied, tmp_path / "lossless.gguf", to="BF16")
+
+    calibrated(tmp_path / "lossless.gguf", tmp_path / "o.gguf")
+
+    assert blocks(tmp_path / "o.gguf") == blocks(whole)
+
+
+def test_outputs_are_nearer_and_the_card_says_so(untied: Path, tmp_path: Path) -> None:
+    record = calibrated(untied, tmp_path / "o.gguf")
+
+    card = json.loads((tmp_path / "o.card.json").read_text(encoding="utf-8"))
+    solved = [t for t in card["tensors"] if t["output_error"] is not None]
+    assert len(solved) == 3 * 7 + 1
+    assert all(t["method"] == "gptq" for t in solved)
+    assert np.mean([t["output_error"] / t["output_error_plain"] for t in solved]) < 0.9
+    assert [t["method"] for t in card["tensors"] if t["name"] == "token_embd.weight"] == ["nearest"]
+    assert card["preview"]["calibration"]["tokens"] == 6 * 32
+    assert len(card["calibration"]["verdicts"]) == record.preview.calibration.checkpoints == 3
+
+
+def test_a_tied_head_is_left_to_the_embedding(small: Path, tmp_path: Path) -> None:
+    record = calibrated(small, tmp_path / "o.gguf")
+
+    assert record.calibration.tensors == 3 * 7
+
+
+def test_a_directory_of_any_format(untied: Path, tmp_path: Path) -> None:
+    record = calibrated(untied, tmp_path / "o", to="nf4_g32_dq")
+
+    assert record.verified
+    formats = {t.planned.name: t.planned.format for t in record.tensors if t.output_error is not None}
+    assert formats.pop("output.weight") == "int8_row_sym"
+    assert set(formats.values()) == {"nf4_g32_dq"}
+
+
+def test_text_of_ones_own(untied: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"Line {n} of a text about {n * n}." for n in range(400)), encoding="utf-8")
+
+    record = fewbits.quantize(untied, tmp_path / "o.gguf", to="Q4_0", calibration=text, **WINDOWS)
+
+    assert {t.planned.method for t in record.tensors} == {"gptq", "nearest", "kept"}  # type: ignore[union-attr]
+    assert str(text) in json.dumps(record.preview.calibration.text)  # type: ignore[union-attr]
+
+
+def test_a_model_that_answers_nan_is_named_by_its_layer(untied: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "model"
+    shutil.copytree(untied, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = float("inf")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(CalibrationError, match=r"model\.layers\.1 .*NaN"):
+        calibrated(broken, tmp_path / "o.gguf")
+    assert not (tmp_path / "o.gguf").exists()
+
+
+def test_a_disk_that_is_full_loses_nothing(untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil as module
+
+    output = tmp_path / "o.gguf"
+    with pytest.raises(BrokenError):
+        calibrated(untied, output, progress=breaking_after(17))
+    usage = module.disk_usage(tmp_path)
+    real = module.disk_usage
+    monkeypatch.setattr("fewbits.calibrated.workspace.shutil.disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(fewbits.FewbitsError, match="free some space"):
+        calibrated(untied, output)
+    monkeypatch.setattr("fewbits.calibrated.workspace.shutil.disk_usage", real)
+
+    assert calibrated(untied, output).calibration.resumed
