@@ -29,7 +29,7 @@ class QTensor:
 
     def to(self, device: torch.device | str) -> QTensor:
         """The same matrix, its codes and parameters on `device`."""
-        return QTensor(self.format, self.codes.to(device), self.params.to(device))
+        return QTensor(self.format, self.codes.to(device), self.params.to(device), self.remarks)
 
     def dequantize(self) -> torch.Tensor:
         """The numbers (rows, cols) float32 that are stored."""

@@ -13,11 +13,13 @@ import torch
 from fewbits import formats, methods
 from fewbits.errors import CalibrationError
 from fewbits.formats import Params
-from fewbits.methods.gptq import DAMPING, GPTQ, inverse_factor, objective
+from fewbits.methods.factor import DAMPING, Factor, factored
+from fewbits.methods.gptq import GPTQ, importance_of, objective
 from fewbits.methods.nearest import Nearest
+from fewbits.methods.sweep import cost, sweep
 from fewbits.qtensor import QTensor
 from fewbits.testing import check_method
-from references.obq import sweep
+from references.obq import sweep as slow_sweep
 
 EXACT = ("F64", "F32")
 QUANTIZED = [name for name in formats.FORMATS if name not in EXACT]
@@ -48,7 +50,7 @@ def near(hessian: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def _swept_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep alone: rows that come out worse than rounded to nearest stay."""
-    monkeypatch.setattr("fewbits.methods.gptq._better", lambda w, hessian, swept, plain: swept)
+    monkeypatch.setattr("fewbits.methods.gptq._better", lambda swept, plain, objective: swept.q)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -75,7 +77,7 @@ def test_equals_the_slow_sweep_over_a_committed_grid(name: str) -> None:
         return value
 
     damped = h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(48)
-    assert np.array_equal(found.dequantize().double().numpy(), sweep(w.double().numpy(), damped.numpy(), rounded))
+    assert np.array_equal(found.dequantize().double().numpy(), slow_sweep(w.double().numpy(), damped.numpy(), rounded))
 
 
 @pytest.mark.usefixtures("_swept_whatever_comes")
@@ -90,7 +92,9 @@ def test_equals_the_slow_sweep_where_eight_columns_are_rounded_together() -> Non
         return value
 
     damped = h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(256)
-    assert np.array_equal(found.dequantize().double().numpy(), sweep(w.double().numpy(), damped.numpy(), rounded, 8))
+    assert np.array_equal(
+        found.dequantize().double().numpy(), slow_sweep(w.double().numpy(), damped.numpy(), rounded, 8)
+    )
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q2_K", "IQ3_S", "int4_g32_sym_f16", "int3_g96_asym_f16", "nf4_g64_dq"])
@@ -134,12 +138,12 @@ def test_the_laws_see_a_sweep_in_the_wrong_direction(monkeypatch: pytest.MonkeyP
     h, w = hessian_of(96), weights(4, 96)
     good = float(objective(w, GPTQ().solve(w, formats.get("int4_row_sym"), {"hessian": h}), h).sum())
 
-    def turned(hessian: torch.Tensor) -> torch.Tensor:
-        upper = inverse_factor(hessian)
-        return 2 * torch.diag(upper.diagonal()) - upper
+    def turned(hessian: torch.Tensor) -> Factor:
+        factor = factored(hessian)
+        return replace(factor, upper=2 * torch.eye(len(hessian)).double() - factor.upper)
 
-    monkeypatch.setattr("fewbits.methods.gptq.inverse_factor", turned)
-    monkeypatch.setattr("fewbits.methods.gptq._better", lambda w, hessian, swept, plain: swept)
+    monkeypatch.setattr("fewbits.methods.gptq.factored", turned)
+    monkeypatch.setattr("fewbits.methods.gptq._better", lambda swept, plain, objective: swept.q)
 
     bad = float(objective(w, GPTQ().solve(w, formats.get("int4_row_sym"), {"hessian": h}), h).sum())
 
@@ -158,14 +162,39 @@ def test_columns_that_nothing_reaches_are_rounded_alone() -> None:
 
 
 def test_the_damping_grows_until_columns_can_be_told_apart() -> None:
-    alike = torch.ones(8, 8)
-    upper = inverse_factor(alike.double())
+    alike = torch.ones(8, 8, dtype=torch.float64)
+    factor = factored(alike)
 
-    product = (upper.T @ upper) @ (alike.double() + DAMPING[0] * torch.eye(8, dtype=torch.float64))
-    assert torch.allclose(product, torch.eye(8, dtype=torch.float64), atol=1e-8)
-    negative = torch.eye(8, dtype=torch.float64)
+    back = factor.upper @ factor.energy.diag() @ factor.upper.T
+    assert torch.allclose(back, alike + DAMPING[0] * torch.eye(8, dtype=torch.float64), atol=1e-12)
+    assert factor.remarks == ()
+    negative = torch.eye(8)
     negative[0, 1] = negative[1, 0] = 5.0  # no sum of squares; the ladder ends at 10
-    assert torch.isfinite(inverse_factor(negative)).all()
+    q = GPTQ().solve(weights(2, 32), formats.get("Q4_0"), {"hessian": torch.block_diag(negative, torch.eye(24))})
+    assert q.remarks == ("damping 10",)
+
+
+def test_matrices_with_the_same_inputs_share_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    h, w, format = hessian_of(64), weights(3, 64), formats.get("Q4_0")
+    alone = GPTQ().solve(w, format, {"hessian": h})
+    factor = factored(h)
+    monkeypatch.setattr("fewbits.methods.gptq.factored", lambda hessian: pytest.fail("the factor was made again"))
+
+    shared = GPTQ().solve(w, format, {"hessian": h, "factor": factor})
+
+    assert np.array_equal(shared.packed(), alone.packed())
+
+
+@pytest.mark.parametrize("vector", [1, 4, 8])
+def test_what_a_sweep_costs_is_what_its_errors_cost(vector: int) -> None:
+    name = {1: "Q4_K", 4: "IQ3_S", 8: "IQ2_XS"}[vector]
+    w, h, format = weights(3, 512, 8), hessian_of(512, 8), formats.get(name)
+    plain = Nearest().solve(w, format, near(h))
+
+    swept = sweep(w, plain, factored(h), importance_of(h), 128)
+
+    assert torch.allclose(swept.objective, objective(w, swept.q, h), rtol=1e-9)
+    assert torch.allclose(cost(w - plain.dequantize(), factored(h)), objective(w, plain, h), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("bad", "message"), [(torch.nan, "NaN or infinite"), (torch.inf, "NaN or infinite")])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fewbits.errors import RecipeError
 from fewbits.methods.base import Method
+from fewbits.methods.factor import Factor, factored
 from fewbits.methods.gptq import GPTQ
 from fewbits.methods.nearest import Nearest
 from fewbits.registry import Registry
 
-__all__ = ["METHODS", "Method", "get"]
+__all__ = ["METHODS", "Factor", "Method", "factored", "get"]
 
 METHODS: Registry[Method] = Registry("method", RecipeError)
 for _method in (Nearest(), GPTQ()):
