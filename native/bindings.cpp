@@ -1,4 +1,4 @@
-// What Python sees, with bind_grouped.cpp and bind_strings.cpp: checks sizes, releases the interpreter lock, calls the table.
+// What Python sees, with the files bind_*.cpp: checks sizes, releases the interpreter lock, calls the table.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "bind_feedback.h"
 #include "bind_grouped.h"
 #include "bind_strings.h"
 #include "fewbits/kernels.h"
@@ -390,6 +391,7 @@ NB_MODULE(_native, m) {
           nb::arg("importance").none(), nb::arg("isa") = "");
     m.def("decode_fields", &decode_fields, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"), nb::arg("scaling"),
           nb::arg("w"), nb::arg("isa") = "");
+    bind_feedback(m);
     bind_grouped(m);
     bind_strings(m);
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");

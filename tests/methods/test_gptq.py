@@ -16,7 +16,7 @@ from fewbits.formats import Params
 from fewbits.methods.factor import DAMPING, Factor, factored
 from fewbits.methods.gptq import GPTQ, importance_of, objective
 from fewbits.methods.nearest import Nearest
-from fewbits.methods.sweep import cost, sweep
+from fewbits.methods.sweep import sweep
 from fewbits.qtensor import QTensor
 from fewbits.testing import check_method
 from references.obq import sweep as slow_sweep
@@ -50,7 +50,7 @@ def near(hessian: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def _swept_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep alone: rows that come out worse than rounded to nearest stay."""
-    monkeypatch.setattr("fewbits.methods.gptq._better", lambda swept, plain, objective: swept.q)
+    monkeypatch.setattr("fewbits.methods.gptq._better", lambda w, swept, plain, factor: swept.q)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -143,7 +143,7 @@ def test_the_laws_see_a_sweep_in_the_wrong_direction(monkeypatch: pytest.MonkeyP
         return replace(factor, upper=2 * torch.eye(len(hessian)).double() - factor.upper)
 
     monkeypatch.setattr("fewbits.methods.gptq.factored", turned)
-    monkeypatch.setattr("fewbits.methods.gptq._better", lambda swept, plain, objective: swept.q)
+    monkeypatch.setattr("fewbits.methods.gptq._better", lambda w, swept, plain, factor: swept.q)
 
     bad = float(objective(w, GPTQ().solve(w, formats.get("int4_row_sym"), {"hessian": h}), h).sum())
 
@@ -177,12 +177,10 @@ def test_the_damping_grows_until_columns_can_be_told_apart() -> None:
 def test_matrices_with_the_same_inputs_share_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     h, w, format = hessian_of(64), weights(3, 64), formats.get("Q4_0")
     alone = GPTQ().solve(w, format, {"hessian": h})
-    factor = factored(h)
+    shared = GPTQ().prepare({"hessian": h})
     monkeypatch.setattr("fewbits.methods.gptq.factored", lambda hessian: pytest.fail("the factor was made again"))
 
-    shared = GPTQ().solve(w, format, {"hessian": h, "factor": factor})
-
-    assert np.array_equal(shared.packed(), alone.packed())
+    assert np.array_equal(GPTQ().solve(w, format, shared).packed(), alone.packed())
 
 
 @pytest.mark.parametrize("vector", [1, 4, 8])
@@ -194,7 +192,10 @@ def test_what_a_sweep_costs_is_what_its_errors_cost(vector: int) -> None:
     swept = sweep(w, plain, factored(h), importance_of(h), 128)
 
     assert torch.allclose(swept.objective, objective(w, swept.q, h), rtol=1e-9)
-    assert torch.allclose(cost(w - plain.dequantize(), factored(h)), objective(w, plain, h), rtol=1e-4)
+    costs, errors = objective(w, plain, h), w - plain.dequantize()
+    assert torch.allclose(factored(h).cost(errors), costs, rtol=1e-4)
+    assert factored(h).dearer(errors, costs * 0.999).all()
+    assert not factored(h).dearer(errors, costs * 1.001).any()
 
 
 @pytest.mark.parametrize(("bad", "message"), [(torch.nan, "NaN or infinite"), (torch.inf, "NaN or infinite")])

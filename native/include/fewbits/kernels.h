@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fewbits/feedback.h"
 #include "fewbits/fields.h"
 #include "fewbits/grouped.h"
 
@@ -47,7 +48,8 @@ struct CodecFamily {
     size_t count;
     const FieldCodec* field_codecs = nullptr;  // of formats with several fields on disk
     size_t field_count = 0;
-    const GroupedKernels* grouped = nullptr;  // in one family alone
+    const GroupedKernels* grouped = nullptr;    // in one family alone
+    const FeedbackKernels* feedback = nullptr;  // in one family alone
 };
 
 struct KernelTable {

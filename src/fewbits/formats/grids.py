@@ -95,11 +95,16 @@ def nearest_in(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     >>> nearest_in(torch.tensor([4.0, 0.0, 1.0]), torch.tensor([-3.0, 0.5, 2.0, 9.0]))
     tensor([1, 2, 2, 0])
     """
+    _, order, halfway = halfways(table)
+    return order[torch.bucketize(x.contiguous(), halfway, right=True)]
+
+
+def halfways(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The distinct numbers of `table` in order, where each stands first, and what lies halfway between two of them."""
     numbers, order = table.sort(stable=True)
     first = torch.cat([numbers[:1] == numbers[:1], numbers[1:] != numbers[:-1]])
     numbers, order = numbers[first], order[first]
-    halfway = (numbers[1:] + numbers[:-1]) * 0.5
-    return order[torch.bucketize(x.contiguous(), halfway, right=True)]
+    return numbers, order, (numbers[1:] + numbers[:-1]) * 0.5
 
 
 class Element(Protocol):
@@ -151,11 +156,12 @@ class ElementGrid:
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (rows, cols) uint8; where the scale is 0 those of 0."""
-        return self.element.encode(x * inverse(self._scale(len(x))))
+        return self.element.encode(x * inverse(self.scale_of(len(x))))
 
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """Numbers (rows, cols) float32."""
-        return self._scale(len(codes)) * self.element.decode(codes)
+        return self.scale_of(len(codes)) * self.element.decode(codes)
 
-    def _scale(self, rows: int) -> torch.Tensor:
+    def scale_of(self, rows: int) -> torch.Tensor:
+        """The scale (rows, cols) of that many rows from the first one on, or what broadcasts to it."""
         return self.scale.repeat_interleave(self.rows, 0)[:rows] if self.rows > 1 else self.scale

@@ -68,6 +68,16 @@ def encode_fields(
     return EncodedFields(fields, squared_error, squared, *seen)
 
 
+def fit(format: Format, source: Bytes, importance: Floats) -> Params:
+    """The parameters alone, of rows of F32 that share none with others; `importance` (cols,) weighs squared errors."""
+    scaled, coding = _required(format)
+    rows, cols = len(source), source.shape[1] // NUMBERS["F32"]
+    count = spans_per_row(scaled.name, coding.group, cols)
+    groups = _groups(coding, cols, _table(scaled, coding, None))
+    found, _ = _fitted(groups, (rows, count), source, "F32", importance, "")
+    return _stored(scaled, coding, found, None)
+
+
 def _stored(format: Scaled, coding: Coding, found: dict[str, torch.Tensor], like: Params | None) -> Params:
     more = {"zero": found["zero"]} if coding.steps == "zero" else {}
     if _learned(coding):

@@ -17,6 +17,9 @@ else:
 DAMPING = (0.01, 0.1, 1.0, 10.0)
 """Shares of the mean of H's diagonal that are added to it, tried one after another until it is positive definite."""
 
+PANEL = 256
+"""Columns whose costs are counted together."""
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -43,6 +46,36 @@ class Factor:
     def remarks(self) -> tuple[str, ...]:
         """What was decided on the way, where it is not the ordinary."""
         return () if self.damping == DAMPING[0] else (f"damping {self.damping:g}",)
+
+    def cost(self, errors: torch.Tensor) -> torch.Tensor:
+        """tr(E H E^T) row by row, (rows,) float64, of `errors` E (rows, cols), in the precision of E."""
+        total = self._of_damping(errors)
+        for start in range(0, errors.shape[1], PANEL):
+            total += self._of_panel(errors, start)
+        return total
+
+    def dearer(self, errors: torch.Tensor, than: torch.Tensor) -> torch.Tensor:
+        """Which rows of `errors` (rows, cols) cost more than `than` (rows,): bool, most rows known long before the end.
+
+        No column makes a row cheaper, and the first ones take the least work.
+        """
+        total, rows = self._of_damping(errors), torch.arange(len(errors), device=errors.device)
+        for start in range(0, errors.shape[1], PANEL):
+            total[rows] += self._of_panel(errors, start)
+            undecided = total[rows] <= than[rows]
+            if not bool(undecided.any()):
+                break
+            if 2 * int(undecided.sum()) < len(rows):
+                rows, errors = rows[undecided], errors[undecided]
+        return total > than
+
+    def _of_damping(self, errors: torch.Tensor) -> torch.Tensor:
+        return -(errors.double().square() @ self.added)
+
+    def _of_panel(self, errors: torch.Tensor, start: int) -> torch.Tensor:
+        stop = min(start + PANEL, errors.shape[1])
+        moved = errors[:, :stop] @ self.upper[:stop, start:stop].to(errors.dtype)
+        return moved.double().square() @ self.energy[start:stop]
 
 
 def factored(hessian: torch.Tensor) -> Factor:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fewbits.formats.base import Format, Params
+from fewbits.formats.overrides import encode
 from fewbits.lazy import LazyModule
 from fewbits.methods.factor import Factor, factored
-from fewbits.methods.nearest import Nearest
-from fewbits.methods.sweep import Swept, cost, slabs, sweep
+from fewbits.methods.sweep import Swept, sweep
 from fewbits.qtensor import QTensor
 
 if TYPE_CHECKING:
@@ -37,30 +37,33 @@ class GPTQ:
     >>> w = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
     >>> h, q4 = x.T @ x, formats.get("Q4_0")
     >>> error = lambda q: float(((w - q.dequantize()) @ h).mul(w - q.dequantize()).sum())
-    >>> error(GPTQ().solve(w, q4, {"hessian": h})) < 0.5 * error(Nearest().solve(w, q4, {}))
+    >>> error(GPTQ().solve(w, q4, {"hessian": h})) < 0.5 * error(QTensor(q4, q4.encode(w, q4.fit(w)), q4.fit(w)))
     True
     """
 
     name: str = "gptq"
     needs: frozenset[str] = frozenset({"hessian"})
     codec_is_enough: bool = False
-    chunk: int = 128
+    chunk: int = 256
     """Columns after which the columns beyond learn of the errors: it changes the time, not the result."""
+
+    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`stats` with the factor of stats["hessian"], which matrices with the same inputs share: stats["factor"]."""
+        return {**stats, "factor": factored(stats["hessian"])}
 
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
     ) -> QTensor:
         """Sweep over `w` (rows, cols) float32 by stats["hessian"] (cols, cols).
 
-        Matrices with the same inputs may bring the factor of their Hessian as stats["factor"], made once by `factored`.
         What was out of the ordinary is remarked in the result. Raises CalibrationError where H holds no number or
         cannot be factored with any damping.
         """
         factor = stats.get("factor") or factored(stats["hessian"])
         importance = importance_of(stats["hessian"])
-        plain = Nearest().solve(w, format, {"importance": importance}, like=like)
+        plain = QTensor(format, *encode(format, w, importance, like))
         swept = sweep(w, plain, factor, importance, self.chunk)
-        return replace(_better(swept, plain, _objective(w, plain, factor)), remarks=factor.remarks)
+        return replace(_better(w, swept, plain, factor), remarks=factor.remarks)
 
 
 def importance_of(hessian: torch.Tensor) -> torch.Tensor:
@@ -78,19 +81,11 @@ def objective(w: torch.Tensor, q: QTensor, hessian: torch.Tensor) -> torch.Tenso
     return ((error @ hessian.double()) * error).sum(1)
 
 
-def _objective(w: torch.Tensor, q: QTensor, factor: Factor) -> torch.Tensor:
-    """The same by the factor, in a quarter of the work."""
-    errors = w - q.dequantize()
-    return torch.cat([cost(errors[start:stop], factor) for start, stop in slabs(len(w), 1)])
-
-
-def _better(swept: Swept, plain: QTensor, objective: torch.Tensor) -> QTensor:
-    """Row by row what is nearer by the objective, which is `objective` (rows,) for `plain`.
-
-    All rows or none where they share parameters.
-    """
+def _better(w: torch.Tensor, swept: Swept, plain: QTensor, factor: Factor) -> QTensor:
+    """Row by row what is nearer by the objective; all rows or none where they share parameters."""
+    errors, q = w - plain.dequantize(), swept.q
     if plain.format.rows != 1 or plain.params.rows:
-        return swept.q if bool(swept.objective.sum() < objective.sum()) else plain
-    nearer, q = (swept.objective < objective)[:, None], swept.q
+        return q if bool(swept.objective.sum() < factor.cost(errors).sum()) else plain
+    nearer = factor.dearer(errors, swept.objective)[:, None]
     arrays = {name: torch.where(nearer, array, plain.params[name]) for name, array in q.params.arrays.items()}
     return QTensor(plain.format, torch.where(nearer, q.codes, plain.codes), Params(arrays))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from fewbits.formats.base import Format, Grid, Params
+from fewbits.formats import overrides
+from fewbits.formats.base import Format, Params
+from fewbits.formats.overrides import Feedback, fit
 from fewbits.lazy import LazyModule
 from fewbits.methods.factor import Factor
 from fewbits.qtensor import QTensor
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +21,8 @@ else:
 
 ROWS = 2048
 """Rows that are swept together: rows do not influence each other, and errors of all columns are kept in float64."""
+LEAST_ROWS = 64
+"""Rows that a thread takes at least."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ def sweep(w: torch.Tensor, plain: QTensor, factor: Factor, importance: torch.Ten
     """Codes for `w` (rows, cols); parameters are fitted span by span, or `plain`'s where spans share some."""
     parts = []
     for start, stop in slabs(len(w), plain.format.rows):
-        params = plain.params.slice(start, stop)
-        parts.append(_Slab(w[start:stop], plain.format, params, factor, importance, chunk).swept())
+        own = QTensor(plain.format, plain.codes[start:stop], plain.params.slice(start, stop))
+        parts.append(_Slab(w[start:stop], own, factor, importance, chunk).swept())
     codes = torch.cat([part.q.codes for part in parts])
     params = Params.join([part.q.params for part in parts])
     return Swept(QTensor(plain.format, codes, params), torch.cat([part.objective for part in parts]))
@@ -46,97 +51,125 @@ def slabs(rows: int, together: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, rows)
 
 
-def cost(errors: torch.Tensor, factor: Factor) -> torch.Tensor:
-    """tr(E H E^T) row by row, (rows,) float64, of `errors` E (rows, cols) in any order of rows, in single precision."""
-    total = torch.zeros(len(errors), dtype=torch.float64, device=errors.device)
-    for start in range(0, errors.shape[1], PANEL):
-        stop = min(start + PANEL, errors.shape[1])
-        moved = errors[:, :stop] @ factor.upper[:stop, start:stop].to(errors.dtype)
-        total += moved.double().square() @ factor.energy[start:stop]
-    return total - errors.double().square() @ factor.added
-
-
-PANEL = 512
-"""Columns whose costs are counted together."""
-
-
 class _Slab:
     """Some rows on their way through the sweep."""
 
-    def __init__(
-        self,
-        w: torch.Tensor,
-        format: Format,
-        params: Params,
-        factor: Factor,
-        importance: torch.Tensor,
-        chunk: int,
-    ) -> None:
-        self._w, self._factor, self._chunk = w, factor, chunk_of(format, chunk)
-        self._spans = _Spans(format, params, importance)
+    def __init__(self, w: torch.Tensor, plain: QTensor, factor: Factor, importance: torch.Tensor, chunk: int) -> None:
+        self._w, self._factor, self._importance = w, factor, importance
+        self._format, self._params = plain.format, plain.params
+        self._alone = plain.format.span > 1 and not plain.params.rows and _are_apart(plain.format)
+        self._chunk = chunk_of(plain.format, chunk)
         self._errors = torch.zeros_like(w, dtype=torch.float64)
         self._objective = torch.zeros(len(w), dtype=torch.float64, device=w.device)
 
     def swept(self) -> Swept:
         """All columns, chunk by chunk."""
-        cols, codes = self._w.shape[1], []
+        cols, done = self._w.shape[1], []
         for start in range(0, cols, self._chunk):
-            codes += self._swept_chunk(start, min(start + self._chunk, cols))
+            done += self._swept_chunk(start, min(start + self._chunk, cols))
         objective = self._objective - self._errors.square() @ self._factor.added
-        return Swept(QTensor(self._spans.format, torch.cat(codes, 1), self._spans.params()), objective)
+        params = Params.side_by_side([params for _, params in done]) if self._alone else self._params
+        return Swept(QTensor(self._format, torch.cat([codes for codes, _ in done], 1), params), objective)
 
-    def _swept_chunk(self, start: int, stop: int) -> list[torch.Tensor]:
-        """Codes of columns `start` to `stop`."""
-        vector, codes = self._spans.format.vector, []
-        upper = in_vectors(self._factor.upper[:stop, start:stop], vector)
-        target = self._w[:, start:stop].double() + self._errors[:, :start] @ upper[:start]
-        for at in range(start, stop, vector):
-            here = slice(at - start, at - start + vector)
-            code, value = self._spans.round(target, start, at, at + vector)
-            codes.append(code)
-            error = self._w[:, at : at + vector].double() - value
-            self._errors[:, at : at + vector] = error
-            self._objective += self._cost(target[:, here] - value, at, at + vector)
-            target[:, here.stop :] += error @ upper[at : at + vector, here.stop :]
-        return codes
+    def _swept_chunk(self, start: int, stop: int) -> list[tuple[torch.Tensor, Params]]:
+        """Codes and parameters of columns `start` to `stop`, span by span."""
+        upper, width = self._factor.upper[:stop, start:stop], self._format.span if self._alone else stop - start
+        corners = Corners(upper[start:], self._format.vector)
+        fed = self._errors[:, :start] @ upper[:start]
+        done = []
+        for at in range(start, stop, width):
+            here = slice(at - start, at - start + width)
+            target = fed[:, here] + self._errors[:, start:at] @ upper[start:at, here]
+            target = corners.part(here).undone(target).add_(self._w[:, at : at + width])
+            done.append(self._swept_span(at, target, corners.part(here)))
+        return done
 
-    def _cost(self, missed: torch.Tensor, at: int, end: int) -> torch.Tensor:
-        """What (rows,) it costs that columns missed their targets by `missed` (rows, vector)."""
-        if end - at > 1:
-            missed = missed @ self._factor.upper[at:end, at:end]
-        return missed.square() @ self._factor.energy[at:end]
+    def _swept_span(self, at: int, target: torch.Tensor, corners: Corners) -> tuple[torch.Tensor, Params]:
+        """Codes and parameters of the columns from `at` on that `target` (rows, cols) is for."""
+        cols = slice(at, at + target.shape[1])
+        parts = in_threads(lambda rows: self._swept_part(rows, cols, target[rows], corners), len(target), target.device)
+        missed = corners.done(target)
+        self._objective += missed.square() @ self._factor.energy[cols]
+        codes = torch.cat([codes for codes, _ in parts])
+        return codes, Params.join([params for _, params in parts]) if self._alone else self._params
 
-
-class _Spans:
-    """The grids that columns are rounded to, span after span."""
-
-    def __init__(self, format: Format, params: Params, importance: torch.Tensor) -> None:
-        self.format = format
-        self._importance = importance
-        self._params = params
-        self._alone = format.span > 1 and not params.rows and _are_apart(format)
-        self._found: list[Params] = []
-
-    def round(self, target: torch.Tensor, start: int, at: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes of columns `at` to `end`, and the numbers that come back; `target` (rows, cols) begins at `start`."""
-        span = self.format.span
-        if self._alone and at % span == 0:
-            x = target[:, at - start : at - start + span].float()
-            weights = self.format.weights(x, self._importance[at : at + span])
-            self._found.append(self.format.fit(x, importance=weights))
-        grid = self._grid(at, end)
-        codes = grid.nearest(target[:, at - start : end - start].float().contiguous())
-        return codes, grid.value(codes).double()
-
-    def _grid(self, at: int, end: int) -> Grid:
+    def _swept_part(
+        self, rows: slice, cols: slice, target: torch.Tensor, corners: Corners
+    ) -> tuple[torch.Tensor, Params]:
+        feedback = Feedback(self._w[rows, cols], target, corners.within, self._errors[rows, cols])
         if not self._alone:
-            return self.format.grid(self._params, slice(at, end))
-        first = at // self.format.span * self.format.span
-        return self.format.grid(self._found[-1], slice(at - first, end - first))
+            params = self._params.slice(rows.start, rows.stop)
+            return round_columns(self._format, params, cols, feedback), params
+        params = fit(self._format, target.float(), self._importance[cols])
+        return round_columns(self._format, params, slice(0, target.shape[1]), feedback), params
 
-    def params(self) -> Params:
-        """The parameters of all columns."""
-        return Params.side_by_side(self._found) if self._alone else self._params
+
+Part = TypeVar("Part")
+
+
+def in_threads(function: Callable[[slice], Part], rows: int, device: torch.device) -> list[Part]:
+    """What `function` returns for ranges of rows, which do not influence each other; as many as torch has threads."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    step = max(LEAST_ROWS, -(-rows // threads // LEAST_ROWS) * LEAST_ROWS)
+    ranges = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+    if len(ranges) == 1:
+        return [function(ranges[0])]
+    with Workers(threads) as workers:
+        return [result for _, result in workers.in_order(function, ranges)]
+
+
+def round_columns(format: Format, params: Params, cols: slice, feedback: Feedback) -> torch.Tensor:
+    """The codes of columns `cols` of a matrix under `params`, vector by vector; fills in what `Feedback` says."""
+    codes = overrides.round_columns(format.grid(params, cols), feedback)
+    return _round_columns_in_torch(format, params, cols, feedback) if codes is None else codes
+
+
+def _round_columns_in_torch(format: Format, params: Params, cols: slice, feedback: Feedback) -> torch.Tensor:
+    codes = []
+    for at in range(cols.start, cols.stop, format.vector):
+        here = slice(at - cols.start, at - cols.start + format.vector)
+        target, earlier = feedback.target[:, here], slice(0, here.start)
+        target += feedback.errors[:, earlier] @ feedback.upper[earlier, here]
+        grid = format.grid(params, slice(at, at + format.vector))
+        codes.append(grid.nearest(target.float().contiguous()))
+        value = grid.value(codes[-1]).double()
+        feedback.errors[:, here] = feedback.w[:, here].double() - value
+        target -= value
+    return torch.cat(codes, 1)
+
+
+class Corners:
+    """A triangle of the factor (cols, cols) in whole vectors, and the corners of it that belong to one vector each.
+
+    What is fed back to a vector is not fed on inside of it, where all columns are rounded together: so much is undone
+    in `within`, and by `undone` in what comes from columns before.
+    """
+
+    def __init__(self, triangle: torch.Tensor, vector: int) -> None:
+        self._triangle, self._vector = triangle, vector
+        self.within = self.undone(triangle).contiguous()
+
+    def part(self, cols: slice) -> Corners:
+        """The corners of some columns."""
+        return Corners(self._triangle[cols, cols], self._vector)
+
+    def undone(self, fed: torch.Tensor) -> torch.Tensor:
+        """`fed` (rows, cols) times the inverse of the corners."""
+        return self._times(
+            fed, lambda vectors, own: torch.linalg.solve_triangular(own, vectors, upper=True, left=False)
+        )
+
+    def done(self, missed: torch.Tensor) -> torch.Tensor:
+        """`missed` (rows, cols) times the corners."""
+        return self._times(missed, torch.matmul)
+
+    def _times(self, x: torch.Tensor, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        if self._vector == 1:
+            return x
+        starts = range(0, x.shape[1], self._vector)
+        own = torch.stack([self._triangle[at : at + self._vector, at : at + self._vector] for at in starts])
+        vectors = x.reshape(len(x), -1, self._vector).transpose(0, 1)
+        return product(vectors, own).transpose(0, 1).reshape(x.shape)
 
 
 def _are_apart(format: Format) -> bool:
@@ -149,14 +182,3 @@ def chunk_of(format: Format, wanted: int) -> int:
     """Columns of a chunk: whole spans, at least one, of about `wanted` columns; vectors where a span is all columns."""
     span = max(format.span, format.vector)
     return max(1, wanted // span) * span
-
-
-def in_vectors(upper: torch.Tensor, vector: int) -> torch.Tensor:
-    """The last columns of a triangle `upper` (n, cols) as vectors need them: without the feedback inside a vector."""
-    if vector == 1:
-        return upper
-    first, made = upper.shape[0] - upper.shape[1], []
-    for at in range(0, upper.shape[1], vector):
-        own = upper[first + at : first + at + vector, at : at + vector]
-        made.append(torch.linalg.solve_triangular(own, upper[:, at : at + vector], upper=True, left=False))
-    return torch.cat(made, 1)

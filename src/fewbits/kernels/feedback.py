@@ -1,0 +1,127 @@
+"""Columns rounded one after another under error feedback, natively: what grids allow, told in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fewbits.formats.base import Grid
+from fewbits.formats.grids import Element, ElementGrid, TableGrid, UniformGrid, halfways
+from fewbits.formats.micro import E2M1Grid
+from fewbits.formats.minifloat import E2M1
+from fewbits.formats.overrides import Feedback
+from fewbits.formats.tiny import SignGrid
+from fewbits.kernels.module import native_module
+from fewbits.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+EVEN, TABLE, SIGN = range(3)
+"""How a native kernel rounds (native/include/fewbits/feedback.h)."""
+
+
+class Steps(NamedTuple):
+    """A ladder of the native module, and what each number is scaled and shifted by, (rows, cols) or broadcast to it."""
+
+    ladder: Any
+    scale: torch.Tensor
+    offset: torch.Tensor
+    zero: torch.Tensor
+
+
+def round_columns(grid: Grid, feedback: Feedback, *, isa: str = "") -> torch.Tensor | None:
+    """Codes (rows, cols) uint8 of a sweep (formats/overrides.py); None where no kernel knows the grid."""
+    describe = _GRIDS.get(type(grid))
+    if describe is None:
+        return None
+    shape = tuple(feedback.w.shape)
+    codes = torch.empty(shape, dtype=torch.uint8)
+    ladder, *parameters = describe(grid, shape[0])
+    native_module().round_columns(
+        ladder,
+        feedback.w.numpy(),
+        *(p.float().broadcast_to(shape).numpy() for p in parameters),
+        feedback.target.numpy(),
+        feedback.upper.numpy(),
+        codes.numpy(),
+        feedback.errors.numpy(),
+        isa,
+    )
+    return codes
+
+
+def _uniform(grid: UniformGrid, rows: int) -> Steps:
+    zero = torch.as_tensor(grid.zero, dtype=torch.float32)
+    return Steps(_ladder(EVEN, grid.bottom, grid.top), grid.scale, grid.offset, zero)
+
+
+def _sign(grid: SignGrid, rows: int) -> Steps:
+    return Steps(_ladder(SIGN), grid.scale, grid.offset, _nothing())
+
+
+def _table(grid: TableGrid, rows: int) -> Steps:
+    return Steps(_table_ladder(tuple(grid.table.tolist())), grid.scale, _nothing(), _nothing())
+
+
+def _element(grid: ElementGrid, rows: int) -> Steps:
+    return Steps(_element_ladder(grid.element), grid.scale_of(rows), _nothing(), _nothing())
+
+
+def _e2m1(grid: E2M1Grid, rows: int) -> Steps:
+    return Steps(_doubled_e2m1(), grid.scale, _nothing(), _nothing())
+
+
+_GRIDS: dict[type, Callable[[Any, int], Steps]] = {
+    UniformGrid: _uniform,
+    SignGrid: _sign,
+    TableGrid: _table,
+    ElementGrid: _element,
+    E2M1Grid: _e2m1,
+}
+
+
+def _nothing() -> torch.Tensor:
+    return torch.zeros(1, 1)
+
+
+@lru_cache(maxsize=64)
+def _ladder(rounding: int, bottom: int = 0, top: int = 1) -> Any:
+    return native_module().ladder((rounding, bottom, top, 0, 0.0), [], [], [])
+
+
+@lru_cache(maxsize=64)
+def _table_ladder(table: tuple[float, ...]) -> Any:
+    """Numbers in order; halfway between two the larger one is nearest."""
+    numbers, codes, starts = halfways(torch.tensor(table))
+    return native_module().ladder((TABLE, 0, 0, 0, 0.0), [0.0, *starts.tolist()], numbers.tolist(), codes.tolist())
+
+
+@lru_cache(maxsize=16)
+def _element_ladder(element: Element) -> Any:
+    negative, positive = element.encode(torch.tensor([-0.0, 0.0])).tolist()
+    if negative == positive:
+        return _ladder_of(element, element.numbers(), 0)
+    return _ladder_of(element, element.numbers()[: 2 ** (element.bits - 1)], 2 ** (element.bits - 1))
+
+
+@lru_cache(maxsize=1)
+def _doubled_e2m1() -> Any:
+    """As E2M1Grid: half of x / scale is rounded, and numbers are doubled."""
+    return _ladder_of(E2M1, E2M1.numbers()[:8], 8, times=0.5)
+
+
+def _ladder_of(element: Element, numbers: torch.Tensor, mirror: int, times: float = 0.0) -> Any:
+    """The first finite of `numbers` in order; where halfway goes to the lower of two, the upper starts just above."""
+    numbers, codes = numbers.sort(stable=True)
+    kept = numbers.isfinite() & (element.encode(numbers) == codes)
+    numbers, codes = numbers[kept], codes[kept]
+    halfway = (numbers[1:] + numbers[:-1]) * 0.5
+    above = torch.nextafter(halfway, torch.full_like(halfway, torch.inf))
+    starts = torch.where(element.encode(halfway) == codes[1:], halfway, above)
+    scaled = numbers / times if times else numbers
+    kind = (TABLE, 0, 0, mirror, times)
+    return native_module().ladder(kind, [0.0, *starts.tolist()], scaled.tolist(), codes.tolist())

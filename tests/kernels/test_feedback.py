@@ -1,0 +1,85 @@
+"""Native error feedback gives the bits of columns taken one by one, on every instruction set; planted faults show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fewbits import formats
+from fewbits.formats.overrides import Feedback
+from fewbits.kernels import feedback, overrides
+from fewbits.kernels.module import native_module
+from fewbits.methods.gptq import importance_of
+from fewbits.testing import check_feedback
+from fewbits.testing.inputs import normal
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Their grids are number types; a sweep over them is nothing that a kernel has to be fast at."""
+LATTICES = [name for name in formats.FORMATS if formats.get(name).vector > 1]
+MORE = ["uint1_g16_asym", "int1_g16_sym", "learned7_g32", "ternary_g7", "fp6_e2m3_g32", "int8_tensor_sym"]
+NAMES = [name for name in formats.FORMATS if name not in (*FLOATS, *LATTICES)]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *MORE])
+def test_kernel(name: str) -> None:
+    check_feedback(formats.get(name))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_other_grids_are_left_to_torch(name: str) -> None:
+    grid = formats.get(name).grid(formats.Params({}), slice(0, 2))
+    two = torch.zeros(1, 2)
+    assert feedback.round_columns(grid, Feedback(two, two.double(), torch.eye(2).double(), two.double())) is None
+
+
+@pytest.mark.parametrize("name", [*NAMES, "IQ2_XS"])
+def test_fits_are_those_of_torch(name: str) -> None:
+    format, cols = formats.get(name), 3 * max(formats.get(name).span, 16)
+    w, importance = normal(5, cols) ** 3, importance_of(normal(cols, cols, 3).square())
+    weights = format.weights(w, importance)
+    wanted = format.fit(w, importance=weights)
+    codes = format.encode(w, wanted, importance=weights)
+
+    fitted, encoded = overrides.fit(format, w, importance), overrides.encode(format, w, importance, None)
+
+    assert fitted is not None
+    assert encoded is not None
+    for params in (fitted, encoded[1]):
+        assert params.rows == wanted.rows
+        assert all(torch.equal(params[key], array) for key, array in wanted.arrays.items())
+    assert torch.equal(encoded[0], codes)
+
+
+def turned(part: str, change: Callable[[Any], Any]) -> Callable[..., Any]:
+    def ladder(kind: Any, starts: list[float], numbers: list[float], codes: list[float]) -> Any:
+        given = {"kind": kind, "starts": starts, "numbers": numbers, "codes": codes}
+        return native_module().ladder(*{**given, part: change(given[part])}.values())
+
+    return ladder
+
+
+FAULTS = [
+    ("Q4_K", "kind", lambda kind: (kind[0], 1, *kind[2:])),
+    ("mxfp4", "starts", lambda starts: [start * 1.01 for start in starts]),
+    ("fp8_e4m3_row", "kind", lambda kind: (*kind[:3], 0, kind[4])),
+    ("IQ4_NL", "numbers", lambda numbers: [number * 1.001 for number in numbers]),
+    ("nf4_g64", "codes", lambda codes: codes[::-1]),
+]
+
+
+@pytest.mark.parametrize(("name", "part", "change"), FAULTS)
+def test_a_planted_fault_is_seen(
+    name: str, part: str, change: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = (feedback._ladder, feedback._table_ladder, feedback._element_ladder)
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(feedback, "native_module", lambda: replaced)
+    replaced = type("Module", (), {"ladder": turned(part, change), "round_columns": native_module().round_columns})
+    with pytest.raises(AssertionError, match=r"chooses|errors"):
+        check_feedback(formats.get(name))
+    for cache in caches:
+        cache.cache_clear()
