@@ -1,5 +1,5 @@
 // Python's door to error feedback: checks sizes, releases the interpreter lock, calls the kernels.
-#include "bind_feedback.h"
+#include "bindings.h"
 
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "arguments.h"
-#include "bind_grouped.h"
+#include "bindings.h"
 #include "fewbits/grouped.h"
 
 namespace fewbits {

@@ -1,5 +1,5 @@
 // Vocabularies in a GGUF header, strings of 8 bytes of length and UTF-8: found, checked, not copied.
-#include "bind_strings.h"
+#include "bindings.h"
 
 #include <nanobind/ndarray.h>
 

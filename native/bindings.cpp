@@ -16,9 +16,7 @@
 #include <vector>
 
 #include "arguments.h"
-#include "bind_feedback.h"
-#include "bind_grouped.h"
-#include "bind_strings.h"
+#include "bindings.h"
 #include "fewbits/kernels.h"
 #include "fewbits/lattices.h"
 #include "verify/lattices.h"

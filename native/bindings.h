@@ -1,0 +1,11 @@
+// What the files bind_*.cpp add to the module.
+#pragma once
+#include <nanobind/nanobind.h>
+
+namespace fewbits {
+
+void bind_feedback(nanobind::module_& m);  // columns under error feedback
+void bind_grouped(nanobind::module_& m);   // codes under one scale per group
+void bind_strings(nanobind::module_& m);   // strings in headers of GGUF files
+
+}  // namespace fewbits
