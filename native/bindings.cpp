@@ -25,7 +25,6 @@ using namespace fewbits;
 
 namespace {
 
-using FloatsIn = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Points = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 const Codec& required_codec(const KernelTable& table, const std::string& format) {
@@ -354,6 +353,7 @@ void give_packed_points(const std::string& name, const Bytes& packed, const Poin
 
 NB_MODULE(_native, m) {
     m.doc() = "Native codecs of fewbits; use them through fewbits.kernels.";
+    m.attr("interface") = 2;  // grows when Python asks for more (kernels/module.py)
     m.def("isa", [] { return std::string(kernels().isa); });
     m.def("available", [] {
         std::vector<std::string> found;

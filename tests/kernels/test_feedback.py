@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fewbits import formats
+from fewbits.errors import KernelError
 from fewbits.formats.overrides import Feedback
 from fewbits.kernels import feedback, overrides
 from fewbits.kernels.module import native_module
@@ -83,3 +84,9 @@ def test_a_planted_fault_is_seen(
         check_feedback(formats.get(name))
     for cache in caches:
         cache.cache_clear()
+
+
+def test_a_module_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewbits.kernels.module.import_module", lambda name: type("Old", (), {}))
+    with pytest.raises(KernelError, match="another version of its source"):
+        native_module.__wrapped__()

@@ -8,6 +8,9 @@ from types import ModuleType
 
 from fewbits.errors import KernelError
 
+INTERFACE = 2
+"""What the module calls the functions that it has; a module from before they were there is older than this source."""
+
 
 @cache
 def native_module() -> ModuleType:
@@ -19,6 +22,11 @@ def native_module() -> ModuleType:
             f"the native module of fewbits cannot be loaded ({e}); "
             "install the package again with a C++17 compiler at hand"
         ) from e
+    if getattr(native, "interface", 1) != INTERFACE:
+        raise KernelError(
+            "the native module of fewbits was built from another version of its source; "
+            "build it again, or install the package again"
+        )
     try:
         native.isa()
     except RuntimeError as e:
