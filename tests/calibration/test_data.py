@@ -77,7 +77,16 @@ def test_end_tokens_part_documents_where_no_start_token_does() -> None:
 def test_a_start_token_that_a_template_wrote_is_not_doubled() -> None:
     data = read_calibration(["<start> " + numbers(0, 8), numbers(8, 16)], Words(start_token=3), length=18, windows=1)
 
-    assert (data.windows == 3).sum() == 2
+    assert [i for i, token in enumerate(data.windows[0]) if token == 3] == [0, 9]
+
+
+def test_every_window_begins_with_the_start_token_and_none_without_one() -> None:
+    text = [numbers(0, 200)]
+    with_start, without = (read_calibration(text, Words(start_token=t), length=10, windows=20) for t in (1, None))
+
+    assert (with_start.windows == 1).sum(1).tolist() == [1] * 20
+    assert (with_start.windows[:, 0] == 1).all()
+    assert not (without.windows == 1).any()
 
 
 def test_conversations_go_through_the_chat_template(tmp_path: Path) -> None:
@@ -132,7 +141,12 @@ def test_packing_loses_less_than_a_window(size: int, length: int, seed: int) -> 
     windows = packed(np.arange(size), length, None, random.Random(seed))
 
     assert windows.shape == (size // length, length)
+    assert windows.size == 0 or windows[0, 0] <= size % length
     assert (np.diff(windows.ravel()) == 1).all()
+
+
+def test_what_is_left_over_is_left_out_at_either_end() -> None:
+    assert {int(packed(np.arange(10), 7, None, random.Random(seed))[0, 0]) for seed in range(40)} == {0, 1, 2, 3}
 
 
 @given(
@@ -360,6 +374,16 @@ def test_the_mix_needs_no_file_and_keeps_its_shares(pocket: Path) -> None:
         name: round(100 * share) for name, share in SHARES.items()
     }
     assert all(part["sources"] for part in data.fingerprint["parts"])
+
+
+def test_the_dialogues_of_the_mix_go_through_the_chat_template() -> None:
+    tokenizer = Words(chat=True)
+
+    data = read_calibration(None, tokenizer, length=64, windows=100)
+
+    turns = {"<turn>": 8, "user": tokenizer.ids["user"], "assistant": tokenizer.ids["assistant"]}
+    assert all((data.windows == token).any(1).sum() >= 8 for token in turns.values())
+    assert data.notes == ()
 
 
 def test_the_mix_is_put_together_in_less_than_a_second() -> None:
