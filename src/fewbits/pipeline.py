@@ -116,6 +116,8 @@ def _work(
         )
         _publish(writer, record)
         if solved:
+            if request.calibration.importance is not None:
+                solved.write_importance(request.calibration.importance)
             solved.remove()
     return record
 

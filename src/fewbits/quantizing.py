@@ -25,6 +25,8 @@ def quantize(
     method: str | None = None,
     calibration: Any = None,
     guard: str | Path | None = None,
+    target_text: str | Path | None = None,
+    write_importance: str | Path | None = None,
     windows: int = 128,
     sequence_length: int = 512,
     force: bool = False,
@@ -44,19 +46,23 @@ def quantize(
     weighed. `method` says how codes are chosen: "nearest", or by what text does to the model, "gptq"; None means gptq
     where `calibration` is given (a path, several, or texts) and else nearest. Methods that look at text take a
     built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`.
-    `threads` None means all processors. Returns the record that was also written beside `output` as a card, or the
-    preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when anything fails.
+    `target_text` is compared with the calibration text, and `write_importance` keeps what was measured, as llama.cpp's
+    importance matrices. `threads` None means all processors. Returns the record that was also written beside `output`
+    as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when
+    anything fails.
     """
     request = Request(
         source=str(source),
         output=Path(output),
         recipe=to,
         tensors=tensors,
-        importance=None if importance is None else Path(importance),
+        importance=_path(importance),
         method=method,
         calibration=CalibrationRequest(
             text=Path(calibration) if isinstance(calibration, str) else calibration,
-            guard=None if guard is None else Path(guard),
+            guard=_path(guard),
+            target=_path(target_text),
+            importance=_path(write_importance),
             windows=windows,
             length=sequence_length,
         ),
@@ -75,6 +81,10 @@ def quantize(
         from fewbits.pipeline import run  # reading its modules takes a tenth of a second or two
 
         return run(request, workers, digests, on_preview)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _weights(source: Path) -> Path | None:

@@ -23,6 +23,10 @@ class CalibrationRequest:
     """As `fewbits.calibration.data.read_calibration` takes it; None for the built-in mix."""
     guard: Path | None
     """Text that codes are judged by; None for the built-in one."""
+    target: Path | None
+    """Text of the kind that the model will see, which the calibration text is compared with."""
+    importance: Path | None
+    """Where to write what was measured, as an importance matrix."""
     windows: int
     length: int
     """Tokens of a window."""

@@ -17,6 +17,7 @@ import pytest
 
 import fewbits
 from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.imatrix import read_importance
 from fewbits.errors import CalibrationError
 
 WINDOWS = {"windows": 6, "sequence_length": 32}
@@ -139,6 +140,31 @@ def test_text_of_ones_own(untied: Path, tmp_path: Path) -> None:
 
     assert {t.planned.method for t in record.tensors} == {"gptq", "nearest", "kept"}  # type: ignore[union-attr]
     assert str(text) in json.dumps(record.preview.calibration.text)  # type: ignore[union-attr]
+
+
+def test_a_target_is_compared_with(untied: Path, whole: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"{n} {n * n} {n**3}" for n in range(900)), encoding="utf-8")
+
+    record = calibrated(untied, tmp_path / "o.gguf", target_text=text)
+
+    report = record.calibration.unlikeness
+    assert report["far"]
+    assert set(report["sites"]) == {t.planned.name for t in record.tensors if t.output_error is not None}
+    assert "unlike the target" in record.calibration.notes[0]
+    assert (tmp_path / "o.gguf").read_bytes() == whole.read_bytes()
+
+
+def test_what_was_measured_is_kept_as_an_importance_matrix(untied: Path, tmp_path: Path) -> None:
+    path = tmp_path / "importance.gguf"
+    calibrated(untied, tmp_path / "o.gguf", write_importance=path)
+
+    found = read_importance(path)
+
+    assert len(found.entries) == 3 * 7 + 1
+    assert found.chunks == 6
+    assert set(found.entries["blk.0.ffn_up.weight"].counts.tolist()) == {6.0 * 32}
+    assert fewbits.quantize(untied, tmp_path / "p.gguf", to="Q4_0", importance=path).verified  # type: ignore[union-attr]
 
 
 def test_a_model_that_answers_nan_is_named_by_its_layer(untied: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def begin(ground: Ground) -> None:
     network = LayeredNetwork(
         ground.network.network, lambda name: stored[name] if name in stored else ground.parameters(name)
     )
-    for kind in (*KINDS, "calibration"):
+    for kind in (*KINDS, *ground.texts.chosen_by):
         _embed(ground, network, ground.texts.of(kind), states_name(kind, 0))
 
 

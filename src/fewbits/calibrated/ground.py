@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int64]
 """(windows, length)"""
 
+CALIBRATION, TARGET = "calibration", "target"
+
 HEAD = "head"
 """What comes after the last layer, among the names of layers."""
 
@@ -37,10 +39,19 @@ class Texts:
 
     calibration: Ids
     guard: Ids
+    target: Ids | None = None
+    """Text of the kind that the model will see."""
 
     def of(self, kind: str) -> Ids:
         """The text that states of `kind` come from: the guard's run behind solved and behind plain codes."""
-        return self.calibration if kind == "calibration" else self.guard
+        if kind == TARGET and self.target is not None:
+            return self.target
+        return self.calibration if kind == CALIBRATION else self.guard
+
+    @property
+    def chosen_by(self) -> tuple[str, ...]:
+        """Kinds of states that are measured and go through the layers behind what is kept."""
+        return (CALIBRATION,) if self.target is None else (TARGET, CALIBRATION)
 
 
 class Progress:
@@ -97,7 +108,7 @@ class Ground:
 
     def batches(self, kind: str) -> list[Batches]:
         """How states of `kind` go through each layer."""
-        text = "calibration" if kind == "calibration" else "guard"
+        text = kind if kind in {CALIBRATION, TARGET} else "guard"
         if text not in self._batches:
             self._batches[text] = self._calls(self.texts.of(text))
         return self._batches[text]

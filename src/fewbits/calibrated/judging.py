@@ -25,7 +25,8 @@ def judge(ground: Ground, number: int) -> None:
     if ground.first_unfinished == span.stop:  # whatever was broken off here, doing it twice changes nothing
         kept, other = KINDS if verdict.kept else KINDS[::-1]
         ground.keep(states_name(other, span.stop), ground.work.states(states_name(kept, span.stop)))
-    ground.work.forget_states(states_name("calibration", span.start))
+    for kind in ground.texts.chosen_by:
+        ground.work.forget_states(states_name(kind, span.start))
 
 
 def verdict_of(ground: Ground, number: int) -> Verdict | None:
@@ -52,9 +53,11 @@ def _go_back(ground: Ground, span: range) -> None:
             sites = ground.sites(name, layer)
             targets = [ground.parameters.find(f"{name}.{site}.weight").target for site in sites]
             ground.put(name, sites, {t: ground.work.fields(layer_folder(index), "plain", t) for t in targets})
-            ground.through(index, layer, "calibration")
+            for kind in ground.texts.chosen_by:
+                ground.through(index, layer, kind)
         if index != span.start:
-            ground.work.forget_states(states_name("calibration", index))
+            for kind in ground.texts.chosen_by:
+                ground.work.forget_states(states_name(kind, index))
 
 
 def _name(number: int) -> str:

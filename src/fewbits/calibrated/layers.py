@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewbits.calibrated.ground import HEAD, Ground, layer_folder, states_name
+from fewbits.calibrated.ground import CALIBRATION, HEAD, TARGET, Ground, layer_folder, states_name
 from fewbits.calibrated.solving import KINDS, solve
 from fewbits.calibration.network import Head
 from fewbits.calibration.walk import Batches, Measured, measure
@@ -23,21 +23,27 @@ FLOOR = 2.0**-20
 
 def solve_layer(ground: Ground, index: int) -> None:
     """Leave the codes of layer `index` in the workspace, and the states behind it."""
-    batches, held_out = ground.batches("calibration")[index], ground.batches("guard")[index]
+    batches, held_out = ground.batches(CALIBRATION)[index], ground.batches("guard")[index]
     if ground.is_finished(index):
         ground.progress.skip(2 * len(batches.slices()) + 2 * len(held_out.slices()))
         return
-    states, name = ground.work.states(states_name("calibration", index)), ground.network.layer_name(index)
+    name = ground.network.layer_name(index)
     with ground.network.layer(index) as layer:
         sites = ground.sites(name, layer)
-        measured = measure(sites, partial(_forward, layer, states, batches), batches, ground.workers, ground.progress)
+        measured = {kind: _measure(ground, index, layer, sites, kind) for kind in ground.texts.chosen_by}
         fields, record = _solve(ground, name, sites, measured)
-        for kind in ("calibration", "solved"):
+        for kind in (*ground.texts.chosen_by, "solved"):
             ground.through(index, layer, kind)
         ground.put(name, sites, fields["plain"])
         ground.through(index, layer, "plain")
     ground.work.write_layer(layer_folder(index), fields, record)
     _forget(ground, index)
+
+
+def _measure(ground: Ground, index: int, layer: Any, sites: Mapping[str, Any], kind: str) -> Measured:
+    """What reaches the matrices of a layer from states of `kind`."""
+    states, batches = ground.work.states(states_name(kind, index)), ground.batches(kind)[index]
+    return measure(sites, partial(_forward, layer, states, batches), batches, ground.workers, ground.progress)
 
 
 def _forward(layer: Any, states: Any, batches: Batches, batch: slice) -> None:
@@ -50,15 +56,17 @@ def _forget(ground: Ground, index: int) -> None:
     for kind in KINDS:
         ground.work.forget_states(states_name(kind, index))
     if index not in [span.start for span in ground.spans]:
-        ground.work.forget_states(states_name("calibration", index))
+        for kind in ground.texts.chosen_by:
+            ground.work.forget_states(states_name(kind, index))
 
 
 def _solve(
-    ground: Ground, prefix: str, sites: Mapping[str, Any], measured: Measured
+    ground: Ground, prefix: str, sites: Mapping[str, Any], found: Mapping[str, Measured]
 ) -> tuple[dict[str, dict[str, Fields]], dict[str, Any]]:
     """Stored fields by kind and tensor, and the record; the modules get the solved numbers."""
     fields: dict[str, dict[str, Fields]] = {kind: {} for kind in KINDS}
     record: dict[str, Any] = {}
+    measured, target = found[CALIBRATION], found.get(TARGET)
     for leader, names in measured.groups.items():
         hessian = measured.hessians[leader].value
         stats = ground.method.prepare({"hessian": hessian, "importance": importance_of(hessian)})
@@ -74,6 +82,7 @@ def _solve(
                 "remarks": solved.remarks,
                 "tokens": measured.hessians[leader].tokens,
                 "mean_square": hessian.diagonal().tolist(),
+                "target_mean_square": target and target.hessians[leader].value.diagonal().tolist(),
             }
     return fields, record
 
@@ -96,16 +105,17 @@ def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:
         return {}
     if ground.work.layer_record(HEAD) is None:
         original = head.module.weight.data.clone()
-        fields, record = _solve(ground, "", {head.name: head.module}, _measure_head(ground, head))
+        found = {kind: _measure_head(ground, head, kind) for kind in ground.texts.chosen_by}
+        fields, record = _solve(ground, "", {head.name: head.module}, found)
         head.module.weight.data.copy_(original)
         ground.work.write_layer(HEAD, fields, record)
     stored = {kind: ground.work.fields(HEAD, kind, planned.name) for kind in KINDS}
     return {kind: ground.numbers(f"{head.name}.weight", fields) for kind, fields in stored.items()}
 
 
-def _measure_head(ground: Ground, head: Head) -> Measured:
-    states = ground.work.states(states_name("calibration", len(ground.network)))
-    batches = ground.batches("calibration")[-1]
+def _measure_head(ground: Ground, head: Head, kind: str) -> Measured:
+    states = ground.work.states(states_name(kind, len(ground.network)))
+    batches = ground.batches(kind)[-1]
     with head.inputs_only():
         return measure(
             {head.name: head.module},

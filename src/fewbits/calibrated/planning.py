@@ -21,6 +21,9 @@ from fewbits.methods import Method
 from fewbits.reporting.record import CalibrationPlan, PlannedTensor
 from fewbits.request import CalibrationRequest
 
+TARGET_WINDOWS = 16
+"""Windows of the target's text: as many as tell its tokens and inputs from others."""
+
 _PROBE = 1024
 
 
@@ -34,6 +37,8 @@ class Plan:
     """Windows (windows, length) int64 that codes are chosen by."""
     held_out: Any
     """Windows (windows, length) int64 that codes are judged by."""
+    target: Any
+    """Windows of text of the kind that the model will see; None where none was given."""
     used: CalibrationPlan
     notes: tuple[str, ...]
 
@@ -48,18 +53,23 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
     held_out = read_calibration(
         judged, source.vocabulary, length=length, windows=max(1, guard.TOKENS // length), seed=seed
     )
+    target = None
+    if asked.target is not None:
+        target = read_calibration(asked.target, source.vocabulary, length=length, windows=TARGET_WINDOWS, seed=seed)
     used = CalibrationPlan(
         text=data.fingerprint,
         guard_text=held_out.fingerprint,
         tokens=int(data.windows.size),
         guard_tokens=int(held_out.windows.size),
+        target_text=target.fingerprint if target else None,
         checkpoints=len(guard.spans(len(network))),
         layers=len(network),
     )
     notes = [f"Calibration: {note}." for note in data.notes]
     if length < asked.length:
         notes.append(f"Windows were shortened from {asked.length} to {length} tokens, all that the model was made for.")
-    return Plan(source, network, data.windows, held_out.windows, used, tuple(notes))
+    seen = target.windows if target else None
+    return Plan(source, network, data.windows, held_out.windows, seen, used, tuple(notes))
 
 
 def with_methods(tensors: Iterable[PlannedTensor], plan: Plan, method: Method) -> tuple[PlannedTensor, ...]:
@@ -143,5 +153,6 @@ def asked_for(
         "tensors": [(t.name, t.format, t.method) for t in tensors],
         "text": plan.used.text["sha256"],
         "guard_text": plan.used.guard_text["sha256"],
+        "target_text": plan.used.target_text and plan.used.target_text["sha256"],
         "seed": seed,
     }

@@ -7,12 +7,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fewbits.calibrated import planning, stored
 from fewbits.calibrated.ground import Ground, Texts
 from fewbits.calibrated.planning import Plan
 from fewbits.calibrated.run import Outcome, run
 from fewbits.calibrated.workspace import Workspace
+from fewbits.calibration.unlikeness import Seen, Unlikeness, unlikeness
 from fewbits.checkpoints.base import Conversion, Placement
+from fewbits.checkpoints.imatrix import Importance
+from fewbits.checkpoints.imatrix_writer import write_importance
 from fewbits.encoding import Encoded
 from fewbits.methods import Method
 from fewbits.reporting.record import CalibrationPlan, CalibrationResult, PlannedTensor, TensorResult
@@ -67,15 +72,16 @@ class Session:
         """Walk through the model; what is finished stays beside `output` if this fails, for the same command."""
         asked = planning.asked_for(self.plan, self.conversion, tensors, self.method, self.seed)
         work = stack.enter_context(Workspace(output, asked))
-        texts = Texts(self.plan.calibration, self.plan.held_out)
+        texts = Texts(self.plan.calibration, self.plan.held_out, self.plan.target)
         ground = Ground(self.plan.source, {t.name: t for t in tensors}, self.method, texts, work, workers, progress)
-        return Solved(work, run(ground))
+        return Solved(self.plan, work, run(ground))
 
 
 @dataclass(frozen=True)
 class Solved:
     """What calibration found, and where it lies."""
 
+    plan: Plan
     work: Workspace
     outcome: Outcome
 
@@ -101,12 +107,34 @@ class Solved:
     def judged(self) -> CalibrationResult:
         """What the card says of the whole."""
         chosen = self.outcome.chosen.values()
+        report = self._unlikeness()
         return CalibrationResult(
             verdicts=tuple(verdict.to_json() for verdict in self.outcome.verdicts),
             tensors=len(chosen),
             kept=sum(kind == "solved" for _, kind in chosen),
             resumed=self.work.resumed,
+            unlikeness=report.to_json() if report else None,
+            notes=report.sentences() if report else (),
         )
+
+    def _unlikeness(self) -> Unlikeness | None:
+        """How far the calibration text is from the target's, where one was given."""
+        if self.plan.target is None:
+            return None
+        records = self.outcome.records.items()
+        here = Seen(self.plan.calibration, {name: record["mean_square"] for name, record in records})
+        there = Seen(self.plan.target, {name: record["target_mean_square"] for name, record in records})
+        return unlikeness(here, there, self.plan.source.vocabulary.size)
+
+    def write_importance(self, path: Path) -> None:
+        """Keep the mean squares of the inputs of every solved matrix as an importance matrix."""
+        entries = {}
+        for name, record in self.outcome.records.items():
+            squares = np.asarray(record["mean_square"], np.float64) * record["tokens"]
+            entries[name] = Importance(squares.astype(np.float32), np.array([record["tokens"]], np.float32))
+        text = self.plan.used.text
+        names = [source["name"] for part in text["parts"] for source in part["sources"]]
+        write_importance(path, entries, chunk_length=text["length"], chunks=text["windows"], datasets=names)
 
     def remove(self) -> None:
         """Forget the workspace: the output is there."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 @click.option("--method", metavar="NAME", help="How codes are chosen  [default: gptq with --calibration, else nearest]")
 @click.option("--calibration", multiple=True, metavar="FILE", help="Text to choose codes by; repeatable.")
 @click.option("--guard", metavar="FILE", help="Text to judge codes by  [default: a text of our own]")
+@click.option("--target-text", metavar="FILE", help="Text of the kind to come: says how unlike calibration is.")
+@click.option("--write-importance", metavar="FILE", help="Keep what was measured, for llama-quantize too.")
 @click.option(
     "--windows",
     type=click.IntRange(min=1),
@@ -66,6 +68,8 @@ def command(
     method: str | None,
     calibration: tuple[str, ...],
     guard: str | None,
+    target_text: str | None,
+    write_importance: str | None,
     windows: int,
     sequence_length: int,
     dry_run: bool,
@@ -106,6 +110,8 @@ def command(
             method=method,
             calibration=[Path(path) for path in calibration] or None,
             guard=guard,
+            target_text=target_text,
+            write_importance=write_importance,
             windows=windows,
             sequence_length=sequence_length,
             force=force,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fewbits.reporting import figures, strips
 from fewbits.reporting.record import Record
-from fewbits.reporting.table_parts import simple_table
+from fewbits.reporting.table_parts import clean, simple_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,6 +32,7 @@ def calibration_tables(record: Record) -> list[RenderableType]:
         table.add_row(str(layers), f"{verdict['kl_solved']:.5f}", f"{verdict['kl_plain']:.5f}", kept)
     lines: list[RenderableType] = [table, *_layers(record)]
     lines.append(Text(f"Codes of {found.kept} of {found.tensors} matrices were kept; the others got plain ones."))
+    lines += [Text(clean(note)) for note in found.notes]
     if not found.works:
         lines.append(Text("This method does not work on this model: take --method nearest.", style="bold yellow"))
     return lines

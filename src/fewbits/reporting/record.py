@@ -73,6 +73,8 @@ class CalibrationPlan:
     checkpoints: int
     """How often the codes are judged on the way through the model."""
     layers: int
+    target_text: dict[str, Any] | None = None
+    """The same of text of the kind that the model will see, where some was given."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class CalibrationResult:
     """Tensors whose codes stayed; the others got plain ones."""
     resumed: bool
     """A run that was broken off had done a part."""
+    unlikeness: dict[str, Any] | None = None
+    """How far the calibration text is from the target's, by tokens and by inputs."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of it, one sentence each."""
 
     @property
     def works(self) -> bool:
