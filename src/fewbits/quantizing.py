@@ -51,6 +51,14 @@ def quantize(
     as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when
     anything fails.
     """
+    texts = CalibrationRequest(
+        text=Path(calibration) if isinstance(calibration, str) else calibration,
+        guard=_path(guard),
+        target=_path(target_text),
+        importance=_path(write_importance),
+        windows=windows,
+        length=sequence_length,
+    )
     request = Request(
         source=str(source),
         output=Path(output),
@@ -58,14 +66,7 @@ def quantize(
         tensors=tensors,
         importance=_path(importance),
         method=method,
-        calibration=CalibrationRequest(
-            text=Path(calibration) if isinstance(calibration, str) else calibration,
-            guard=_path(guard),
-            target=_path(target_text),
-            importance=_path(write_importance),
-            windows=windows,
-            length=sequence_length,
-        ),
+        calibration=texts,
         force=force,
         dry_run=dry_run,
         seed=seed,
@@ -73,10 +74,14 @@ def quantize(
         progress=progress or silent,
         started=time.perf_counter(),
     )
+    return _quantize(request, threads, on_preview)
+
+
+def _quantize(request: Request, threads: int | None, on_preview: Callable[[Preview], None] | None) -> Record | Preview:
     with Workers(usable_threads(threads)) as workers:
         digests = Digests(workers)
-        weights = _weights(Path(source).expanduser())
-        if weights is not None and not dry_run:
+        weights = _weights(Path(request.source).expanduser())
+        if weights is not None and not request.dry_run:
             digests.begin(weights)
         from fewbits.pipeline import run  # reading its modules takes a tenth of a second or two
 

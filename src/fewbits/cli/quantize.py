@@ -6,7 +6,7 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", required=True, metavar="OUT.gguf", type=click.Path(path_type=Path), help="File to write."
 )
-@click.option(
-    "--to", "recipe", default="Q4_K_M", show_default=True, metavar="RECIPE", help="A recipe's name or TOML file."
-)
+@click.option("--to", default="Q4_K_M", show_default=True, metavar="RECIPE", help="A recipe's name or TOML file.")
 @click.option(
     "--tensor",
     "tensors",
@@ -60,24 +58,13 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     source: str,
     output: Path,
-    recipe: str,
-    tensors: tuple[str, ...],
-    importance: str | None,
-    method: str | None,
     calibration: tuple[str, ...],
-    guard: str | None,
-    target_text: str | None,
-    write_importance: str | None,
-    windows: int,
-    sequence_length: int,
-    dry_run: bool,
-    force: bool,
-    threads: int | None,
-    seed: int,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Quantize SOURCE (a Hugging Face directory, a hub id, or an F32, F16 or BF16 GGUF file) into a GGUF file.
 
@@ -95,32 +82,15 @@ def command(
         if not (as_json or quiet):
             _print_preview(preview, _choices(ctx))
 
-    stages = () if dry_run else (*(("calibrate",) if calibration else ()), "quantize", "verify")
+    hidden = quiet or options["dry_run"]
+    stages = () if hidden else (*(("calibrate",) if calibration else ()), "quantize", "verify")
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
         stack.enter_context(_naming(output))
-        report = stack.enter_context(progress_report(*stages, quiet=quiet or dry_run))
-        result = quantize(
-            source,
-            output,
-            to=recipe,
-            tensors=tensors,
-            importance=importance,
-            method=method,
-            calibration=[Path(path) for path in calibration] or None,
-            guard=guard,
-            target_text=target_text,
-            write_importance=write_importance,
-            windows=windows,
-            sequence_length=sequence_length,
-            force=force,
-            dry_run=dry_run,
-            threads=threads,
-            seed=seed,
-            on_preview=show,
-            progress=report,
-        )
+        report = stack.enter_context(progress_report(*stages, quiet=hidden))
+        texts = [Path(path) for path in calibration] or None
+        result = quantize(source, output, calibration=texts, on_preview=show, progress=report, **options)
     _print_result(result, as_json=as_json, quiet=quiet, preview_shown=bool(shown))
 
 
@@ -139,7 +109,7 @@ def _choices(ctx: click.Context) -> list[str]:
     """The options that the user left to us, as they would be written."""
     from click.core import ParameterSource
 
-    names = {"recipe": "--to", "method": "--method", "threads": "--threads", "seed": "--seed"}
+    names = {"to": "--to", "method": "--method", "threads": "--threads", "seed": "--seed"}
     reads_text = bool(ctx.params["calibration"]) or ctx.params["method"] not in {None, "nearest"}
     if reads_text:
         names |= {"calibration": "--calibration", "guard": "--guard"}
