@@ -15,6 +15,7 @@
 
 #include "arguments.h"
 #include "fewbits/feedback.h"
+#include "fewbits/lattices.h"
 
 namespace fewbits {
 namespace {
@@ -72,12 +73,41 @@ void round_columns(const Ladder& ladder, const Matrix<const float>& w, const Mat
     feedback.round_columns(ladder, all);
 }
 
+// (lattice, width, parts, even, ternary, both); step and shift (rows, vectors), weight (columns,).
+void round_vectors(const std::tuple<std::string, int, int, bool, bool, bool>& kind, const Matrix<const float>& w,
+                   const Matrix<const float>& step, const Matrix<const float>& shift, const Floats& weight,
+                   const Matrix<double>& target, const Matrix<const double>& upper, const Matrix<int32_t>& codes,
+                   const Matrix<double>& errors, const std::string& isa) {
+    const auto& [name, width, parts, even, ternary, both] = kind;
+    const PointLadder ladder{name.c_str(), width, parts, even, ternary, both};
+    require(lattice(name.c_str()) && lattice(name.c_str())->shape.width == width, "the points of the lattice were not given");
+    const bool known = width == 8 ? parts == 1 : width == 4 && (parts == 2 ? even : parts == 1 && !even);
+    require(known && (!ternary || name == "IQ1_S"), "there are no such vectors");
+    const auto rows = static_cast<int64_t>(w.shape(0)), columns = static_cast<int64_t>(w.shape(1));
+    require(columns % ladder.columns() == 0, "columns are no whole vectors");
+    const int64_t vectors = columns / ladder.columns();
+    require_shape(step, rows, vectors, "a step per vector is wanted");
+    require_shape(shift, rows, vectors, "a shift per vector is wanted");
+    require_shape(codes, rows, vectors, "a code per vector is wanted");
+    require_shape(target, rows, columns, "a target per number is wanted");
+    require_shape(errors, rows, columns, "an error per number is wanted");
+    require_shape(upper, columns, columns, "the factor has the wrong shape");
+    require(upper.stride(1) == 1 && static_cast<int64_t>(weight.shape(0)) == columns, "one weight per column is wanted");
+    const FeedbackKernels& feedback = feedback_of(table_of(isa));
+    const Vectors all{rows, vectors, view_of(w), view_of(step), view_of(shift), weight.data(), view_of(target), view_of(upper),
+                      view_of(codes), view_of(errors)};
+    nb::gil_scoped_release unlocked;
+    feedback.round_vectors(ladder, all);
+}
+
 }  // namespace
 
 void bind_feedback(nb::module_& m) {
     nb::class_<Ladder>(m, "Ladder");
     m.def("ladder", &ladder_of, nb::arg("kind"), nb::arg("starts"), nb::arg("numbers"), nb::arg("codes"));
     m.def("round_columns", &round_columns, nb::arg("ladder"), nb::arg("w"), nb::arg("scale"), nb::arg("offset"), nb::arg("zero"),
+          nb::arg("target"), nb::arg("upper"), nb::arg("codes"), nb::arg("errors"), nb::arg("isa") = "");
+    m.def("round_vectors", &round_vectors, nb::arg("kind"), nb::arg("w"), nb::arg("step"), nb::arg("shift"), nb::arg("weight"),
           nb::arg("target"), nb::arg("upper"), nb::arg("codes"), nb::arg("errors"), nb::arg("isa") = "");
 }
 

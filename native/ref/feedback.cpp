@@ -4,11 +4,11 @@
 #include <cmath>
 
 #include "fewbits/families.h"
+#include "feedback_vectors.h"
 
 namespace fewbits {
 namespace {
 
-float inverse(float x) { return x != 0.0f ? 1.0f / x : 0.0f; }
 float limited(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
 struct Rounded {
@@ -46,7 +46,7 @@ void round_columns(const Ladder& ladder, const Columns& c) {
         }
 }
 
-constexpr FeedbackKernels kernels_of_feedback = {round_columns};
+constexpr FeedbackKernels kernels_of_feedback = {round_columns, round_vectors};
 
 }  // namespace
 

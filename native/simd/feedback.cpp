@@ -4,9 +4,9 @@
 
 #include <vector>
 
-#include "batch.h"
-#include "doubles.h"
 #include "elements.h"
+#include "feeding.h"
+#include "feedback_vectors.h"
 #include "fewbits/families.h"
 #include "table256.h"
 
@@ -58,14 +58,7 @@ struct TableSteps {
     }
 };
 
-constexpr int lanes = Vec::lanes, together = 4;
-
-// Some rows, column by column: element k of lane r at [lanes * k + r]; lanes without a row are zero.
-template <typename T, typename From>
-void gather(View<From> from, int64_t rows, int64_t columns, std::vector<T>* into) {
-    for (int64_t k = 0; k < columns; ++k)
-        for (int64_t r = 0; r < lanes; ++r) (*into)[static_cast<size_t>(lanes * k + r)] = r < rows ? from(r, k) : T{0};
-}
+constexpr int together = 4;
 
 template <typename Rounder>
 class Batch {
@@ -100,11 +93,7 @@ class Batch {
     void take(int64_t k) {
         Doubles target[count];
         for (int t = 0; t < count; ++t) target[t] = Doubles::load(&target_[at(k + t)]);
-        for (int64_t i = 0; i < k; ++i) {
-            const Doubles error = Doubles::load(&errors_[at(i)]);
-            const double* upper = &c_.upper(i, k);
-            for (int t = 0; t < count; ++t) target[t] = target[t] + error * Doubles::all(upper[t]);
-        }
+        feed<count>(errors_.data(), c_.upper, k, k, target);
         for (int t = 0; t < count; ++t) {
             for (int i = 0; i < t; ++i)
                 target[t] = target[t] + Doubles::load(&errors_[at(k + i)]) * Doubles::all(c_.upper(k + i, k + t));
@@ -122,13 +111,9 @@ class Batch {
     }
 
     void scatter(int64_t row, int64_t present) {
-        for (int64_t r = 0; r < present; ++r)
-            for (int64_t k = 0; k < c_.columns; ++k) {
-                const size_t here = at(k) + static_cast<size_t>(r);
-                c_.codes(row + r, k) = codes_[here];
-                c_.errors(row + r, k) = errors_[here];
-                c_.target(row + r, k) = target_[here];
-            }
+        scatter_to(c_.codes.from(row), present, c_.columns, codes_);
+        scatter_to(c_.errors.from(row), present, c_.columns, errors_);
+        scatter_to(c_.target.from(row), present, c_.columns, target_);
     }
 
     static size_t at(int64_t k) { return static_cast<size_t>(lanes * k); }
@@ -146,7 +131,7 @@ void round_columns(const Ladder& ladder, const Columns& columns) {
     if (ladder.kind == LadderKind::sign) round_rows<SignSteps>(ladder, columns);
 }
 
-constexpr FeedbackKernels kernels_of_feedback = {round_columns};
+constexpr FeedbackKernels kernels_of_feedback = {round_columns, round_vectors};
 
 }  // namespace
 

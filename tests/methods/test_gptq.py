@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,9 +16,10 @@ from fewbits.formats import Params
 from fewbits.methods.factor import DAMPING, Factor, factored
 from fewbits.methods.gptq import GPTQ, importance_of, objective
 from fewbits.methods.nearest import Nearest
-from fewbits.methods.sweep import sweep
+from fewbits.methods.sweep import VectorGrid, sweep
 from fewbits.qtensor import QTensor
 from fewbits.testing import check_method
+from references.obq import Doubles
 from references.obq import sweep as slow_sweep
 
 EXACT = ("F64", "F32")
@@ -70,10 +71,10 @@ def test_equals_the_slow_sweep_over_a_committed_grid(name: str) -> None:
     format, w, h = formats.get(name), weights(5, 48, 3), hessian_of(48, 3)
     found = GPTQ().solve(w, format, {"hessian": h})
 
-    def rounded(row: int, x: np.ndarray[Any, Any], at: int) -> np.ndarray[Any, Any]:
+    def rounded(row: int, x: Doubles, at: int, metric: Doubles) -> Doubles:
         grid = format.grid(found.params, slice(at, at + 1))
         column = torch.full((5, 1), float(x[0]))
-        value: np.ndarray[Any, Any] = grid.value(grid.nearest(column))[row].double().numpy()
+        value: Doubles = grid.value(grid.nearest(column))[row].double().numpy()
         return value
 
     damped = h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(48)
@@ -85,10 +86,10 @@ def test_equals_the_slow_sweep_where_eight_columns_are_rounded_together() -> Non
     format, w, h = formats.get("IQ2_XS"), weights(2, 256, 5), hessian_of(256, 5)
     found = GPTQ().solve(w, format, {"hessian": h})  # one span: its parameters are those of the plain weights
 
-    def rounded(row: int, x: np.ndarray[Any, Any], at: int) -> np.ndarray[Any, Any]:
-        grid = format.grid(found.params, slice(at, at + 8))
-        columns = torch.from_numpy(x).float().expand(2, 8).contiguous()
-        value: np.ndarray[Any, Any] = grid.value(grid.nearest(columns))[row].double().numpy()
+    def rounded(row: int, x: Doubles, at: int, metric: Doubles) -> Doubles:
+        grid = cast(VectorGrid, format.grid(found.params, slice(at, at + 8)))
+        columns, weights = (torch.tensor(each).float().expand(2, 8).contiguous() for each in (x, metric.diagonal()))
+        value: Doubles = grid.value(grid.nearest(columns, weights))[row].double().numpy()
         return value
 
     damped = h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(256)
@@ -115,6 +116,31 @@ def test_inputs_that_do_not_depend_on_each_other_give_nearest(name: str) -> None
     q = GPTQ().solve(w, format, {"hessian": torch.eye(128)})
 
     assert torch.equal(q.codes, Nearest().solve(w, format, {"importance": torch.ones(128)}).codes)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "IQ2_XS", "int4_g32_sym_f16", "nf4_g64_dq", "fp8_e4m3_tile32"])
+def test_threads_and_slabs_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, h, format = weights(200, 512, 12), hessian_of(512, 12), formats.get(name)
+    one = GPTQ().solve(w, format, {"hessian": h})
+    monkeypatch.setattr("fewbits.methods.sweep.ROWS", 96)
+    torch.set_num_threads(3)  # one_thread puts it back
+
+    other = GPTQ().solve(w, format, {"hessian": h})
+
+    assert torch.equal(one.codes, other.codes)
+    assert all(torch.equal(one.params[key], other.params[key]) for key in one.params.arrays)
+
+
+@pytest.mark.parametrize("name", ["Q5_K", "mxfp8_e4m3", "IQ3_XXS", "IQ1_M", "uint4_g32_asym_f16"])
+def test_the_native_sweep_is_that_of_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, h, format = weights(5, 512, 13), hessian_of(512, 13), formats.get(name)
+    native = GPTQ().solve(w, format, {"hessian": h})
+    for function in ("fit", "encode", "round_columns"):
+        monkeypatch.setattr(f"fewbits.kernels.overrides.{function}", lambda *arguments: None)
+
+    slow = GPTQ().solve(w, format, {"hessian": h})
+
+    assert torch.equal(native.codes, slow.codes)
 
 
 def test_rows_do_not_influence_each_other() -> None:

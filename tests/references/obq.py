@@ -15,15 +15,23 @@ import numpy.typing as npt
 Doubles = npt.NDArray[np.float64]
 
 
-def sweep(w: Doubles, hessian: Doubles, rounded: Callable[[int, Doubles, int], Doubles], vector: int = 1) -> Doubles:
-    """The numbers (rows, cols) that `rounded(row, x (vector,), first column)` leaves of `w` (rows, cols)."""
+Rounded = Callable[[int, Doubles, int, Doubles], Doubles]
+
+
+def sweep(w: Doubles, hessian: Doubles, rounded: Rounded, vector: int = 1) -> Doubles:
+    """The numbers (rows, cols) that `rounded` leaves of `w` (rows, cols).
+
+    It is given the row, x (vector,), the first column, and what errors e there cost once the columns to come have made
+    up for them, as a matrix (vector, vector) m: e m e^T.
+    """
     result = np.empty_like(w)
     for row in range(len(w)):
         rest, inverse = w[row].copy(), np.linalg.inv(hessian)
         for at in range(0, w.shape[1], vector):
             these = slice(at, at + vector)
-            result[row, these] = rounded(row, rest[these], at)
-            error = np.linalg.solve(inverse[these, these], rest[these] - result[row, these])
+            metric = np.linalg.inv(inverse[these, these])
+            result[row, these] = rounded(row, rest[these], at, metric)
+            error = metric @ (rest[these] - result[row, these])
             rest -= error @ inverse[these, :]
             for column in range(at, at + vector):
                 inverse -= np.outer(inverse[:, column], inverse[column, :]) / inverse[column, column]

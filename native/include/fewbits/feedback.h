@@ -42,8 +42,31 @@ struct Columns {
     View<double> errors;
 };
 
+// What a vector of columns can become, its step aside: `parts` points of a lattice with a sign per column, of which an even
+// number is negative where `even` says so; a code is point 0 + count * point 1 + count^parts * the bits of those columns. Or,
+// with `ternary`, one point of IQ1_S, all shifted by the given shift; with `both`, up or down, and count more for down.
+struct PointLadder {
+    const char* lattice;
+    int width, parts;
+    bool even, ternary, both;
+    int columns() const { return width * parts; }
+};
+
+// As Columns, with vectors rounded as a whole: `upper` feeds nothing back inside of one. `step` and `shift` are per vector,
+// `weight` weighs squared errors of columns.
+struct Vectors {
+    int64_t rows, vectors;
+    View<const float> w, step, shift;
+    const float* weight;
+    View<double> target;
+    View<const double> upper;
+    View<int32_t> codes;
+    View<double> errors;
+};
+
 struct FeedbackKernels {
     void (*round_columns)(const Ladder& ladder, const Columns& columns);
+    void (*round_vectors)(const PointLadder& ladder, const Vectors& vectors);
 };
 
 }  // namespace fewbits

@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Feedback:
-    """The part of an error-feedback sweep that goes column by column, on some rows and columns of a matrix.
+    """The part of an error-feedback sweep that goes vector by vector, on some rows and columns of a matrix.
 
     Column k is rounded to what a grid allows nearest to t = target[:, k] + errors[:, :k] @ upper[:k, k]. `errors` and
-    `target` are filled in: w[:, k] - what it became, and t - what it became. `w` is float32, the rest float64.
+    `target` are filled in: w[:, k] - what it became, and t - what it became. `w` is float32, the rest float64, but for
+    `weight` (cols,) float32: where columns are rounded together, what their squared errors weigh. There `upper` feeds
+    nothing back inside of a vector.
     """
 
     w: torch.Tensor
     target: torch.Tensor
     upper: torch.Tensor
     errors: torch.Tensor
+    weight: torch.Tensor
 
 
 class Overrides(Protocol):

@@ -74,11 +74,15 @@ def _give_packed_points(lattice: str) -> None:
     native_module().give_packed_points(lattice, packed.bits[None], np.array([packed.numbers], np.int8))
 
 
+def module_with_points(lattice: str) -> ModuleType:
+    """The native module, after it got the points of `lattice`."""
+    _give_points(lattice)
+    return native_module()
+
+
 def _codecs(format_name: str) -> ModuleType:
     """The native module, after it got the points that the codec of this format needs."""
-    if format_name in _lattices():
-        _give_points(_lattices()[format_name])
-    return native_module()
+    return module_with_points(_lattices()[format_name]) if format_name in _lattices() else native_module()
 
 
 def _reader(format_name: str) -> ModuleType:

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewbits.formats.base import Grid
 from fewbits.formats.grids import Element, ElementGrid, TableGrid, UniformGrid, halfways
+from fewbits.formats.iq1 import ShiftedLattice
+from fewbits.formats.iq1_lattice import NAME as TERNARY
+from fewbits.formats.iq1_lattice import WIDTH
+from fewbits.formats.lattice_grid import LatticeGrid
 from fewbits.formats.micro import E2M1Grid
 from fewbits.formats.minifloat import E2M1
 from fewbits.formats.overrides import Feedback
 from fewbits.formats.tiny import SignGrid
+from fewbits.kernels import module_with_points
 from fewbits.kernels.module import native_module
 from fewbits.lazy import LazyModule
 
@@ -33,18 +38,50 @@ class Steps(NamedTuple):
     zero: torch.Tensor
 
 
+class Points(NamedTuple):
+    """Points of a lattice as the native module takes them: (lattice, columns of a point, points of a vector, whether an
+    even number of columns is negative, whether all are shifted, both ways), and steps and shifts (rows, vectors).
+    """
+
+    kind: tuple[str, int, int, bool, bool, bool]
+    step: torch.Tensor
+    shift: torch.Tensor
+
+
 def round_columns(grid: Grid, feedback: Feedback, *, isa: str = "") -> torch.Tensor | None:
-    """Codes (rows, cols) uint8 of a sweep (formats/overrides.py); None where no kernel knows the grid."""
-    describe = _GRIDS.get(type(grid))
-    if describe is None:
-        return None
+    """Codes (rows, cols / vector) of a sweep (formats/overrides.py); None where no kernel knows the grid."""
+    if type(grid) in _GRIDS:
+        return _round_columns(_GRIDS[type(grid)](grid, len(feedback.w)), feedback, isa)
+    if type(grid) in _VECTOR_GRIDS:
+        return _round_vectors(_VECTOR_GRIDS[type(grid)](grid), feedback, isa)
+    return None
+
+
+def _round_columns(steps: Steps, feedback: Feedback, isa: str) -> torch.Tensor:
     shape = tuple(feedback.w.shape)
     codes = torch.empty(shape, dtype=torch.uint8)
-    ladder, *parameters = describe(grid, shape[0])
+    ladder, *parameters = steps
     native_module().round_columns(
         ladder,
         feedback.w.numpy(),
         *(p.float().broadcast_to(shape).numpy() for p in parameters),
+        feedback.target.numpy(),
+        feedback.upper.numpy(),
+        codes.numpy(),
+        feedback.errors.numpy(),
+        isa,
+    )
+    return codes
+
+
+def _round_vectors(points: Points, feedback: Feedback, isa: str) -> torch.Tensor:
+    codes = torch.empty(points.step.shape, dtype=torch.int32)
+    module_with_points(points.kind[0]).round_vectors(
+        points.kind,
+        feedback.w.numpy(),
+        points.step.numpy(),
+        points.shift.broadcast_to(points.step.shape).numpy(),
+        feedback.weight.contiguous().numpy(),
         feedback.target.numpy(),
         feedback.upper.numpy(),
         codes.numpy(),
@@ -82,6 +119,19 @@ _GRIDS: dict[type, Callable[[Any, int], Steps]] = {
     ElementGrid: _element,
     E2M1Grid: _e2m1,
 }
+
+
+def _signed(grid: LatticeGrid) -> Points:
+    code = grid.code
+    return Points((code.name, code.width, code.parts, code.even, False, False), grid.step, _nothing())
+
+
+def _shifted(grid: ShiftedLattice) -> Points:
+    both = grid.shift is None
+    return Points((TERNARY, WIDTH, 1, False, True, both), grid.step, _nothing() if grid.shift is None else grid.shift)
+
+
+_VECTOR_GRIDS: dict[type, Callable[[Any], Points]] = {LatticeGrid: _signed, ShiftedLattice: _shifted}
 
 
 def _nothing() -> torch.Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from fewbits.formats import overrides
-from fewbits.formats.base import Format, Params
+from fewbits.formats.base import Format, Grid, Params
 from fewbits.formats.overrides import Feedback, fit
 from fewbits.lazy import LazyModule
+from fewbits.methods.corners import Corners
 from fewbits.methods.factor import Factor
 from fewbits.qtensor import QTensor
 from fewbits.workers import Workers
@@ -96,7 +97,8 @@ class _Slab:
     def _swept_part(
         self, rows: slice, cols: slice, target: torch.Tensor, corners: Corners
     ) -> tuple[torch.Tensor, Params]:
-        feedback = Feedback(self._w[rows, cols], target, corners.within, self._errors[rows, cols])
+        weight = corners.weights(self._factor.energy[cols])
+        feedback = Feedback(self._w[rows, cols], target, corners.within, self._errors[rows, cols], weight)
         if not self._alone:
             params = self._params.slice(rows.start, rows.stop)
             return round_columns(self._format, params, cols, feedback), params
@@ -131,45 +133,22 @@ def _round_columns_in_torch(format: Format, params: Params, cols: slice, feedbac
         target, earlier = feedback.target[:, here], slice(0, here.start)
         target += feedback.errors[:, earlier] @ feedback.upper[earlier, here]
         grid = format.grid(params, slice(at, at + format.vector))
-        codes.append(grid.nearest(target.float().contiguous()))
+        codes.append(_nearest(grid, target.float().contiguous(), feedback.weight[here]))
         value = grid.value(codes[-1]).double()
         feedback.errors[:, here] = feedback.w[:, here].double() - value
         target -= value
     return torch.cat(codes, 1)
 
 
-class Corners:
-    """A triangle of the factor (cols, cols) in whole vectors, and the corners of it that belong to one vector each.
+def _nearest(grid: Grid, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return grid.nearest(x) if grid.vector == 1 else cast(VectorGrid, grid).nearest(x, weight.expand_as(x))
 
-    What is fed back to a vector is not fed on inside of it, where all columns are rounded together: so much is undone
-    in `within`, and by `undone` in what comes from columns before.
-    """
 
-    def __init__(self, triangle: torch.Tensor, vector: int) -> None:
-        self._triangle, self._vector = triangle, vector
-        self.within = self.undone(triangle).contiguous()
+class VectorGrid(Grid, Protocol):
+    """A grid whose columns are rounded several at once, and then may weigh differently."""
 
-    def part(self, cols: slice) -> Corners:
-        """The corners of some columns."""
-        return Corners(self._triangle[cols, cols], self._vector)
-
-    def undone(self, fed: torch.Tensor) -> torch.Tensor:
-        """`fed` (rows, cols) times the inverse of the corners."""
-        return self._times(
-            fed, lambda vectors, own: torch.linalg.solve_triangular(own, vectors, upper=True, left=False)
-        )
-
-    def done(self, missed: torch.Tensor) -> torch.Tensor:
-        """`missed` (rows, cols) times the corners."""
-        return self._times(missed, torch.matmul)
-
-    def _times(self, x: torch.Tensor, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        if self._vector == 1:
-            return x
-        starts = range(0, x.shape[1], self._vector)
-        own = torch.stack([self._triangle[at : at + self._vector, at : at + self._vector] for at in starts])
-        vectors = x.reshape(len(x), -1, self._vector).transpose(0, 1)
-        return product(vectors, own).transpose(0, 1).reshape(x.shape)
+    def nearest(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """Codes (rows, vectors) of least squared error in `weight` (rows, cols), evenly without."""
 
 
 def _are_apart(format: Format) -> bool:

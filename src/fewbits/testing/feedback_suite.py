@@ -29,10 +29,10 @@ def check_feedback(format: Format) -> None:
     """
     for name, w, params, cols in _inputs(format):
         where = f"{format.name} on {name} numbers, columns {cols.start} to {cols.stop}"
-        wanted = _feedback(w[:, cols])
+        wanted = _feedback(w[:, cols], format.vector)
         codes = _one_by_one(format, params, cols, wanted)
         for isa in kernels.available():
-            found = _feedback(w[:, cols])
+            found = _feedback(w[:, cols], format.vector)
             native = round_columns(format.grid(params, cols), found, isa=isa)
             expect(native is not None, f"{format.name}: no kernel knows its grid")
             assert native is not None
@@ -53,12 +53,15 @@ def _inputs(format: Format) -> Iterator[tuple[str, torch.Tensor, Params, slice]]
         yield "heavy-tailed", w, format.fit(w), slice(cols - count * format.vector, cols)
 
 
-def _feedback(w: torch.Tensor) -> Feedback:
+def _feedback(w: torch.Tensor, vector: int) -> Feedback:
     """Targets beside the weights, and errors that count for less the longer ago they were made."""
     cols = w.shape[1]
     upper = normal(cols, cols, 21).double().triu(1) * 0.5 ** torch.arange(cols).double()[None].sub(1).clamp(0, 6)
+    for at in range(0, cols, vector):
+        upper[at : at + vector, at : at + vector] = 0.0
     target = w.double() + 1e-3 * w.double() * normal(len(w), cols, 22).double()
-    return Feedback(w, target, upper, torch.full_like(target, torch.nan))
+    weight = normal(1, cols, 23)[0].square() + 0.1
+    return Feedback(w, target, upper, torch.full_like(target, torch.nan), weight)
 
 
 def _one_by_one(format: Format, params: Params, cols: slice, feedback: Feedback) -> torch.Tensor:
@@ -69,7 +72,9 @@ def _one_by_one(format: Format, params: Params, cols: slice, feedback: Feedback)
             for i in range(here.start):
                 feedback.target[:, k] += feedback.errors[:, i] * feedback.upper[i, k]
         grid = format.grid(params, slice(at, at + format.vector))
-        codes.append(grid.nearest(feedback.target[:, here].float().contiguous()))
+        x = feedback.target[:, here].float().contiguous()
+        weigh = () if format.vector == 1 else (feedback.weight[here].expand_as(x),)
+        codes.append(grid.nearest(x, *weigh))
         value = grid.value(codes[-1]).double()
         feedback.errors[:, here] = feedback.w[:, here].double() - value
         feedback.target[:, here] -= value
