@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fewbits.calibration import OBSERVERS, STATS, Range
-from fewbits.calibration.observers import Entropy, Percentile, SquaredError, rounding_error
+from fewbits.calibration.observers import Entropy, Percentile, SquaredError, divergence, rounding_error
 from fewbits.errors import CalibrationError
 from references import observers as slow
 
@@ -86,6 +88,19 @@ def test_entropy_is_migacz_threshold(kind: str) -> None:
     sizes = np.repeat(np.abs(numbers), counts.astype(int))
     wanted = slow.entropy_threshold(sizes, 2 ** (bits - 1), bins)
     assert (-found.low, found.high) == pytest.approx((wanted, wanted), rel=1e-12)
+
+
+@given(
+    counts=st.lists(st.sampled_from([0, 0, 0, 1, 2, 7, 40]), min_size=6, max_size=30).filter(any),
+    codes=st.integers(2, 6),
+    share=st.floats(0, 1),
+)
+def test_the_divergence_is_migacz_own_with_gaps_and_all(counts: list[int], codes: int, share: float) -> None:
+    kept = codes + int(share * (len(counts) - codes))
+
+    found = divergence(np.array(counts, float), kept, codes)
+
+    assert found == pytest.approx(slow.divergence(counts, kept, codes), rel=1e-9, abs=1e-12)
 
 
 def test_entropy_clips_outliers_and_keeps_one_sided_numbers_one_sided() -> None:

@@ -56,6 +56,14 @@ def test_the_older_form_keeps_means(tmp_path: Path) -> None:
     np.testing.assert_allclose(experts.mean(2), EXPERTS.sums[8:] / 700, rtol=1e-6)
 
 
+def test_calls_of_the_older_form_are_windows_rounded_up_so_that_none_is_zero(tmp_path: Path) -> None:
+    few = Importance(PLAIN.sums, np.array([5], np.float32))
+    found = read_importance(write(tmp_path / "i.dat", {"a.weight": PLAIN, "b.weight": few}))
+
+    assert [found.entries[name].counts.tolist() for name in ("a.weight", "b.weight")] == [[3.0], [1.0]]
+    np.testing.assert_allclose(found.entries["b.weight"].mean(0), PLAIN.sums / 5, rtol=1e-6)
+
+
 def test_gguf_is_what_any_other_name_means_and_a_text_needs_no_name(tmp_path: Path) -> None:
     assert write(tmp_path / "imatrix", {"a.weight": PLAIN}, datasets=()).read_bytes()[:4] == b"GGUF"
     assert read_importance(tmp_path / "imatrix").text == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,23 +32,24 @@ def percentile(numbers: Doubles, share: float) -> float:
 def entropy_threshold(sizes: Doubles, codes: int, bins: int) -> float:
     """Migacz 2017, slide by slide: clip, merge, spread, compare."""
     top = float(sizes.max())
-    histogram = [0] * bins
+    histogram = [0.0] * bins
     for size in map(float, sizes):
         histogram[min(int(size * bins / top), bins - 1)] += 1
-    best, least = bins, math.inf
-    for kept in range(codes, bins + 1):
-        p = [float(n) for n in histogram[:kept]]
-        p[-1] += sum(histogram[kept:])
-        q = [0.0] * kept
-        for code in range(codes):
-            members = [i for i in range(kept) if i * codes // kept == code]
-            filled = [i for i in members if histogram[i]]
-            for i in filled:
-                q[i] = sum(histogram[j] for j in members) / len(filled)
-        found = _divergence(p, q)
-        if found < least:
-            best, least = kept, found
-    return top * best / bins
+    kept = min(range(codes, bins + 1), key=lambda kept: divergence(histogram, kept, codes))
+    return top * kept / bins
+
+
+def divergence(histogram: Sequence[float], kept: int, codes: int) -> float:
+    """Of the whole histogram, clipped after `kept` bins, from what `codes` can tell of it."""
+    p = [float(n) for n in histogram[:kept]]
+    p[-1] += sum(histogram[kept:])
+    q = [0.0] * kept
+    for code in range(codes):
+        members = [i for i in range(kept) if i * codes // kept == code]
+        filled = [i for i in members if histogram[i]]
+        for i in filled:
+            q[i] = sum(histogram[j] for j in members) / len(filled)
+    return _divergence(p, q)
 
 
 def _divergence(p: list[float], q: list[float]) -> float:
