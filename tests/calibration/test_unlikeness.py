@@ -98,6 +98,8 @@ def test_the_report_is_plain_data() -> None:
     assert set(data) == {"far", "tokens", "sites", "groups"}
     assert data["tokens"]["js_bits"] == found.tokens.js_bits
     assert data["sites"] == {"a": {"cosine": 1.0, "ratio": 2.0}}
+    nothing = unlikeness(Seen([1], {"a": [0.0]}), Seen([1], {"a": [1.0]}), 2000)
+    assert nothing.to_json()["sites"] == {"a": {"cosine": 0.0, "ratio": None}}
     assert data["groups"]["x"]["tokens"]["tokens"] == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -69,7 +70,11 @@ class SiteUnlikeness:
     cosine: float
     """Of the mean squares per column: 1 where the same columns matter, in the same proportions."""
     ratio: float
-    """Mean square of the target's inputs over that of the calibration text's."""
+    """Mean square of the target's inputs over that of the calibration text's; infinite where the latter is 0."""
+
+    def to_json(self) -> dict[str, float | None]:
+        """As plain data; what is infinite is None."""
+        return {"cosine": round(self.cosine, 6), "ratio": round(self.ratio, 6) if isfinite(self.ratio) else None}
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Unlikeness:
         return {
             "far": self.far,
             "tokens": {**vars(self.tokens), "far": self.tokens.far},
-            "sites": {name: dict(vars(site)) for name, site in self.sites.items()},
+            "sites": {name: site.to_json() for name, site in self.sites.items()},
             "groups": {name: group.to_json() for name, group in self.groups.items()},
         }
 
