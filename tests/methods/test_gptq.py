@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from fewbits import formats, methods
-from fewbits.errors import CalibrationError
+from fewbits.errors import CalibrationError, RecipeError
 from fewbits.formats import Params
+from fewbits.formats.overrides import encode
 from fewbits.methods.factor import DAMPING, Factor, factored
 from fewbits.methods.gptq import GPTQ, importance_of, objective
 from fewbits.methods.nearest import Nearest
+from fewbits.methods.order import ORDERS, Factors
 from fewbits.methods.sweep import VectorGrid, sweep
 from fewbits.qtensor import QTensor
 from fewbits.testing import check_method
@@ -79,6 +81,41 @@ def test_equals_the_slow_sweep_over_a_committed_grid(name: str) -> None:
 
     damped = h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(48)
     assert np.array_equal(found.dequantize().double().numpy(), slow_sweep(w.double().numpy(), damped.numpy(), rounded))
+
+
+@pytest.mark.usefixtures("_swept_whatever_comes")
+@pytest.mark.parametrize("name", ["int4_row_sym", "Q4_0", "nf4_g32"])
+def test_equals_the_slow_sweep_where_large_inputs_come_first(name: str) -> None:
+    format, w, h = formats.get(name), weights(5, 64, 3), hessian_of(64, 3)
+    found, order = GPTQ(order="activation").solve(w, format, {"hessian": h}), h.diagonal().argsort(descending=True)
+
+    def rounded(row: int, x: Doubles, at: int, metric: Doubles) -> Doubles:
+        grid = format.grid(found.params, order[at : at + 1])
+        value: Doubles = grid.value(grid.nearest(torch.full((5, 1), float(x[0]))))[row].double().numpy()
+        return value
+
+    damped = (h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(64))[order][:, order]
+    swept = slow_sweep(w[:, order].double().numpy(), damped.numpy(), rounded)
+    assert np.array_equal(found.dequantize()[:, order].double().numpy(), swept)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", ["Q4_K", "IQ3_XXS", "int4_g32_sym_f16", "nf4_g64_dq", "fp8_e4m3_tile32", "mxfp4"])
+def test_any_order_of_columns_finds_better_codes_and_counts_what_they_cost(name: str, order: str) -> None:
+    w, h, format = weights(70, 512, 11), hessian_of(512, 11) + 20 * torch.rand(512).diag(), formats.get(name)
+    plain = QTensor(format, *encode(format, w, importance_of(h)))
+
+    swept = sweep(w, plain, Factors(h, order).of(format), importance_of(h), 128)
+
+    assert torch.allclose(swept.objective, objective(w, swept.q, h), rtol=1e-9)
+    assert float(swept.objective.sum()) < float(objective(w, plain, h).sum())
+    if order != "storage":
+        assert not torch.equal(swept.q.codes, sweep(w, plain, factored(h), importance_of(h), 128).q.codes)
+
+
+def test_an_unknown_order_is_refused() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'activation'"):
+        GPTQ(order="activations").prepare({"hessian": torch.eye(4)})
 
 
 @pytest.mark.usefixtures("_swept_whatever_comes")
@@ -164,11 +201,11 @@ def test_the_laws_see_a_sweep_in_the_wrong_direction(monkeypatch: pytest.MonkeyP
     h, w = hessian_of(96), weights(4, 96)
     good = float(objective(w, GPTQ().solve(w, formats.get("int4_row_sym"), {"hessian": h}), h).sum())
 
-    def turned(hessian: torch.Tensor) -> Factor:
-        factor = factored(hessian)
+    def turned(hessian: torch.Tensor, order: torch.Tensor | None) -> Factor:
+        factor = factored(hessian, order)
         return replace(factor, upper=2 * torch.eye(len(hessian)).double() - factor.upper)
 
-    monkeypatch.setattr("fewbits.methods.gptq.factored", turned)
+    monkeypatch.setattr("fewbits.methods.order.factored", turned)
     monkeypatch.setattr("fewbits.methods.gptq._better", lambda w, swept, plain, factor: swept.q)
 
     bad = float(objective(w, GPTQ().solve(w, formats.get("int4_row_sym"), {"hessian": h}), h).sum())
@@ -204,7 +241,8 @@ def test_matrices_with_the_same_inputs_share_a_factor(monkeypatch: pytest.Monkey
     h, w, format = hessian_of(64), weights(3, 64), formats.get("Q4_0")
     alone = GPTQ().solve(w, format, {"hessian": h})
     shared = GPTQ().prepare({"hessian": h})
-    monkeypatch.setattr("fewbits.methods.gptq.factored", lambda hessian: pytest.fail("the factor was made again"))
+    GPTQ().solve(w, format, shared)
+    monkeypatch.setattr("fewbits.methods.order.factored", lambda *_: pytest.fail("the factor was made again"))
 
     assert np.array_equal(GPTQ().solve(w, format, shared).packed(), alone.packed())
 

@@ -41,6 +41,8 @@ class Factor:
     added: torch.Tensor
     damping: float
     """The share of the mean of H's diagonal that was added to it."""
+    order: torch.Tensor | None = None
+    """(cols,) int64: the columns in the order in which they are rounded, which is that of all that is here."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -49,6 +51,7 @@ class Factor:
 
     def cost(self, errors: torch.Tensor) -> torch.Tensor:
         """tr(E H E^T) row by row, (rows,) float64, of `errors` E (rows, cols), in the precision of E."""
+        errors = self.ordered(errors)
         total = self._of_damping(errors)
         for start in range(0, errors.shape[1], PANEL):
             total += self._of_panel(errors, start)
@@ -59,6 +62,7 @@ class Factor:
 
         No column makes a row cheaper, and the first ones take the least work.
         """
+        errors = self.ordered(errors)
         total, rows = self._of_damping(errors), torch.arange(len(errors), device=errors.device)
         for start in range(0, errors.shape[1], PANEL):
             total[rows] += self._of_panel(errors, start)
@@ -69,6 +73,10 @@ class Factor:
                 rows, errors = rows[undecided], errors[undecided]
         return total > than
 
+    def ordered(self, w: torch.Tensor) -> torch.Tensor:
+        """`w` (rows, cols) with its columns in the order of the sweep."""
+        return w if self.order is None else w[:, self.order]
+
     def _of_damping(self, errors: torch.Tensor) -> torch.Tensor:
         return -(errors.double().square() @ self.added)
 
@@ -78,8 +86,8 @@ class Factor:
         return moved.double().square() @ self.energy[start:stop]
 
 
-def factored(hessian: torch.Tensor) -> Factor:
-    """The factor of `hessian` (cols, cols), the one thing that matrices with the same inputs share.
+def factored(hessian: torch.Tensor, order: torch.Tensor | None = None) -> Factor:
+    """The factor of `hessian` (cols, cols), which matrices with the same inputs share; `order` is that of the sweep.
 
     Columns that no input ever reached count as if they were reached alone. Raises CalibrationError where H holds no
     number, or where no damping helps.
@@ -88,6 +96,8 @@ def factored(hessian: torch.Tensor) -> Factor:
         raise CalibrationError(
             "the inputs of this matrix hold NaN or infinite numbers; the model or its text is damaged."
         )
+    if order is not None:
+        hessian = hessian[order][:, order]
     diagonal = hessian.diagonal().double()
     for share, added in _dampings(diagonal):
         turned = hessian.double().flip(0, 1)  # the last column's own turn comes last, and Cholesky's begins with it
@@ -96,7 +106,7 @@ def factored(hessian: torch.Tensor) -> Factor:
         if int(fails) == 0:
             root = lower.diagonal().clone()
             upper = lower.div_(root).flip(0, 1)
-            return Factor(upper, root.square().flip(0), added, share)
+            return Factor(upper, root.square().flip(0), added, share, order)
     raise CalibrationError("the inputs of this matrix are too much alike to tell its columns apart; give more text.")
 
 

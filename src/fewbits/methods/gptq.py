@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fewbits.formats.base import Format, Params
 from fewbits.formats.overrides import encode
 from fewbits.lazy import LazyModule
-from fewbits.methods.factor import Factor, factored
+from fewbits.methods.factor import Factor
+from fewbits.methods.order import Factors
 from fewbits.methods.sweep import Swept, sweep
 from fewbits.qtensor import QTensor
 
@@ -27,9 +28,9 @@ class GPTQ:
     """min tr(E H E^T), E = W - Q, H = x^T x of the inputs (Frantar et al. 2022, arXiv:2210.17323, algorithm 1).
 
     Where every span has parameters of its own, they are fitted when the sweep reaches it, to the weights as the columns
-    before have changed them; otherwise once, to the weights as they are. Either fit weighs columns by H's diagonal.
-    Storage order is the order of the sweep. Rows that come out worse by the objective than rounded to nearest are
-    rounded to nearest.
+    before have changed them; otherwise, and in the order `activation`, once, to the weights as they are. Either fit
+    weighs columns by H's diagonal. Rows that come out worse by the objective than rounded to nearest are rounded to
+    nearest.
 
     >>> import torch
     >>> from fewbits import formats
@@ -46,10 +47,12 @@ class GPTQ:
     codec_is_enough: bool = False
     chunk: int = 256
     """Columns after which the columns beyond learn of the errors: it changes the time, not the result."""
+    order: str = "storage"
+    """Which columns are rounded first: as stored, those of the largest inputs (activation), or the spans of such."""
 
     def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`stats` with the factor of stats["hessian"], which matrices with the same inputs share: stats["factor"]."""
-        return {**stats, "factor": factored(stats["hessian"])}
+        """`stats` with the factors of stats["hessian"], which matrices with the same inputs share: stats["factor"]."""
+        return {**stats, "factor": Factors(stats["hessian"], self.order)}
 
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
@@ -59,7 +62,7 @@ class GPTQ:
         What was out of the ordinary is remarked in the result. Raises CalibrationError where H holds no number or
         cannot be factored with any damping.
         """
-        factor = stats.get("factor") or factored(stats["hessian"])
+        factor = (stats if "factor" in stats else self.prepare(stats))["factor"].of(format)
         importance = importance_of(stats["hessian"])
         plain = QTensor(format, *encode(format, w, importance, like))
         swept = sweep(w, plain, factor, importance, self.chunk)

@@ -12,6 +12,7 @@ from fewbits.formats.overrides import Feedback, fit
 from fewbits.lazy import LazyModule
 from fewbits.methods.corners import Corners
 from fewbits.methods.factor import Factor
+from fewbits.methods.order import is_refitted
 from fewbits.qtensor import QTensor
 from fewbits.workers import Workers
 
@@ -56,9 +57,9 @@ class _Slab:
     """Some rows on their way through the sweep."""
 
     def __init__(self, w: torch.Tensor, plain: QTensor, factor: Factor, importance: torch.Tensor, chunk: int) -> None:
-        self._w, self._factor, self._importance = w, factor, importance
+        self._w, self._factor, self._importance = factor.ordered(w), factor, importance
         self._format, self._params = plain.format, plain.params
-        self._alone = plain.format.span > 1 and not plain.params.rows and _are_apart(plain.format)
+        self._alone = is_refitted(plain.format) and _are_together(factor.order, plain.format.span)
         self._chunk = chunk_of(plain.format, chunk)
         self._errors = torch.zeros_like(w, dtype=torch.float64)
         self._objective = torch.zeros(len(w), dtype=torch.float64, device=w.device)
@@ -69,8 +70,14 @@ class _Slab:
         for start in range(0, cols, self._chunk):
             done += self._swept_chunk(start, min(start + self._chunk, cols))
         objective = self._objective - self._errors.square() @ self._factor.added
-        params = Params.side_by_side([params for _, params in done]) if self._alone else self._params
-        return Swept(QTensor(self._format, torch.cat([codes for codes, _ in done], 1), params), objective)
+        codes, params = torch.cat([codes for codes, _ in done], 1), self._params
+        if self._alone:
+            params = Params.side_by_side(
+                [done[at][1] for at in _places(self._factor.order, self._format.span, len(done))]
+            )
+        if self._factor.order is not None:
+            codes = codes[:, _places(self._factor.order, self._format.vector, codes.shape[1])]
+        return Swept(QTensor(self._format, codes, params), objective)
 
     def _swept_chunk(self, start: int, stop: int) -> list[tuple[torch.Tensor, Params]]:
         """Codes and parameters of columns `start` to `stop`, span by span."""
@@ -88,7 +95,7 @@ class _Slab:
     def _swept_span(self, at: int, target: torch.Tensor, corners: Corners) -> tuple[torch.Tensor, Params]:
         """Codes and parameters of the columns from `at` on that `target` (rows, cols) is for."""
         cols = slice(at, at + target.shape[1])
-        parts = in_threads(lambda rows: self._swept_part(rows, cols, target[rows], corners), len(target), target.device)
+        parts = in_threads(lambda rows: self._swept_part(rows, cols, target[rows], corners), target, self._format.rows)
         missed = corners.done(target)
         self._objective += missed.square() @ self._factor.energy[cols]
         codes = torch.cat([codes for codes, _ in parts])
@@ -99,20 +106,27 @@ class _Slab:
     ) -> tuple[torch.Tensor, Params]:
         weight = corners.weights(self._factor.energy[cols])
         feedback = Feedback(self._w[rows, cols], target, corners.within, self._errors[rows, cols], weight)
+        stored = cols if self._factor.order is None else self._factor.order[cols]
         if not self._alone:
             params = self._params.slice(rows.start, rows.stop)
-            return round_columns(self._format, params, cols, feedback), params
-        params = fit(self._format, target.float(), self._importance[cols])
-        return round_columns(self._format, params, slice(0, target.shape[1]), feedback), params
+            return round_columns(self._format, params, stored, feedback), params
+        first, x = cols.start, target.float()
+        if isinstance(stored, torch.Tensor):
+            first = int(stored.min())
+            x[:, stored - first] = target.float()
+        params = fit(self._format, x, self._importance[first : first + self._format.span])
+        own = slice(0, self._format.span) if isinstance(stored, slice) else stored - first
+        return round_columns(self._format, params, own, feedback), params
 
 
 Part = TypeVar("Part")
 
 
-def in_threads(function: Callable[[slice], Part], rows: int, device: torch.device) -> list[Part]:
-    """What `function` returns for ranges of rows, which do not influence each other; as many as torch has threads."""
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    step = max(LEAST_ROWS, -(-rows // threads // LEAST_ROWS) * LEAST_ROWS)
+def in_threads(function: Callable[[slice], Part], w: torch.Tensor, together: int) -> list[Part]:
+    """What `function` returns for ranges of rows of `w`, whole rows of tiles, in as many threads as torch has."""
+    threads, rows = torch.get_num_threads() if w.device.type == "cpu" else 1, len(w)
+    least = -(-LEAST_ROWS // max(together, 1)) * max(together, 1)
+    step = max(1, -(-rows // (threads * least))) * least
     ranges = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if len(ranges) == 1:
         return [function(ranges[0])]
@@ -120,19 +134,22 @@ def in_threads(function: Callable[[slice], Part], rows: int, device: torch.devic
         return [result for _, result in workers.in_order(function, ranges)]
 
 
-def round_columns(format: Format, params: Params, cols: slice, feedback: Feedback) -> torch.Tensor:
+def round_columns(format: Format, params: Params, cols: slice | torch.Tensor, feedback: Feedback) -> torch.Tensor:
     """The codes of columns `cols` of a matrix under `params`, vector by vector; fills in what `Feedback` says."""
     codes = overrides.round_columns(format.grid(params, cols), feedback)
     return _round_columns_in_torch(format, params, cols, feedback) if codes is None else codes
 
 
-def _round_columns_in_torch(format: Format, params: Params, cols: slice, feedback: Feedback) -> torch.Tensor:
+def _round_columns_in_torch(
+    format: Format, params: Params, cols: slice | torch.Tensor, feedback: Feedback
+) -> torch.Tensor:
     codes = []
-    for at in range(cols.start, cols.stop, format.vector):
-        here = slice(at - cols.start, at - cols.start + format.vector)
-        target, earlier = feedback.target[:, here], slice(0, here.start)
+    for at in range(0, feedback.w.shape[1], format.vector):
+        here, earlier = slice(at, at + format.vector), slice(0, at)
+        target = feedback.target[:, here]
         target += feedback.errors[:, earlier] @ feedback.upper[earlier, here]
-        grid = format.grid(params, slice(at, at + format.vector))
+        own = slice(cols.start + at, cols.start + at + format.vector) if isinstance(cols, slice) else cols[here]
+        grid = format.grid(params, own)
         codes.append(_nearest(grid, target.float().contiguous(), feedback.weight[here]))
         value = grid.value(codes[-1]).double()
         feedback.errors[:, here] = feedback.w[:, here].double() - value
@@ -151,13 +168,17 @@ class VectorGrid(Grid, Protocol):
         """Codes (rows, vectors) of least squared error in `weight` (rows, cols), evenly without."""
 
 
-def _are_apart(format: Format) -> bool:
-    """Whether two spans store twice what one stores, so that no parameter belongs to both."""
-    one, two = (format.bits(1, n * format.span) for n in (1, 2))
-    return two == 2 * one
-
-
 def chunk_of(format: Format, wanted: int) -> int:
     """Columns of a chunk: whole spans, at least one, of about `wanted` columns; vectors where a span is all columns."""
     span = max(format.span, format.vector)
     return max(1, wanted // span) * span
+
+
+def _are_together(order: torch.Tensor | None, span: int) -> bool:
+    """Whether the columns of a span follow each other in any order of their own."""
+    return order is None or bool((order.reshape(-1, span) // span == order[::span, None] // span).all())
+
+
+def _places(order: torch.Tensor | None, width: int, count: int) -> torch.Tensor:
+    """Where the spans or vectors of `width` columns, in the order of storage, lie in `order`: (count,) int64."""
+    return torch.arange(count) if order is None else (order[::width] // width).argsort()
