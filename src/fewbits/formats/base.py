@@ -98,6 +98,9 @@ class Grid(Protocol):
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """The float32 numbers (rows, cols) that `codes` (rows, cols / vector) stand for."""
 
+    def columns(self, start: int, stop: int) -> Grid:
+        """What columns `start` to `stop` of these, whole vectors, can become."""
+
 
 class Format(Protocol):
     """One way to store a matrix `w` (rows, cols) float32; see the concrete classes for equations and layouts.

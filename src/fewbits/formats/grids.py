@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from fewbits.formats.exact import inverse
@@ -44,6 +44,11 @@ class UniformGrid:
         """Numbers (rows, cols) float32."""
         return self.scale * (codes.float() - self.zero) - self.offset
 
+    def columns(self, start: int, stop: int) -> UniformGrid:
+        """What columns `start` to `stop` of these can become."""
+        zero = self.zero if isinstance(self.zero, int) else _cut(self.zero, start, stop)
+        return replace(self, scale=_cut(self.scale, start, stop), offset=_cut(self.offset, start, stop), zero=zero)
+
 
 @dataclass(frozen=True)
 class FloatGrid:
@@ -59,6 +64,10 @@ class FloatGrid:
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """Numbers (rows, cols) float32."""
         return codes.float()
+
+    def columns(self, start: int, stop: int) -> FloatGrid:
+        """The same: every column can become every number."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,15 @@ class TableGrid:
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """Numbers (rows, cols) float32."""
         return self.scale * self.table[codes.long()]
+
+    def columns(self, start: int, stop: int) -> TableGrid:
+        """What columns `start` to `stop` of these can become."""
+        return replace(self, scale=_cut(self.scale, start, stop))
+
+
+def _cut(parameter: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """A parameter (lines, cols) at some columns; one for all columns, (lines, 1), stays."""
+    return parameter if parameter.shape[-1] == 1 else parameter[..., start:stop]
 
 
 def nearest_in(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -161,6 +179,10 @@ class ElementGrid:
     def value(self, codes: torch.Tensor) -> torch.Tensor:
         """Numbers (rows, cols) float32."""
         return self.scale_of(len(codes)) * self.element.decode(codes)
+
+    def columns(self, start: int, stop: int) -> ElementGrid:
+        """What columns `start` to `stop` of these can become."""
+        return replace(self, scale=_cut(self.scale, start, stop))
 
     def scale_of(self, rows: int) -> torch.Tensor:
         """The scale (rows, cols) of that many rows from the first one on, or what broadcasts to it."""

@@ -71,6 +71,11 @@ class ShiftedLattice:
         numbers = ternary_points(codes.device).numbers[codes.long() % COUNT] + shift[..., None]
         return (self.step[..., None] * numbers).flatten(1)
 
+    def columns(self, start: int, stop: int) -> ShiftedLattice:
+        """What columns `start` to `stop` of these, whole vectors, can become."""
+        some = slice(start // self.vector, stop // self.vector)
+        return ShiftedLattice(self.step[:, some], None if self.shift is None else self.shift[:, some])
+
     def alternatives(self, found: int) -> torch.Tensor:
         """Every code (codes,) that a vector can have."""
         count = COUNT if self.shift is not None else 2 * COUNT

@@ -143,6 +143,10 @@ class LatticeGrid:
         """Numbers (rows, cols) float32."""
         return (self.step[..., None] * self.code.numbers(codes)).flatten(1)
 
+    def columns(self, start: int, stop: int) -> LatticeGrid:
+        """What columns `start` to `stop` of these, whole vectors, can become."""
+        return LatticeGrid(self.code, self.step[:, start // self.vector : stop // self.vector])
+
     def alternatives(self, found: int) -> torch.Tensor:
         """Every code (codes,) where a vector is one point; of several, all that differ from `found` in one of them.
 

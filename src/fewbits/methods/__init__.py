@@ -6,13 +6,15 @@ from fewbits.errors import RecipeError
 from fewbits.methods.base import Method
 from fewbits.methods.factor import Factor, factored
 from fewbits.methods.gptq import GPTQ
+from fewbits.methods.hqq import HQQ
 from fewbits.methods.nearest import Nearest
+from fewbits.methods.search import Search
 from fewbits.registry import Registry
 
 __all__ = ["METHODS", "Factor", "Method", "factored", "get"]
 
 METHODS: Registry[Method] = Registry("method", RecipeError)
-for _method in (Nearest(), GPTQ()):
+for _method in (Nearest(), GPTQ(), HQQ(), Search()):
     METHODS.add(_method.name, _method)
 
 

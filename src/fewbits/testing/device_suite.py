@@ -102,10 +102,10 @@ def _encoded(format: Format, w: torch.Tensor, importance: torch.Tensor | None, l
 
 
 def _check_methods(format: Format, w: torch.Tensor, chosen: Choices) -> None:
-    """Methods that need no statistics choose what they choose on the CPU, and it survives storage."""
+    """A method that is one fit and one encoding chooses what it chooses on the CPU, and it survives storage."""
     for name in METHODS:
         method = METHODS.get(name)
-        if not method.needs:
+        if method.codec_is_enough:
             found, wanted = (method.solve(x, format, {}) for x in (w.to(chosen.device), w))
             chosen.compare(found, wanted, f"method {name}")
             found, wanted = (QTensor.from_fields(format, q.fields(), wanted.shape) for q in (found, wanted))

@@ -132,6 +132,19 @@ def check_columns(format: Format, w: torch.Tensor, params: Params, codes: torch.
         expect(torch.equal(grid.nearest(w[:, chosen]), codes[:, chosen]), f"{where}: columns {chosen} get other codes")
         same = torch.equal(grid.value(codes[:, chosen]), decoded[:, chosen])
         expect(same, f"{where}: columns {chosen} mean other numbers")
+    check_narrowed(format, w, params, codes, where)
+
+
+def check_narrowed(format: Format, w: torch.Tensor, params: Params, codes: torch.Tensor, where: str) -> None:
+    """Some columns of a grid are the grid of these columns, in two steps as in one."""
+    middle, vector = codes.shape[1] // 2, format.vector
+    whole = format.grid(params, slice(None))
+    for start, stop in [(0, 1), (middle, middle + 1), (1, middle), (0, codes.shape[1])]:
+        cols = slice(start * vector, stop * vector)
+        grid = whole.columns(0, cols.stop).columns(cols.start, cols.stop)
+        expect(torch.equal(grid.nearest(w[:, cols]), codes[:, start:stop]), f"{where}: {cols} of a grid: other codes")
+        same = torch.equal(grid.value(codes[:, start:stop]), format.decode(codes, params)[:, cols])
+        expect(same, f"{where}: {cols} of a grid: other numbers")
 
 
 def check_error_bound(format: Format, w: torch.Tensor, back: torch.Tensor, where: str) -> None:

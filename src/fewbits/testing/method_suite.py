@@ -11,6 +11,7 @@ from fewbits.formats import FORMATS
 from fewbits.formats.base import Fields, Format
 from fewbits.lazy import LazyModule
 from fewbits.methods.base import Method
+from fewbits.methods.nearest import Nearest
 from fewbits.qtensor import QTensor
 from fewbits.testing.expect import expect
 from fewbits.testing.inputs import matrices, normal
@@ -51,6 +52,26 @@ def check_method(
         fields = _check_solution(method, format, w, given)
         _check_rows(method, format, w, given, fields)
         _check_objective(method, format, normal(4 * ROWS, cols, 6) ** 3, given, objective)
+
+
+def check_not_nearest(
+    method: Method, format: Format, w: torch.Tensor, stats: Statistics, *, objective: Objective, at_most: float
+) -> None:
+    """Raise AssertionError unless `method` gives other bytes than nearest, and an objective of `at_most` times its.
+
+    Where the method reads a Hessian, the codes themselves have to be others. Nearest gets `stats` too.
+    """
+    where = f"{method.name} on {format.name}"
+    found, plain = method.solve(w, format, stats), Nearest().solve(w, format, stats)
+    fields, others = found.fields(), plain.fields()
+    same = torch.equal(found.codes, plain.codes) if "hessian" in method.needs else _equal(fields, others)
+    expect(not same, f"{where}: this is what nearest gives")
+    cost, of_nearest = objective(w, found, stats), objective(w, plain, stats)
+    expect(cost <= at_most * of_nearest, f"{where}: the objective is {cost}, and {of_nearest} by nearest")
+
+
+def _equal(fields: Fields, others: Fields) -> bool:
+    return all(np.array_equal(field, others[name]) for name, field in fields.items())
 
 
 def _check_solution(method: Method, format: Format, w: torch.Tensor, stats: Statistics) -> Fields:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from fewbits.formats.base import Format, Grid, Params
 from fewbits.lazy import LazyModule
 from fewbits.testing.expect import expect
-from fewbits.testing.grid_laws import ROUNDING
+from fewbits.testing.grid_laws import ROUNDING, check_narrowed
 from fewbits.testing.inputs import normal
 
 if TYPE_CHECKING:
@@ -93,3 +93,4 @@ def _check_columns(format: Format, w: torch.Tensor, params: Params, grid: Vector
         expect(torch.equal(part.nearest(w[:, cols]), codes[:, chosen]), f"{where}: columns {cols} get other codes")
         same = torch.equal(part.value(codes[:, chosen]), decoded[:, columns])
         expect(same, f"{where}: columns {cols} mean other numbers")
+    check_narrowed(format, w, params, codes, where)

@@ -1,0 +1,137 @@
+"""Search: clips, scales and codes that make the error of outputs small, by trying and keeping what costs less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fewbits.errors import CalibrationError
+from fewbits.formats.base import Format, Params
+from fewbits.lazy import LazyModule
+from fewbits.methods.descent import Part, descend
+from fewbits.methods.parts import better_of, joined, part_of, parts_of, rounded, same_shared
+from fewbits.qtensor import QTensor
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = LazyModule("torch")
+
+FLOOR = 2.0**-20
+"""The least that a column counts while parameters are fitted, as a part of what columns count on average."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """min tr(E H E^T), E = W - Q, H = x^T x of the inputs, over parameters and codes in turns, from nearest.
+
+    Per span: what the errors of all other columns ask of it is known, so parameters are fitted to that target, and to
+    the target clipped, and at the codes; codes go through coordinate descent under each; the cheapest stays. Where rows
+    or spans share parameters, all of these are tried for the whole matrix.
+
+    >>> import torch
+    >>> from fewbits import formats
+    >>> from fewbits.methods.nearest import Nearest
+    >>> x = torch.randn(64, 32, generator=torch.Generator().manual_seed(1)).cumsum(1)
+    >>> w = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
+    >>> h, q4 = x.T @ x, formats.get("Q4_0")
+    >>> error = lambda q: float(((w - q.dequantize()) @ h).mul(w - q.dequantize()).sum())
+    >>> error(Search().solve(w, q4, {"hessian": h})) < 0.5 * error(Nearest().solve(w, q4, {}))
+    True
+    """
+
+    name: str = "search"
+    needs: frozenset[str] = frozenset({"hessian"})
+    codec_is_enough: bool = False
+    passes: int = 3
+    clips: tuple[float, ...] = (1.0, 0.85)
+    """Parts of a span's largest magnitude at which its target is cut off before parameters are fitted to it."""
+
+    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Nothing is shared."""
+        return stats
+
+    def solve(
+        self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
+    ) -> QTensor:
+        """Codes and parameters for `w` (rows, cols) float32 by stats["hessian"] (cols, cols).
+
+        Raises CalibrationError where H holds numbers that are none.
+        """
+        hessian = stats["hessian"]
+        weights = format.weights(w, column_weights(hessian))
+        plain = rounded(w, format, importance=weights, like=like)
+        return refine(w, plain, hessian, passes=self.passes, clips=self.clips, settled=like is not None)
+
+
+def refine(
+    w: torch.Tensor,
+    q: QTensor,
+    hessian: torch.Tensor,
+    *,
+    passes: int = 3,
+    clips: tuple[float, ...] = (),
+    settled: bool = True,
+) -> QTensor:
+    """`q` after `passes` rounds of search from there, by `hessian` (cols, cols): no row of it costs more than before.
+
+    Another method's result can be the start. In the first round, parameters are also fitted anew, to the target cut
+    off at each of `clips`. Unless `settled` is False, what all rows share stays. Raises CalibrationError where the
+    Hessian holds numbers that are none.
+    """
+    if not bool(torch.isfinite(hessian).all()):
+        raise CalibrationError(
+            "the inputs of this matrix hold NaN or infinite numbers; the model or its text is damaged."
+        )
+    h, wide, count = hessian.double(), w.double(), parts_of(q)
+    parts = [part_of(q, place) for place in range(count)]
+    width = q.shape[1] // count
+    error = wide - q.dequantize().double()
+    for turn in range(passes):
+        for place in range(count):
+            cols = slice(place * width, (place + 1) * width)
+            mine = h[cols, cols]
+            part = Part(wide[:, cols], mine, error @ h[:, cols] - error[:, cols] @ mine)
+            parts[place] = _best(part, parts[place], clips if turn == 0 else (), settled)
+            error[:, cols] = part.w - parts[place].dequantize().double()
+    return joined(parts)
+
+
+def _best(part: Part, q: QTensor, clips: tuple[float, ...], settled: bool) -> QTensor:
+    """`q`, or of the candidates from there what costs less, row by row."""
+    best, cost = _descended(part, q)
+    for candidate in _candidates(part, best, clips):
+        if same_shared(q, candidate) or not (settled or q.format.span > 1):
+            found, other = _descended(part, candidate)
+            best, cost = better_of(best, found, cost, other)
+    return best
+
+
+def _descended(part: Part, q: QTensor) -> tuple[QTensor, torch.Tensor]:
+    """`q` after one pass over its codes, and what it costs, (rows, 1)."""
+    codes = descend(part, q.format.grid(q.params, slice(None)), q.codes)
+    found = QTensor(q.format, codes, q.params)
+    return found, part.cost(found.dequantize().double())
+
+
+def _candidates(part: Part, q: QTensor, clips: tuple[float, ...]) -> Iterator[QTensor]:
+    """Other parameters, each with codes to start from: fitted anew to clipped targets, then at the codes of `q`."""
+    target = part.target().float()
+    weights, like = column_weights(part.hessian), q.params if q.params.rows else None
+    for clip in clips:
+        limit = clip * target.abs().amax(1, keepdim=True)
+        cut = target.clamp(-limit, limit)
+        params = q.format.fit(cut, importance=q.format.weights(cut, weights), like=like)
+        yield QTensor(q.format, q.format.encode(target, params, importance=weights.expand_as(target)), params)
+    params = q.format.fit(target, importance=weights.expand_as(target), codes=q.codes, like=like)
+    yield QTensor(q.format, q.codes, params)
+
+
+def column_weights(hessian: torch.Tensor) -> torch.Tensor:
+    """What columns (cols,) float32 count while parameters are fitted: H's diagonal, its mean brought to 1."""
+    diagonal = hessian.diagonal().double()
+    mean = diagonal.mean()
+    if not bool(mean > 0):
+        return torch.ones_like(diagonal).float()
+    return (diagonal / mean).clamp_min(FLOOR).float()
