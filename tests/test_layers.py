@@ -26,7 +26,17 @@ ALLOWED: dict[str, set[str]] = {
     "formats": {"errors", "registry", "lazy"},
     "qtensor": {"errors", "lazy", "formats.base"},
     "kernels": {"errors", "lazy", "registry", "formats", "qtensor"},
-    "methods": {"errors", "registry", "lazy", "formats.base", "formats.exact", "formats.overrides", "qtensor", "workers"},
+    "methods": {
+        "errors",
+        "registry",
+        "lazy",
+        "formats.base",
+        "formats.exact",
+        "formats.overrides",
+        "qtensor",
+        "workers",
+    },
+    "transforms": {"errors", "registry", "lazy", "formats.base", "formats.overrides", "models"},
     "calibration": {"errors", "registry", "lazy", "workers"},
     "calibrated": {
         "",

@@ -33,3 +33,7 @@ class KernelError(FewbitsError):
 
 class CalibrationError(FewbitsError):
     """A model cannot be calibrated: too little text, or numbers that are none."""
+
+
+class TransformError(FewbitsError):
+    """A model cannot be rewritten as a transform wants to."""

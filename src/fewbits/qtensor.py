@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fewbits.errors import FormatError
 from fewbits.formats.base import Bytes, Fields, Format, Params, as_row_format
+from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
     import torch
+else:
+    torch = LazyModule("torch")
+
+_INDEX, _VALUES = "outlier_index", "outlier_values"
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Columns of a matrix in 16 bits, in place of what their codes say."""
+
+    index: torch.Tensor
+    """(n,) int64, ascending."""
+    values: torch.Tensor
+    """(rows, n) float16."""
+
+    @property
+    def bits(self) -> int:
+        """16 per number, and 32 per column for its place."""
+        return 16 * self.values.numel() + 32 * self.index.numel()
+
+    def fields(self) -> Fields:
+        """What is stored, by name."""
+        return {_INDEX: self.index.cpu().numpy().astype(np.int32), _VALUES: self.values.cpu().numpy()}
 
 
 @dataclass(frozen=True)
 class QTensor:
-    """`codes` (rows, cols / vector) under `params`, as `format` understands them."""
+    """`codes` (rows, cols / vector) under `params`, as `format` understands them; `outliers` stand over both."""
 
     format: Format
     codes: torch.Tensor
     params: Params
     remarks: tuple[str, ...] = ()
     """What had to be decided on the way, a phrase each; empty in the ordinary case."""
+    outliers: Outliers | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -29,35 +57,71 @@ class QTensor:
 
     def to(self, device: torch.device | str) -> QTensor:
         """The same matrix, its codes and parameters on `device`."""
-        return QTensor(self.format, self.codes.to(device), self.params.to(device), self.remarks)
+        kept = self.outliers and Outliers(self.outliers.index.to(device), self.outliers.values.to(device))
+        return QTensor(self.format, self.codes.to(device), self.params.to(device), self.remarks, kept)
+
+    def with_outliers(self, index: torch.Tensor, values: torch.Tensor) -> QTensor:
+        """The same with the columns `index` (n,) as `values` (rows, n) float16; as it is where there are none.
+
+        >>> import torch
+        >>> from fewbits import formats
+        >>> w, q8 = torch.linspace(-1, 1, 32)[None], formats.get("Q8_0")
+        >>> q = QTensor(q8, q8.encode(w, q8.fit(w)), q8.fit(w))
+        >>> kept = q.with_outliers(torch.tensor([3]), torch.tensor([[70.0]]).half())
+        >>> float(kept.dequantize()[0, 3]), kept.bits - q.bits
+        (70.0, 48)
+        """
+        return replace(self, outliers=Outliers(index, values)) if len(index) else self
 
     def dequantize(self) -> torch.Tensor:
         """The numbers (rows, cols) float32 that are stored."""
-        return self.format.decode(self.codes, self.params)
+        decoded = self.format.decode(self.codes, self.params)
+        if self.outliers is None:
+            return decoded
+        return decoded.index_copy(1, self.outliers.index, self.outliers.values.to(decoded))
 
     @property
     def bits(self) -> int:
         """Exact storage in bits."""
-        return self.format.bits(*self.shape)
+        return self.format.bits(*self.shape) + (self.outliers.bits if self.outliers else 0)
 
     def fields(self) -> Fields:
         """What is stored, by name."""
-        return self.format.fields(self.codes, self.params)
+        kept = self.outliers.fields() if self.outliers else {}
+        return {**self.format.fields(self.codes, self.params), **kept}
 
     @staticmethod
     def from_fields(format: Format, fields: Fields, shape: tuple[int, int]) -> QTensor:
         """The matrix (rows, cols) whose stored fields are `fields`."""
-        return QTensor(format, *format.from_fields(fields, shape))
+        own = {name: field for name, field in fields.items() if name not in (_INDEX, _VALUES)}
+        q = QTensor(format, *format.from_fields(own, shape))
+        if _INDEX not in fields:
+            return q
+        return replace(q, outliers=_outliers(fields, shape))
 
     def to_json(self) -> dict[str, Any]:
         """What has to be kept beside the fields to read them again; `formats.get` makes the format of its name."""
         return {"format": self.format.name, "shape": list(self.shape)}
 
     def packed(self) -> Bytes:
-        """The stored bytes (rows, bytes per row); raises FormatError when the format has several fields."""
+        """The stored bytes (rows, bytes per row); raises FormatError where there are several fields, or outliers."""
+        if self.outliers is not None:
+            raise FormatError(
+                f"{self.outliers.index.numel()} columns are kept in 16 bits beside {self.format.name}, which one string"
+                " of bytes per row, as in GGUF, cannot hold; write a model directory, or leave the outlier split out"
+            )
         return as_row_format(self.format).pack(self.codes, self.params)
 
     @staticmethod
     def from_packed(format: Format, packed: Bytes, cols: int) -> QTensor:
         """The matrix whose stored bytes are `packed` (rows, bytes per row)."""
         return QTensor(format, *as_row_format(format).unpack(packed, cols))
+
+
+def _outliers(fields: Fields, shape: tuple[int, int]) -> Outliers:
+    """The columns that `fields` keep; raises FormatError where they are none of a matrix of `shape`."""
+    index, values = fields[_INDEX], fields.get(_VALUES)
+    rising = index.ndim == 1 and bool((np.diff(index) > 0).all()) and bool(((index >= 0) & (index < shape[1])).all())
+    if not rising or values is None or values.shape != (shape[0], len(index)) or values.dtype != np.float16:
+        raise FormatError(f"columns kept in 16 bits do not belong to a matrix of {shape[0]} x {shape[1]}")
+    return Outliers(torch.from_numpy(index.astype(np.int64)), torch.from_numpy(values.copy()))

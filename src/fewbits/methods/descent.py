@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fewbits.formats import overrides
 from fewbits.formats.base import Grid
+from fewbits.formats.overrides import Feedback
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -49,6 +51,35 @@ def descend(part: Part, grid: Grid, codes: torch.Tensor) -> torch.Tensor:
     nearest number is the best one: cyclic coordinate descent (QuantEase, Behdin et al. 2023, arXiv:2309.01885,
     algorithm 1). A vector takes the point nearest to its best numbers, where that costs less. No row ever costs more.
     """
+    found = _descended_natively(part, grid, codes) if grid.vector == 1 else None
+    return _descended(part, grid, codes) if found is None else found
+
+
+def _descended_natively(part: Part, grid: Grid, codes: torch.Tensor) -> torch.Tensor | None:
+    """The same as error feedback: column k is rounded to w + (E H)_k / H_kk, its own error left out.
+
+    What the columns after it, and those of other chunks, make of that is known before the chunk begins.
+    """
+    value = grid.value(codes).double()
+    error, found = part.w - value, []
+    for start in range(0, value.shape[1], CHUNK):
+        cols = slice(start, min(start + CHUNK, value.shape[1]))
+        corner = part.hessian[cols, cols]
+        reached = corner.diagonal() > 0
+        share = torch.where(reached, 1 / torch.where(reached, corner.diagonal(), 1.0), 0.0)
+        later = part.outside[:, cols] + error @ part.hessian[:, cols] - error[:, cols] @ corner.triu()
+        target = torch.where(reached, part.w[:, cols] + later * share, value[:, cols])
+        feedback = Feedback(part.w[:, cols].float(), target, corner.triu(1) * share, torch.zeros_like(target))
+        rounded = overrides.round_columns(grid.columns(cols.start, cols.stop), feedback)
+        if rounded is None:
+            return None
+        found.append(rounded)
+        error[:, cols] = feedback.errors
+    return torch.cat(found, 1)
+
+
+def _descended(part: Part, grid: Grid, codes: torch.Tensor) -> torch.Tensor:
+    """The same in torch, where no native kernel rounds columns of this grid, and for vectors."""
     codes = codes.clone()
     value = grid.value(codes).double()
     error = part.w - value

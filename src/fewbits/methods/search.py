@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fewbits.errors import CalibrationError
 from fewbits.formats.base import Format, Params
+from fewbits.formats.overrides import encode
 from fewbits.lazy import LazyModule
 from fewbits.methods.descent import Part, descend
-from fewbits.methods.parts import better_of, joined, part_of, parts_of, rounded, same_shared
+from fewbits.methods.gptq import importance_of
+from fewbits.methods.parts import better_of, joined, part_of, parts_of, same_shared
 from fewbits.qtensor import QTensor
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = LazyModule("torch")
-
-FLOOR = 2.0**-20
-"""The least that a column counts while parameters are fitted, as a part of what columns count on average."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,7 @@ class Search:
         Raises CalibrationError where H holds numbers that are none.
         """
         hessian = stats["hessian"]
-        weights = format.weights(w, column_weights(hessian))
-        plain = rounded(w, format, importance=weights, like=like)
+        plain = QTensor(format, *encode(format, w, importance_of(hessian), like))
         return refine(w, plain, hessian, passes=self.passes, clips=self.clips, settled=like is not None)
 
 
@@ -95,12 +93,13 @@ def refine(
             part = Part(wide[:, cols], mine, error @ h[:, cols] - error[:, cols] @ mine)
             parts[place] = _best(part, parts[place], clips if turn == 0 else (), settled)
             error[:, cols] = part.w - parts[place].dequantize().double()
-    return joined(parts)
+    return replace(joined(parts), remarks=q.remarks)
 
 
 def _best(part: Part, q: QTensor, clips: tuple[float, ...], settled: bool) -> QTensor:
     """`q`, or of the candidates from there what costs less, row by row."""
-    best, cost = _descended(part, q)
+    found, other = _descended(part, q)
+    best, cost = better_of(q, found, part.cost(q.dequantize().double()), other)
     for candidate in _candidates(part, best, clips):
         if same_shared(q, candidate) or not (settled or q.format.span > 1):
             found, other = _descended(part, candidate)
@@ -118,20 +117,9 @@ def _descended(part: Part, q: QTensor) -> tuple[QTensor, torch.Tensor]:
 def _candidates(part: Part, q: QTensor, clips: tuple[float, ...]) -> Iterator[QTensor]:
     """Other parameters, each with codes to start from: fitted anew to clipped targets, then at the codes of `q`."""
     target = part.target().float()
-    weights, like = column_weights(part.hessian), q.params if q.params.rows else None
+    weights, like = importance_of(part.hessian), q.params if q.params.rows else None
     for clip in clips:
         limit = clip * target.abs().amax(1, keepdim=True)
-        cut = target.clamp(-limit, limit)
-        params = q.format.fit(cut, importance=q.format.weights(cut, weights), like=like)
-        yield QTensor(q.format, q.format.encode(target, params, importance=weights.expand_as(target)), params)
+        yield QTensor(q.format, *encode(q.format, target.clamp(-limit, limit), weights, like))
     params = q.format.fit(target, importance=weights.expand_as(target), codes=q.codes, like=like)
     yield QTensor(q.format, q.codes, params)
-
-
-def column_weights(hessian: torch.Tensor) -> torch.Tensor:
-    """What columns (cols,) float32 count while parameters are fitted: H's diagonal, its mean brought to 1."""
-    diagonal = hessian.diagonal().double()
-    mean = diagonal.mean()
-    if not bool(mean > 0):
-        return torch.ones_like(diagonal).float()
-    return (diagonal / mean).clamp_min(FLOOR).float()

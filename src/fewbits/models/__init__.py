@@ -5,6 +5,14 @@ Adding an architecture is one more TOML file; see `llama.toml` for the fields.
 
 from __future__ import annotations
 
-from fewbits.models.architecture import Architecture, TensorFact, architectures, for_config, for_gguf
+from fewbits.models.architecture import (
+    Architecture,
+    GroupFact,
+    StreamFact,
+    TensorFact,
+    architectures,
+    for_config,
+    for_gguf,
+)
 
-__all__ = ["Architecture", "TensorFact", "architectures", "for_config", "for_gguf"]
+__all__ = ["Architecture", "GroupFact", "StreamFact", "TensorFact", "architectures", "for_config", "for_gguf"]

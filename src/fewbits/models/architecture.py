@@ -45,6 +45,34 @@ class TensorFact:
 
 
 @dataclass(frozen=True)
+class GroupFact:
+    """Tensors that may be rewritten together, exactly: what its producers give is read by its consumers alone.
+
+    `kind` is "norm" where the producer is the gain of a norm, "rows" where its rows are meant, and "heads" where a head
+    of its rows may serve several heads of the consumers' columns. Names hold "{layer}" where every layer has one.
+    """
+
+    name: str
+    kind: str
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+    @property
+    def layered(self) -> bool:
+        """Whether every layer has one."""
+        return "{layer}" in self.producers[0]
+
+
+@dataclass(frozen=True)
+class StreamFact:
+    """Who begins the residual stream and who writes into it by rows; behind norms, its readers are consumers."""
+
+    embedding: str
+    head: str
+    writers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What has to be known about one architecture to convert it; all of it comes from its TOML file."""
 
@@ -65,6 +93,8 @@ class Architecture:
     metadata: Mapping[str, tuple[str, str]]
     """GGUF key -> (configuration key, GGUF type)."""
     tensors: tuple[TensorFact, ...]
+    groups: tuple[GroupFact, ...]
+    stream: StreamFact
 
     def skips(self, name: str) -> bool:
         """Whether the source tensor `name` holds no weight and is left out."""
@@ -100,6 +130,10 @@ def _parse(text: str) -> Architecture:
             TensorFact(gguf=name, **{**fields, "shape": tuple(fields["shape"])})
             for name, fields in raw["tensors"].items()
         ),
+        groups=tuple(
+            GroupFact(g["name"], g["kind"], tuple(g["producers"]), tuple(g["consumers"])) for g in raw["groups"]
+        ),
+        stream=StreamFact(raw["stream"]["embedding"], raw["stream"]["head"], tuple(raw["stream"]["writers"])),
     )
 
 

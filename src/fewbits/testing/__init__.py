@@ -18,17 +18,11 @@ from fewbits.testing.method_suite import check_method, check_not_nearest
 
 __all__ = [
     "check_device",
-<<<<<<< HEAD
     "check_feedback",
-=======
->>>>>>> c35164c (Methods search and hqq, onto every format; no method is nearest in disguise, by a suite over the registry)
     "check_field_kernel",
     "check_format",
     "check_grouped",
     "check_kernel",
     "check_method",
-<<<<<<< HEAD
-=======
     "check_not_nearest",
->>>>>>> c35164c (Methods search and hqq, onto every format; no method is nearest in disguise, by a suite over the registry)
 ]

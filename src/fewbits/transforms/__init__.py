@@ -1,0 +1,35 @@
+"""Exact rewrites of a model before its weights are rounded; adding one that scales groups is a file and a line here."""
+
+from __future__ import annotations
+
+from fewbits.errors import RecipeError
+from fewbits.registry import Registry
+from fewbits.transforms.awq import AWQ
+from fewbits.transforms.base import Transform
+from fewbits.transforms.edits import Edits
+from fewbits.transforms.groups import Group, Stream, groups_of, stream_of
+from fewbits.transforms.hadamard import Hadamard
+from fewbits.transforms.outliers import split
+from fewbits.transforms.smooth import Smooth
+
+__all__ = [
+    "TRANSFORMS",
+    "Edits",
+    "Group",
+    "Hadamard",
+    "Stream",
+    "Transform",
+    "get",
+    "groups_of",
+    "split",
+    "stream_of",
+]
+
+TRANSFORMS: Registry[Transform] = Registry("transform", RecipeError)
+for _transform in (Smooth(), AWQ()):
+    TRANSFORMS.add(_transform.name, _transform)
+
+
+def get(name: str) -> Transform:
+    """The transform of groups called `name`; raises RecipeError, naming the nearest known names."""
+    return TRANSFORMS.get(name)
