@@ -149,7 +149,7 @@ def kl(model: Model, weights: Weights, wanted: torch.Tensor, format: Format) -> 
 
 @pytest.mark.parametrize(
     ("name", "format"),
-    [("awq", "int4_g32_sym"), ("awq", "int3_row_sym"), ("awq", "nf4_g64"), ("smooth", "int3_row_sym")],
+    [("awq", "int4_g32_sym"), ("awq", "int4_row_sym"), ("awq", "nf4_g64"), ("smooth", "int4_row_sym")],
 )
 def test_less_is_lost_of_a_model_with_outlier_features(name: str, format: str) -> None:
     model = pocket()
