@@ -69,7 +69,8 @@ def _descended_natively(part: Part, grid: Grid, codes: torch.Tensor) -> torch.Te
         share = torch.where(reached, 1 / torch.where(reached, corner.diagonal(), 1.0), 0.0)
         later = part.outside[:, cols] + error @ part.hessian[:, cols] - error[:, cols] @ corner.triu()
         target = torch.where(reached, part.w[:, cols] + later * share, value[:, cols])
-        feedback = Feedback(part.w[:, cols].float(), target, corner.triu(1) * share, torch.zeros_like(target))
+        numbers, even = part.w[:, cols].float(), torch.ones(target.shape[1], device=target.device)
+        feedback = Feedback(numbers, target, corner.triu(1) * share, torch.zeros_like(target), even)
         rounded = overrides.round_columns(grid.columns(cols.start, cols.stop), feedback)
         if rounded is None:
             return None
@@ -103,10 +104,19 @@ def _improved(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes (rows, 1), and how they change the errors (rows, vector) of the columns from `at`: by 0 if in vain."""
     corner = part.hessian[at : at + grid.vector, at : at + grid.vector]
-    codes = grid.nearest((value + _solved(corner, slope)).float().contiguous())
+    codes = _proposed(grid, (value + _solved(corner, slope)).contiguous(), corner.diagonal().float())
     step = value - grid.value(codes).double()
     lower = ((step @ corner + 2 * slope) * step).sum(1, keepdim=True) < 0
     return codes, torch.where(lower, step, torch.zeros_like(step))
+
+
+def _proposed(grid: Grid, wanted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Codes (rows, 1) near to `wanted` (rows, vector) float64; natively, errors of vectors weighed by `weight`."""
+    numbers, nothing = wanted.float(), torch.zeros(len(weight), len(weight)).to(wanted)
+    weight = torch.where(weight > 0, weight, torch.ones_like(weight))
+    feedback = Feedback(numbers, wanted.clone(), nothing, torch.zeros_like(wanted), weight)
+    codes = overrides.round_columns(grid, feedback) if grid.vector > 1 else None
+    return grid.nearest(numbers) if codes is None else codes
 
 
 def _solved(corner: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
