@@ -38,8 +38,13 @@ ALLOWED: dict[str, set[str]] = {
     },
     "transforms": {"errors", "registry", "lazy", "formats.base", "formats.overrides", "models"},
     "calibration": {"errors", "registry", "lazy", "workers"},
+    "way": {"errors", "methods", "transforms"},
     "calibrated": {
         "",
+        "models",
+        "transforms",
+        "verification",
+        "way",
         "errors",
         "formats",
         "kernels",
@@ -108,6 +113,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline": {
         "calibrated.session",
+        "way",
         "errors",
         "formats",
         "kernels",

@@ -33,8 +33,9 @@ from fewbits.reporting.card import card_path, discard_card, publish_card, stage_
 from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
 from fewbits.request import Request
 from fewbits.targets import Prepared, Target, Writer, target_of
-from fewbits.verification import relative_rms
+from fewbits.verification import Allowance, relative_rms
 from fewbits.versions import versions
+from fewbits.way import Way, way
 from fewbits.workers import Workers, row_slabs
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run(
 ) -> Record | Preview:
     """Do what `fewbits.quantize` promises, with `workers`; some of `digests` may have begun."""
     overrides = planning.parse_overrides(request.tensors)
-    recipe, method = planning.get(request.recipe).with_overrides(overrides), _method(request)
+    recipe, chosen = planning.get(request.recipe).with_overrides(overrides), _way(request)
     target = target_of(request.output)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
     weigher = read_importance(request.importance) if request.importance is not None else None
@@ -55,8 +56,8 @@ def run(
     if not request.dry_run:
         for file in files:
             digests.begin(file)
-    assignment = assign(conversion, recipe, method, weigher, target)
-    calibration = _calibration(request, conversion, method)
+    assignment = assign(conversion, recipe, chosen.method, weigher, target)
+    calibration = _calibration(request, conversion, chosen)
     if calibration:
         assignment = replace(assignment, tensors=calibration.with_methods(assignment.tensors))
     job = _plan(request, target, conversion, recipe, assignment, calibration, workers.threads)
@@ -65,27 +66,27 @@ def run(
     if request.dry_run:
         return job.preview
     require_room(request.output, job.prepared.size)
-    return _work(request, job, method, workers, lambda: digests.of(files))
+    return _work(request, job, chosen.method, workers, lambda: digests.of(files))
 
 
-def _method(request: Request) -> Method:
+def _way(request: Request) -> Way:
     """What was asked for, or the best that the calibration text allows; refuses text for a method that reads none."""
     given = request.calibration.text is not None
-    method = methods.get(request.method or ("gptq" if given else "nearest"))
-    if given and not method.needs:
+    chosen = way(request.method or ("gptq" if given else "nearest"))
+    if given and not chosen.reads_text:
         raise CalibrationError(
-            f"the method {method.name} looks at no calibration text; leave --calibration out, or take --method gptq."
+            f"the method {chosen.name} looks at no calibration text; leave --calibration out, or take --method gptq."
         )
-    return method
+    return chosen
 
 
-def _calibration(request: Request, conversion: Conversion, method: Method) -> Session | None:
-    """How the model will be walked; None for a method that looks at weights alone, and then nothing of it is loaded."""
-    if not method.needs:
+def _calibration(request: Request, conversion: Conversion, chosen: Way) -> Session | None:
+    """How the model will be walked; None for a way that looks at weights alone, and then nothing of it is loaded."""
+    if not chosen.reads_text:
         return None
     from fewbits.calibrated.session import Session
 
-    return Session.open(conversion, method, request.calibration, request.seed)
+    return Session.open(conversion, chosen, request.calibration, request.seed)
 
 
 def _work(
@@ -196,8 +197,8 @@ def _run(
     tensors = _encode_all(job, method, writer, workers, solved, partial(request.progress, "quantize"))
     writer.start_flush()
     verifying = time.perf_counter()
-    freedoms = dict.fromkeys(job.importance, "weighed") | dict.fromkeys(solved.names if solved else (), "compensated")
-    sha256 = job.prepared.verify(request.output, tensors, freedoms, workers, partial(request.progress, "verify"))
+    allowances = dict.fromkeys(job.importance, Allowance("weighed")) | (solved.allowances() if solved else {})
+    sha256 = job.prepared.verify(request.output, tensors, allowances, workers, partial(request.progress, "verify"))
     seconds = time.perf_counter() - verifying
     writer.sync()
     return _Outcome(tensors, sha256, seconds)
@@ -213,8 +214,8 @@ def _encode_all(
 ) -> tuple[TensorResult, ...]:
     planned = {t.name: t for t in job.preview.tensors}
     placements = {p.name: p for p in job.conversion.placements}
-    chosen = solved.names if solved else ()
-    work = chain.from_iterable(_pieces(job, planned[name], placements[name], name in chosen) for name in planned)
+    held = {name for name in planned if solved and name in solved}
+    work = chain.from_iterable(_pieces(job, planned[name], placements[name], name in held) for name in planned)
 
     def encode(piece: _Piece) -> Encoded:
         tensor = piece.tensor
@@ -277,7 +278,7 @@ def _pieces(job: _Job, tensor: PlannedTensor, placement: Placement, whole: bool)
 @contextmanager
 def _torch_beside_workers(job: _Job, method: Method) -> Iterator[None]:
     """One thread for torch while several workers call it: more of them would only wait for each other."""
-    if not method.needs and all(is_native(method, t) for t in job.preview.tensors):
+    if job.calibration is None and all(is_native(method, t) for t in job.preview.tensors):
         yield
         return
     import torch

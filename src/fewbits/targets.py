@@ -21,7 +21,15 @@ from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import Expectation, expect_directory, expect_gguf, tensors_of, verify, verify_fields
+from fewbits.verification import (
+    Allowance,
+    Expectation,
+    expect_directory,
+    expect_gguf,
+    tensors_of,
+    verify,
+    verify_fields,
+)
 from fewbits.workers import Workers
 
 QUANTIZATION_VERSION = 2
@@ -65,7 +73,7 @@ class Prepared(Protocol):
         self,
         output: Path,
         tensors: Sequence[TensorResult],
-        freedoms: Mapping[str, str],
+        allowances: Mapping[str, Allowance],
         workers: Workers,
         progress: Callable[[int, int], None],
     ) -> str:
@@ -174,7 +182,7 @@ class PreparedGGUF:
         self,
         output: Path,
         tensors: Sequence[TensorResult],
-        freedoms: Mapping[str, str],
+        allowances: Mapping[str, Allowance],
         workers: Workers,
         progress: Callable[[int, int], None],
     ) -> str:
@@ -191,12 +199,14 @@ class PreparedGGUF:
         planned = {t.planned.name: t for t in tensors}
         _require_planned(sources, planned)
         every = {**sources, **computed}
-        expected = {n: _expectation(*every[n], planned[n], freedoms.get(n, "")) for n in every if n in planned}
+        expected = {
+            n: _expectation(*every[n], planned[n], allowances.get(n, Allowance())) for n in every if n in planned
+        }
         return verify(written, self.metadata, expected, workers, progress)
 
 
-def _expectation(source: StoredTensor, order: Order | None, result: TensorResult, freedom: str) -> Expectation:
-    return Expectation(source, order, result.planned.format, result.relative_rms, freedom)
+def _expectation(source: StoredTensor, order: Order | None, result: TensorResult, allowance: Allowance) -> Expectation:
+    return Expectation(source, order, result.planned.format, result.relative_rms, allowance)
 
 
 def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object]) -> None:
@@ -272,7 +282,7 @@ class PreparedDirectory:
         self,
         output: Path,
         tensors: Sequence[TensorResult],
-        freedoms: Mapping[str, str],
+        allowances: Mapping[str, Allowance],
         workers: Workers,
         progress: Callable[[int, int], None],
     ) -> str:
@@ -281,7 +291,7 @@ class PreparedDirectory:
         _require_planned(tensors_of(self.conversion.files[0].parent), {t.planned.source_name: t for t in tensors})
         expected = {
             t.planned.source_name: _expectation(
-                reader.read(t.planned.source_name), None, t, freedoms.get(t.planned.name, "")
+                reader.read(t.planned.source_name), None, t, allowances.get(t.planned.name, Allowance())
             )
             for t in tensors
         }

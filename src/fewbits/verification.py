@@ -46,6 +46,25 @@ _BOUNDS = {"weighed": WEIGHED_BOUND, "compensated": math.inf}
 
 
 @dataclass(frozen=True)
+class Allowance:
+    """How a tensor may differ from its source.
+
+    `kind` "weighed": errors were weighed by importance, so that what counts little may be off by more than the format's
+    bound; "compensated": numbers were moved to make up for the errors of others, as far as that needed. A transform has
+    multiplied columns and then rows by factors, in float32, where there are some.
+    """
+
+    kind: str = ""
+    rows: npt.NDArray[np.float32] | None = None
+    columns: npt.NDArray[np.float32] | None = None
+
+    @property
+    def scales(self) -> bool:
+        """Whether a transform has."""
+        return self.rows is not None or self.columns is not None
+
+
+@dataclass(frozen=True)
 class Expectation:
     """What one tensor of the file must hold: rows of `source` in `order`, off by exactly `relative_rms`."""
 
@@ -53,9 +72,12 @@ class Expectation:
     order: Order | None
     format: str
     relative_rms: float
-    freedom: str = ""
-    """"weighed": errors were weighed by importance, so that what counts little may be off by more than the format's
-    bound; "compensated": numbers were moved to make up for the errors of others, as far as that needed."""
+    allowance: Allowance = Allowance()
+
+    @property
+    def numbers(self) -> str:
+        """How `_source_rows` brings the source's rows."""
+        return "F32" if self.allowance.scales else self.source.format
 
 
 def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTensor, Order | None]]:
@@ -146,8 +168,8 @@ def _compare_fields(stored: StoredMatrix, want: Expectation, largest: float, sla
     source, format = want.source, formats.get(stored.format)
     found = read_numbers(stored.format, Slab(stored.fields, *slab, source.cols))
     rows = _source_rows(want, *slab)
-    error, square = kernels.deviation(rows, source.format, found)
-    w = kernels.decode_rows(source.format, rows, source.cols)
+    error, square = kernels.deviation(rows, want.numbers, found)
+    w = kernels.decode_rows(want.numbers, rows, source.cols)
     far = _largest_per_span(w - found, format) - format.error_floor
     size = np.full_like(far, largest) if format.rows == 0 else _largest_per_span(w, format)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -192,11 +214,11 @@ def _check_tensor(
 ) -> int:
     """Compare one tensor in bytes per row, slab by slab; returns the source bytes compared so far."""
     _require_stated(stored, want)
-    format, source = formats.get(stored.format), want.source
+    format = formats.get(stored.format)
 
     def compare(slab: tuple[int, int]) -> kernels.Compared:
         rows = stored.slab(*slab)
-        return kernels.compare_rows(format.name, rows, _source_rows(want, *slab), source.format, format.error_floor)
+        return kernels.compare_rows(format.name, rows, _source_rows(want, *slab), want.numbers, format.error_floor)
 
     return _measure(stored.name, want, compare, workers, progress, done)
 
@@ -227,12 +249,12 @@ def _measure(
             f"tensor {name} is off by {measured:.6g} (relative RMS) when read back and {want.relative_rms:.6g} was "
             "recorded; the file does not hold what was meant and is not kept."
         )
-    if want.freedom == "compensated" and measured > COMPENSATED_RMS:
+    if want.allowance.kind == "compensated" and measured > COMPENSATED_RMS:
         raise VerificationError(
             f"tensor {name} is off by {measured:.3g} (relative RMS): it is farther from its source than nothing at all "
             "would be, so it is not kept; choose a wider format or --method nearest."
         )
-    if not worst <= _BOUNDS.get(want.freedom, format.error_bound):
+    if not worst <= _BOUNDS.get(want.allowance.kind, format.error_bound):
         raise VerificationError(
             f"tensor {name} has an element off by {worst:.3g} of its span's largest, beyond the "
             f"{format.error_bound:.3g} of {format.name}; its numbers do not suit this format: choose a wider one."
@@ -241,10 +263,20 @@ def _measure(
 
 
 def _source_rows(want: Expectation, start: int, stop: int) -> Bytes:
+    """Rows of the source in the file's order, in `want.numbers`."""
     if want.order is None:
-        return want.source.slab(start, stop)
-    rows: Bytes = want.source.slab(0, want.source.rows)[want.order[start:stop]]
-    return rows
+        rows = want.source.slab(start, stop)
+    else:
+        rows = want.source.slab(0, want.source.rows)[want.order[start:stop]]
+    if not want.allowance.scales:
+        return rows
+    numbers = kernels.decode_rows(want.source.format, rows, want.source.cols)
+    if want.allowance.columns is not None:
+        numbers *= want.allowance.columns[None, :]
+    if want.allowance.rows is not None:
+        numbers *= want.allowance.rows[start:stop].reshape(-1, 1)
+    scaled: Bytes = numbers.view(np.uint8)
+    return scaled
 
 
 def relative_rms(errors: list[Doubles], squares: list[Doubles]) -> float:

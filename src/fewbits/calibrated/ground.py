@@ -17,8 +17,8 @@ from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.walk import Batches, advance, batch_size
 from fewbits.formats import Fields
 from fewbits.kernels.stored import stored_numbers
-from fewbits.methods import Method
 from fewbits.reporting.record import PlannedTensor
+from fewbits.way import Way
 from fewbits.workers import Workers
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Ground:
     source: SourceNetwork
     planned: Mapping[str, PlannedTensor]
     """Tensor of the target -> what it becomes."""
-    method: Method
+    way: Way
     texts: Texts
     work: Workspace
     workers: Workers
@@ -140,7 +140,7 @@ class Ground:
         """The tensor behind the module of that name, if the method is to solve it."""
         parameter = self.parameters.named.get(f"{module}.weight")
         planned = self.planned.get(parameter.target) if parameter else None
-        return planned if planned and planned.method == self.method.name else None
+        return planned if planned and planned.method == self.way.name else None
 
     def sites(self, prefix: str, layer: Any) -> dict[str, Any]:
         """Name in the layer -> linear module whose matrix is to be solved."""

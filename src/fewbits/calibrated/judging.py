@@ -7,6 +7,7 @@ from fewbits.calibrated.beginning import REFERENCE
 from fewbits.calibrated.ground import Ground, count_batches, layer_folder, states_name
 from fewbits.calibrated.guard import Verdict
 from fewbits.calibrated.layers import solve_head
+from fewbits.calibrated.scaling import kept_scaling, put_scaled
 from fewbits.calibrated.solving import KINDS
 
 
@@ -52,6 +53,9 @@ def _go_back(ground: Ground, span: range) -> None:
             name = ground.network.layer_name(index)
             sites = ground.sites(name, layer)
             targets = [ground.parameters.find(f"{name}.{site}.weight").target for site in sites]
+            tensors = [ground.parameters.find(f"{name}.{p}").target for p, _ in layer.named_parameters()]
+            kept = {t: kept_scaling(ground.work, layer_folder(index), t) for t in tensors}
+            put_scaled(ground, index, layer, {t: scaling for t, scaling in kept.items() if scaling})
             ground.put(name, sites, {t: ground.work.fields(layer_folder(index), "plain", t) for t in targets})
             for kind in ground.texts.chosen_by:
                 ground.through(index, layer, kind)

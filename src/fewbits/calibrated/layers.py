@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.calibrated.ground import CALIBRATION, HEAD, TARGET, Ground, layer_folder, states_name
+from fewbits.calibrated.scaling import KIND as SCALING
+from fewbits.calibrated.scaling import Scaling, scale
 from fewbits.calibrated.solving import KINDS, solve
 from fewbits.calibration.network import Head
 from fewbits.calibration.walk import Batches, Measured, measure
@@ -31,7 +33,8 @@ def solve_layer(ground: Ground, index: int) -> None:
     with ground.network.layer(index) as layer:
         sites = ground.sites(name, layer)
         measured = {kind: _measure(ground, index, layer, sites, kind) for kind in ground.texts.chosen_by}
-        fields, record = _solve(ground, name, sites, measured)
+        scalings = scale(ground, index, layer, sites, measured[CALIBRATION])
+        fields, record = _solve(ground, name, sites, measured, scalings)
         for kind in (*ground.texts.chosen_by, "solved"):
             ground.through(index, layer, kind)
         ground.put(name, sites, fields["plain"])
@@ -61,19 +64,25 @@ def _forget(ground: Ground, index: int) -> None:
 
 
 def _solve(
-    ground: Ground, prefix: str, sites: Mapping[str, Any], found: Mapping[str, Measured]
+    ground: Ground,
+    prefix: str,
+    sites: Mapping[str, Any],
+    found: Mapping[str, Measured],
+    scalings: Mapping[str, Scaling],
 ) -> tuple[dict[str, dict[str, Fields]], dict[str, Any]]:
     """Stored fields by kind and tensor, and the record; the modules get the solved numbers."""
     fields: dict[str, dict[str, Fields]] = {kind: {} for kind in KINDS}
+    fields[SCALING] = {target: scaling.fields() for target, scaling in scalings.items()}
     record: dict[str, Any] = {}
     measured, target = found[CALIBRATION], found.get(TARGET)
     for leader, names in measured.groups.items():
         hessian = measured.hessians[leader].value
-        stats = ground.method.prepare({"hessian": hessian, "importance": importance_of(hessian)})
+        stats = _stats(ground, hessian, scalings.get(ground.parameters.find(_weight(prefix, leader)).target))
         for name in names:
-            parameter = ground.parameters.find(f"{prefix}.{name}.weight" if prefix else f"{name}.weight")
-            planned = ground.planned[parameter.target]
-            solved = solve(parameter.rows(), planned, ground.method, stats, ground.workers)
+            parameter = ground.parameters.find(_weight(prefix, name))
+            planned, scaling = ground.planned[parameter.target], scalings.get(parameter.target)
+            w = parameter.rows() if scaling is None else _tensor(scaling.applied(parameter.rows().numpy()))
+            solved = solve(w, planned, ground.way.method, stats, ground.workers)
             for kind in KINDS:
                 fields[kind][parameter.target] = solved.fields[kind]
             sites[name].weight.data.copy_(parameter.in_network(solved.numbers["solved"]))
@@ -85,6 +94,18 @@ def _solve(
                 "target_mean_square": target and target.hessians[leader].value.diagonal().tolist(),
             }
     return fields, record
+
+
+def _weight(prefix: str, module: str) -> str:
+    return f"{prefix}.{module}.weight" if prefix else f"{module}.weight"
+
+
+def _stats(ground: Ground, hessian: torch.Tensor, scaling: Scaling | None) -> Mapping[str, Any]:
+    """What the method reads: inputs are divided by what the columns of their consumers were multiplied with."""
+    if scaling is not None and scaling.columns is not None:
+        columns = _tensor(scaling.columns)
+        hessian = hessian / columns / columns[:, None]
+    return ground.way.method.prepare({"hessian": hessian, "importance": importance_of(hessian)})
 
 
 def importance_of(hessian: torch.Tensor) -> torch.Tensor:
@@ -106,7 +127,7 @@ def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:
     if ground.work.layer_record(HEAD) is None:
         original = head.module.weight.data.clone()
         found = {kind: _measure_head(ground, head, kind) for kind in ground.texts.chosen_by}
-        fields, record = _solve(ground, "", {head.name: head.module}, found)
+        fields, record = _solve(ground, "", {head.name: head.module}, found, {})
         head.module.weight.data.copy_(original)
         ground.work.write_layer(HEAD, fields, record)
     stored = {kind: ground.work.fields(HEAD, kind, planned.name) for kind in KINDS}

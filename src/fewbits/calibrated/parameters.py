@@ -11,6 +11,7 @@ import numpy as np
 
 from fewbits import kernels
 from fewbits.checkpoints.base import Conversion, Order, Placement
+from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.rope import interleaved
 from fewbits.errors import CalibrationError
@@ -18,6 +19,7 @@ from fewbits.evaluation.gguf_config import read_config
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.evaluation.model_files import Vocabulary
+from fewbits.models import Architecture, for_gguf
 from fewbits.workers import row_slabs
 
 if TYPE_CHECKING:
@@ -54,6 +56,10 @@ class Parameter:
         ordered = w if self.order is None else w[torch.from_numpy(self.order)]
         return ordered.reshape(self.placement.source.shape)
 
+    def in_target(self, rows: torch.Tensor) -> torch.Tensor:
+        """One number per row of the network (rows,) as the target orders them."""
+        return rows if self.order is None else rows[np.argsort(self.order)]
+
 
 class Parameters:
     """Name in transformers -> parameter. Calling it with a name reads the numbers."""
@@ -84,6 +90,9 @@ class SourceNetwork:
     parameters: Parameters
     vocabulary: Vocabulary
     context_limit: int
+    architecture: Architecture
+    config: Mapping[str, Any]
+    """What the architecture's facts ask for."""
 
 
 def open_network(conversion: Conversion) -> SourceNetwork:
@@ -92,9 +101,24 @@ def open_network(conversion: Conversion) -> SourceNetwork:
     if first.name == "config.json":
         directory = HuggingFaceModel.open(first.parent)
         named = {p.source.name: Parameter(p, _inverse(p.order)) for p in conversion.placements if not p.computed}
-        return SourceNetwork(directory.skeleton(), Parameters(named), directory.vocabulary(), directory.context_limit)
+        config = read_configuration(first.parent)
+        return SourceNetwork(
+            directory.skeleton(),
+            Parameters(named),
+            directory.vocabulary(),
+            directory.context_limit,
+            config.architecture,
+            config.values,
+        )
     model = GGUFModel.open(first)
-    return SourceNetwork(model.skeleton(), _of_gguf(conversion, first), model.vocabulary(), model.context_limit)
+    return SourceNetwork(
+        model.skeleton(),
+        _of_gguf(conversion, first),
+        model.vocabulary(),
+        model.context_limit,
+        for_gguf(conversion.architecture),
+        model.config.values,
+    )
 
 
 def _of_gguf(conversion: Conversion, path: Path) -> Parameters:

@@ -17,9 +17,9 @@ from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.walk import BATCH_TOKENS, ROUND
 from fewbits.checkpoints.base import Conversion
 from fewbits.checkpoints.fields import PLAIN
-from fewbits.methods import Method
 from fewbits.reporting.record import CalibrationPlan, PlannedTensor
 from fewbits.request import CalibrationRequest
+from fewbits.way import Way
 
 TARGET_WINDOWS = 16
 """Windows of the target's text: as many as tell its tokens and inputs from others."""
@@ -72,12 +72,11 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
     return Plan(source, network, data.windows, held_out.windows, seen, used, tuple(notes))
 
 
-def with_methods(tensors: Iterable[PlannedTensor], plan: Plan, method: Method) -> tuple[PlannedTensor, ...]:
-    """`method` for the matrices of linear layers, and nearest for whatever is looked up instead of multiplied with."""
+def with_methods(tensors: Iterable[PlannedTensor], plan: Plan, way: Way) -> tuple[PlannedTensor, ...]:
+    """`way` for the matrices of linear layers, and nearest for whatever is looked up instead of multiplied with."""
     names = _linear(plan)
     return tuple(
-        t if not t.quantizable else replace(t, method=method.name if _solvable(t, names) else "nearest")
-        for t in tensors
+        t if not t.quantizable else replace(t, method=way.name if _solvable(t, names) else "nearest") for t in tensors
     )
 
 
@@ -137,7 +136,7 @@ def estimate_memory(plan: Plan, threads: int) -> int:
 
 
 def asked_for(
-    plan: Plan, conversion: Conversion, tensors: Iterable[PlannedTensor], method: Method, seed: int
+    plan: Plan, conversion: Conversion, tensors: Iterable[PlannedTensor], way: Way, seed: int
 ) -> Mapping[str, Any]:
     """What makes two runs the same: source, texts, formats, method and versions."""
     import torch
@@ -148,7 +147,7 @@ def asked_for(
     return {
         "version": __version__,
         "torch": torch.__version__,
-        "method": repr(method),
+        "method": repr(way),
         "files": files,
         "tensors": [(t.name, t.format, t.method) for t in tensors],
         "text": plan.used.text["sha256"],

@@ -15,6 +15,7 @@ from fewbits.calibrated.ground import HEAD, Ground, layer_folder
 from fewbits.calibrated.guard import Verdict
 from fewbits.calibrated.judging import judge, verdict_of
 from fewbits.calibrated.layers import solve_layer
+from fewbits.calibrated.scaling import KIND as SCALING
 from fewbits.calibrated.solving import KINDS
 from fewbits.calibration.walk import one_torch_thread
 
@@ -28,6 +29,8 @@ class Outcome:
     records: Mapping[str, Mapping[str, Any]]
     """Tensor -> errors of its outputs by kind, remarks, mean squares (cols,) of its inputs, tokens."""
     verdicts: tuple[Verdict, ...]
+    scaled: Mapping[str, str]
+    """Tensor of the target that transforms have scaled -> layer in the workspace."""
 
 
 def run(ground: Ground) -> Outcome:
@@ -53,4 +56,6 @@ def _outcome(ground: Ground) -> Outcome:
             found = ground.work.layer_record(layer) or {}
             records |= found
             chosen |= dict.fromkeys(found, (layer, KINDS[0] if verdict.kept else KINDS[1]))
-    return Outcome(chosen, records, tuple(verdicts))
+    every = [layer_folder(index) for index in range(len(ground.network))]
+    scaled = {tensor: layer for layer in every for tensor in ground.work.tensors(layer, SCALING)}
+    return Outcome(chosen, records, tuple(verdicts), scaled)

@@ -19,9 +19,10 @@ from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.imatrix import Importance
 from fewbits.checkpoints.imatrix_writer import write_importance
 from fewbits.encoding import Encoded
-from fewbits.methods import Method
 from fewbits.reporting.record import CalibrationPlan, CalibrationResult, PlannedTensor, TensorResult
 from fewbits.request import CalibrationRequest
+from fewbits.verification import Allowance
+from fewbits.way import Way
 from fewbits.workers import Workers
 
 
@@ -30,14 +31,14 @@ class Session:
     """One source, the texts it will be walked with, and how."""
 
     conversion: Conversion
-    method: Method
+    way: Way
     seed: int
     plan: Plan
 
     @staticmethod
-    def open(conversion: Conversion, method: Method, asked: CalibrationRequest, seed: int) -> Session:
+    def open(conversion: Conversion, way: Way, asked: CalibrationRequest, seed: int) -> Session:
         """Read texts and configuration; raises FewbitsError where the model cannot be run or the text not be used."""
-        return Session(conversion, method, seed, planning.plan(conversion, asked, seed))
+        return Session(conversion, way, seed, planning.plan(conversion, asked, seed))
 
     @property
     def used(self) -> CalibrationPlan:
@@ -51,7 +52,7 @@ class Session:
 
     def with_methods(self, tensors: Iterable[PlannedTensor]) -> tuple[PlannedTensor, ...]:
         """The method for what it can solve, nearest for the rest."""
-        return planning.with_methods(tensors, self.plan, self.method)
+        return planning.with_methods(tensors, self.plan, self.way)
 
     def seconds(self, threads: int) -> float:
         """Expected time of the walk."""
@@ -70,10 +71,10 @@ class Session:
         progress: Callable[[int, int], None],
     ) -> Solved:
         """Walk through the model; what is finished stays beside `output` if this fails, for the same command."""
-        asked = planning.asked_for(self.plan, self.conversion, tensors, self.method, self.seed)
+        asked = planning.asked_for(self.plan, self.conversion, tensors, self.way, self.seed)
         work = stack.enter_context(Workspace(output, asked))
         texts = Texts(self.plan.calibration, self.plan.held_out, self.plan.target)
-        ground = Ground(self.plan.source, {t.name: t for t in tensors}, self.method, texts, work, workers, progress)
+        ground = Ground(self.plan.source, {t.name: t for t in tensors}, self.way, texts, work, workers, progress)
         return Solved(self.plan, work, run(ground))
 
 
@@ -86,23 +87,30 @@ class Solved:
     outcome: Outcome
 
     def __contains__(self, tensor: str) -> bool:
-        return tensor in self.outcome.chosen
+        return tensor in self.outcome.chosen or tensor in self.outcome.scaled
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Tensors of the target that were solved."""
-        return tuple(self.outcome.chosen)
+    def allowances(self) -> dict[str, Allowance]:
+        """How each tensor may differ from its source."""
+        found = {}
+        for name in {**self.outcome.chosen, **self.outcome.scaled}:
+            scaling = stored.scaling_of(self.work, self.outcome, name)
+            kind = "compensated" if name in self.outcome.chosen else ""
+            found[name] = Allowance(kind, scaling.rows, scaling.columns) if scaling else Allowance(kind)
+        return found
 
     def encoded(self, planned: PlannedTensor, placement: Placement) -> Encoded:
         """The whole tensor, whose fields lie in the workspace, and its errors against the rows of its source."""
         return stored.encoded(self.work, self.outcome, planned, placement)
 
     def result(self, planned: PlannedTensor, error: float) -> TensorResult:
-        """What the card says of a solved tensor."""
+        """What the card says of a tensor that was solved or scaled."""
+        scaled = ("scaled, with what reads it, by a transform",) if planned.name in self.outcome.scaled else ()
+        if planned.name not in self.outcome.chosen:
+            return TensorResult(planned, error, remarks=scaled)
         _, kind = self.outcome.chosen[planned.name]
         found = self.outcome.records[planned.name]
         errors, remarks = found["errors"], tuple(found["remarks"])
-        return TensorResult(planned, error, errors[kind], errors["plain"], remarks)
+        return TensorResult(planned, error, errors[kind], errors["plain"], (*remarks, *scaled))
 
     def judged(self) -> CalibrationResult:
         """What the card says of the whole."""

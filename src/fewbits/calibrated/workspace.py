@@ -156,6 +156,11 @@ class Workspace:
             if path.name.startswith(prefix)
         }
 
+    def tensors(self, layer: str, kind: str) -> list[str]:
+        """Tensors of a finished layer of which something of that kind is kept."""
+        names = [path.name.split("~") for path in sorted((self.path / layer).iterdir())]
+        return list(dict.fromkeys(name[1] for name in names if name[0] == kind))
+
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
     with path.open("wb") as file:
