@@ -107,14 +107,17 @@ def write_windows(options: argparse.Namespace, vocabulary: Vocabulary, folder: P
 def make_llama(options: argparse.Namespace, recipes: Iterable[str], folder: Path) -> dict[str, Path]:
     """Recipe -> llama.cpp's file, from our lossless GGUF and its own importance matrix."""
     base, matrix = folder / "base.gguf", folder / "imatrix.gguf"
-    lossless = "BF16" if fewbits.inspect(options.model).formats[0].format == "BF16" else "F16"
-    fewbits.quantize(options.model, base, to=lossless)
-    text = write_windows(options, open_model(options.model).vocabulary(), folder)
-    run(options, "llama-imatrix", "-m", base, "-f", text, "-o", matrix, "-c", str(LENGTH))
+    if not base.exists():
+        lossless = "BF16" if fewbits.inspect(options.model).formats[0].format == "BF16" else "F16"
+        fewbits.quantize(options.model, base, to=lossless)
+    if not matrix.exists():
+        text = write_windows(options, open_model(options.model).vocabulary(), folder)
+        run(options, "llama-imatrix", "-m", base, "-f", text, "-o", matrix, "-c", str(LENGTH))
     made = {}
     for recipe in recipes:
         made[recipe] = folder / f"theirs-{recipe}.gguf"
-        run(options, "llama-quantize", "--imatrix", matrix, base, made[recipe], recipe, str(options.threads))
+        if not made[recipe].exists():
+            run(options, "llama-quantize", "--imatrix", matrix, base, made[recipe], recipe, str(options.threads))
     return made
 
 
@@ -128,6 +131,8 @@ def run(options: argparse.Namespace, program: str, *arguments: str | Path) -> No
 def make_ours(options: argparse.Namespace, recipe: str, folder: Path) -> Path:
     """Our file of a recipe, or our directory of int4."""
     output = folder / (f"ours-{recipe}" if recipe == INT4 else f"ours-{recipe}.gguf")
+    if output.exists():
+        return output
     others = {"token_embd": "BF16", "output": "BF16"} if recipe == INT4 else {}
     fewbits.quantize(
         options.model,
@@ -211,7 +216,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=128, help="windows of calibration text (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=49152, help="tokens of each text (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files here")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files here, and take those that are")
     return parser.parse_args()
 
 
