@@ -1,12 +1,14 @@
 """Quality per byte of calibrated files: ours over llama.cpp's own imatrix and quantizer, and over other tools' int4.
 
     python bench/calibrated.py MODEL_DIR --calibration FILE --text FILE [--text FILE] [--recipes Q2_K Q4_K_M ...]
-                               [--llama-tools DIR] [--int4 NAME=DIR ...]
+                               --llama-tools DIR [--int4 NAME=DIR ...]
+    python bench/calibrated.py MODEL_DIR --calibration FILE --write-tokens FILE.npy
 
 Every file of a recipe has the same format per tensor, so the same bytes. Ours is what `fewbits quantize --calibration`
 makes. Theirs is llama-quantize with llama-imatrix's measurements on the text of the very same windows, those of our
 guard included. `--int4` names directories with the decoded weights of other tools' int4 (groups of 128 columns), which
-are set beside ours with the same storage: matrices of layers as int4_g128_sym, the rest as it was.
+are set beside ours with the same storage: matrices of layers as int4_g128_sym, the rest as it was. `--write-tokens`
+writes the windows for those tools (bench/peers) and exits.
 
 Figures are mean KL divergences from the model as it was, in nats per token, over the second half of windows of 512
 tokens that do not overlap; all files are measured on the same windows. The interval is a paired bootstrap over windows
@@ -94,14 +96,27 @@ def divergences(original: LoadedModel, files: Mapping[str, Path], windows: npt.N
     return {name: np.array(each) for name, each in found.items()}
 
 
-def write_windows(options: argparse.Namespace, vocabulary: Vocabulary, folder: Path) -> Path:
-    """The text of the windows that we calibrate on and judge by, for the peer."""
+def peer_windows(options: argparse.Namespace, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+    """The windows that we calibrate on, then those of our guard (windows, LENGTH): a peer gets both."""
     data = read_calibration(options.calibration, vocabulary, length=LENGTH, windows=options.windows)
     guard = read_calibration([guard_text()], vocabulary, length=LENGTH, windows=GUARD_TOKENS // LENGTH)
+    return np.concatenate([data.windows, guard.windows])
+
+
+def write_windows(options: argparse.Namespace, vocabulary: Vocabulary, folder: Path) -> Path:
+    """The text of the windows that we calibrate on and judge by, for the peer."""
     tokenizer = vocabulary.tokenizer  # type: ignore[attr-defined]
     path = folder / "windows.txt"
-    path.write_text("".join(tokenizer.decode(w) for w in (*data.windows, *guard.windows)), encoding="utf-8")
+    path.write_text("".join(map(tokenizer.decode, peer_windows(options, vocabulary))), encoding="utf-8")
     return path
+
+
+def write_tokens(options: argparse.Namespace) -> int:
+    """The same windows as ids, for peers that take ids; returns the exit status."""
+    windows = peer_windows(options, open_model(options.model).vocabulary())
+    np.save(options.write_tokens, windows)
+    print(f"{options.write_tokens}: {windows.shape[0]} windows of {windows.shape[1]} tokens")
+    return 0
 
 
 def make_llama(options: argparse.Namespace, recipes: Iterable[str], folder: Path) -> dict[str, Path]:
@@ -174,6 +189,8 @@ def print_text(
 def main() -> int:
     """Print the tables; 1 where a bar is missed."""
     options = parse()
+    if options.write_tokens:
+        return write_tokens(options)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
@@ -208,8 +225,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     parser.add_argument("--calibration", type=Path, help="text to calibrate on; our own mix without it")
-    parser.add_argument("--text", type=Path, action="append", required=True, help="text to measure on; repeatable")
-    parser.add_argument("--llama-tools", type=Path, required=True, metavar="DIR", help="llama-imatrix, llama-quantize")
+    parser.add_argument("--text", type=Path, action="append", default=[], help="text to measure on; repeatable")
+    parser.add_argument("--llama-tools", type=Path, metavar="DIR", help="llama-imatrix, llama-quantize")
     parser.add_argument("--int4", action="append", default=[], metavar="NAME=DIR", help="another tool's decoded int4")
     parser.add_argument("--recipes", nargs="+", default=list(BARS), metavar="RECIPE")
     parser.add_argument("--method", default="gptq")
@@ -217,7 +234,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=49152, help="tokens of each text (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files here, and take those that are")
-    return parser.parse_args()
+    parser.add_argument("--write-tokens", type=Path, metavar="FILE.npy", help="only write the windows' tokens here")
+    options = parser.parse_args()
+    if not options.write_tokens and not (options.text and options.llama_tools):
+        parser.error("--text and --llama-tools are needed, or --write-tokens.")
+    return options
 
 
 if __name__ == "__main__":
