@@ -132,7 +132,7 @@ ALLOWED: dict[str, set[str]] = {
         "reporting",
         "request",
     },
-    "cli": {"", "errors", "formats", "quantizing", "evaluation", "explanation", "inspection", "reporting"},
+    "cli": {"", "errors", "formats", "quantizing", "request", "evaluation", "explanation", "inspection", "reporting"},
     "": {"errors", "formats", "quantizing", "evaluation", "explanation", "inspection"},
     "__main__": {"cli"},
 }

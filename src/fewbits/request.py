@@ -11,6 +11,15 @@ Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
 
 
+def workspace_path(output: Path) -> Path:
+    """Where what a calibrated run has finished is kept until `output` is there.
+
+    >>> workspace_path(Path("model.gguf")).name
+    '.model.gguf.calibrated'
+    """
+    return output.with_name(f".{output.name}.calibrated")
+
+
 def silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
 

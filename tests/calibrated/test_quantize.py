@@ -70,19 +70,24 @@ def test_a_broken_run_goes_on_and_gives_the_same_bytes(calls: int, untied: Path,
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["o.card.json", "o.gguf"]
 
 
-def test_a_killed_run_goes_on(untied: Path, whole: Path, tmp_path: Path) -> None:
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on(by: signal.Signals, untied: Path, whole: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fewbits", "quantize", untied, "-o", tmp_path / "o.gguf", "--to", "Q4_0"]
     command += ["--method", "gptq", "--windows", "6", "--sequence-length", "32", "-q"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     finished = tmp_path / ".o.gguf.calibrated" / "layer-0000"
     while not finished.exists() and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(by)
+    said = process.communicate()[1]
     assert not (tmp_path / "o.gguf").exists()
+    assert "Traceback" not in said
+    assert ("the same command goes on from there" in said) == (by == signal.SIGINT)
 
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run(command, env=ENVIRONMENT, check=True)
 
     assert (tmp_path / "o.gguf").read_bytes() == whole.read_bytes()
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
+from fewbits.request import workspace_path
 
 Floats = npt.NDArray[np.float32]
 
@@ -31,7 +32,7 @@ class Workspace:
     """The folder `.NAME.calibrated` beside an output; a context manager that lets go of it and keeps what is in it."""
 
     def __init__(self, output: Path, asked: Mapping[str, Any]) -> None:
-        self.path = output.with_name(f".{output.name}.calibrated")
+        self.path = workspace_path(output)
         self.resumed = self._holds(asked)
         if not self.resumed:
             shutil.rmtree(self.path, ignore_errors=True)

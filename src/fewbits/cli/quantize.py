@@ -88,6 +88,7 @@ def command(
         if as_json:
             stack.enter_context(stdout_reserved())
         stack.enter_context(_naming(output))
+        stack.enter_context(_telling_what_is_kept(output))
         report = stack.enter_context(progress_report(*stages, quiet=hidden))
         texts = [Path(path) for path in calibration] or None
         result = quantize(source, output, calibration=texts, on_preview=show, progress=report, **options)
@@ -102,6 +103,20 @@ def _naming(output: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             error.filename = str(output)
+        raise
+
+
+@contextlib.contextmanager
+def _telling_what_is_kept(output: Path) -> Iterator[None]:
+    """Say that a calibrated run goes on where it was broken off."""
+    from fewbits.request import workspace_path
+
+    try:
+        yield
+    except BaseException:
+        if workspace_path(output).is_dir():
+            message = f"fewbits: what calibration has finished is kept in {workspace_path(output)}"
+            click.echo(f"{message}; the same command goes on from there.", err=True)
         raise
 
 
