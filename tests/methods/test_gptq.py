@@ -70,6 +70,24 @@ def test_equals_the_slow_sweep_over_a_committed_grid(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_swept_whatever_comes")
+@pytest.mark.parametrize("name", ["Q4_0", "int4_g32_sym_f16", "nf4_g32", "mxfp4"])
+def test_equals_the_slow_sweep_where_spans_are_fitted_to_what_columns_before_made_of_them(name: str) -> None:
+    format, w, h = formats.get(name), weights(3, 128, 3), hessian_of(128, 3)
+    found, importance, params = GPTQ().solve(w, format, {"hessian": h}), importance_of(h), []
+
+    def rounded(row: int, x: Doubles, at: int, metric: Doubles) -> Doubles:
+        if at % 32 == 0:
+            span = torch.from_numpy(x[:32])[None].float()
+            params.append(format.fit(span, importance=format.weights(span, importance[at : at + 32])))
+        grid = format.grid(params[-1], slice(at % 32, at % 32 + 1))
+        value: Doubles = grid.value(grid.nearest(torch.full((1, 1), float(x[0]))))[0].double().numpy()
+        return value
+
+    damped = h.double() + DAMPING[0] * h.double().diagonal().mean() * torch.eye(128)
+    assert np.array_equal(found.dequantize().double().numpy(), slow_sweep(w.double().numpy(), damped.numpy(), rounded))
+
+
+@pytest.mark.usefixtures("_swept_whatever_comes")
 @pytest.mark.parametrize("name", ["int4_row_sym", "Q4_0", "nf4_g32"])
 def test_equals_the_slow_sweep_where_large_inputs_come_first(name: str) -> None:
     format, w, h = formats.get(name), weights(5, 64, 3), hessian_of(64, 3)
@@ -111,7 +129,7 @@ def test_equals_the_slow_sweep_where_eight_columns_are_rounded_together() -> Non
 
     def rounded(row: int, x: Doubles, at: int, metric: Doubles) -> Doubles:
         grid = cast(VectorGrid, format.grid(found.params, slice(at, at + 8)))
-        columns, weights = (torch.tensor(each).float().expand(2, 8).contiguous() for each in (x, metric.diagonal()))
+        columns, weights = (torch.tensor(each).float().expand(2, 8).contiguous() for each in (x[:8], metric.diagonal()))
         value: Doubles = grid.value(grid.nearest(columns, weights))[row].double().numpy()
         return value
 

@@ -21,8 +21,8 @@ Rounded = Callable[[int, Doubles, int, Doubles], Doubles]
 def sweep(w: Doubles, hessian: Doubles, rounded: Rounded, vector: int = 1) -> Doubles:
     """The numbers (rows, cols) that `rounded` leaves of `w` (rows, cols).
 
-    It is given the row, x (vector,), the first column, and what errors e there cost once the columns to come have made
-    up for them, as a matrix (vector, vector) m: e m e^T.
+    It is given the row, the columns to come as they are by now, the first one, and what errors e of the first `vector`
+    cost once the others have made up for them, as a matrix (vector, vector) m: e m e^T.
     """
     result = np.empty_like(w)
     for row in range(len(w)):
@@ -30,7 +30,7 @@ def sweep(w: Doubles, hessian: Doubles, rounded: Rounded, vector: int = 1) -> Do
         for at in range(0, w.shape[1], vector):
             these = slice(at, at + vector)
             metric = np.linalg.inv(inverse[these, these])
-            result[row, these] = rounded(row, rest[these], at, metric)
+            result[row, these] = rounded(row, rest[at:].copy(), at, metric)
             error = metric @ (rest[these] - result[row, these])
             rest -= error @ inverse[these, :]
             for column in range(at, at + vector):

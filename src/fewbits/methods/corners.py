@@ -40,6 +40,11 @@ class Corners:
             fed, lambda vectors, own: torch.linalg.solve_triangular(own, vectors, upper=True, left=False)
         )
 
+    def settled(self, fed: torch.Tensor) -> torch.Tensor:
+        """How `fed` (rows, cols) changes the columns while none of them is rounded: each makes up for the others."""
+        settled: torch.Tensor = torch.linalg.solve_triangular(self._triangle, fed, upper=True, left=False)
+        return settled
+
     def done(self, missed: torch.Tensor) -> torch.Tensor:
         """`missed` (rows, cols) times the corners."""
         return self._times(missed, torch.matmul)

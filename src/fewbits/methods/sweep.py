@@ -87,33 +87,36 @@ class _Slab:
         done = []
         for at in range(start, stop, width):
             here = slice(at - start, at - start + width)
-            target = fed[:, here] + self._errors[:, start:at] @ upper[start:at, here]
-            target = corners.part(here).undone(target).add_(self._w[:, at : at + width])
-            done.append(self._swept_span(at, target, corners.part(here)))
+            reached = fed[:, here] + self._errors[:, start:at] @ upper[start:at, here]
+            done.append(self._swept_span(slice(at, at + width), reached, corners.part(here)))
         return done
 
-    def _swept_span(self, at: int, target: torch.Tensor, corners: Corners) -> tuple[torch.Tensor, Params]:
-        """Codes and parameters of the columns from `at` on that `target` (rows, cols) is for."""
-        cols = slice(at, at + target.shape[1])
-        parts = in_threads(lambda rows: self._swept_part(rows, cols, target[rows], corners), target, self._format.rows)
+    def _swept_span(self, cols: slice, reached: torch.Tensor, corners: Corners) -> tuple[torch.Tensor, Params]:
+        """Codes and parameters of the columns `cols`, which the errors before have `reached` (rows, cols)."""
+        target = corners.undone(reached) + self._w[:, cols]
+        changed = corners.settled(reached).add_(self._w[:, cols]).float() if self._alone else target
+        parts = in_threads(
+            lambda rows: self._swept_part(rows, cols, changed[rows], target[rows], corners), target, self._format.rows
+        )
         missed = corners.done(target)
         self._objective += missed.square() @ self._factor.energy[cols]
         codes = torch.cat([codes for codes, _ in parts])
         return codes, Params.join([params for _, params in parts]) if self._alone else self._params
 
     def _swept_part(
-        self, rows: slice, cols: slice, target: torch.Tensor, corners: Corners
+        self, rows: slice, cols: slice, changed: torch.Tensor, target: torch.Tensor, corners: Corners
     ) -> tuple[torch.Tensor, Params]:
+        """The same of some rows; parameters are fitted to `changed`, the weights as the columns before changed them."""
         weight = corners.weights(self._factor.energy[cols])
         feedback = Feedback(self._w[rows, cols], target, corners.within, self._errors[rows, cols], weight)
         stored = cols if self._factor.order is None else self._factor.order[cols]
         if not self._alone:
             params = self._params.slice(rows.start, rows.stop)
             return round_columns(self._format, params, stored, feedback), params
-        first, x = cols.start, target.float()
+        first, x = cols.start, changed
         if isinstance(stored, torch.Tensor):
-            first = int(stored.min())
-            x[:, stored - first] = target.float()
+            first, x = int(stored.min()), torch.empty_like(changed)
+            x[:, stored - first] = changed
         params = fit(self._format, x, self._importance[first : first + self._format.span])
         own = slice(0, self._format.span) if isinstance(stored, slice) else stored - first
         return round_columns(self._format, params, own, feedback), params
