@@ -21,7 +21,7 @@ def test_nearest() -> None:
 
 
 def test_the_other_methods_make_something_else_small() -> None:
-    assert set(methods.METHODS) == {"nearest", "gptq", "hqq", "search"}, "see test_never_nearest.py"
+    assert set(methods.METHODS) == {"nearest", "gptq", "hqq", "search", "gptq_search"}, "see test_never_nearest.py"
 
 
 @dataclass(frozen=True)

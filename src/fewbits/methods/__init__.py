@@ -8,13 +8,14 @@ from fewbits.methods.factor import Factor, factored
 from fewbits.methods.gptq import GPTQ
 from fewbits.methods.hqq import HQQ
 from fewbits.methods.nearest import Nearest
+from fewbits.methods.refined import Refined
 from fewbits.methods.search import Search
 from fewbits.registry import Registry
 
 __all__ = ["METHODS", "Factor", "Method", "factored", "get"]
 
 METHODS: Registry[Method] = Registry("method", RecipeError)
-for _method in (Nearest(), GPTQ(), HQQ(), Search()):
+for _method in (Nearest(), GPTQ(), HQQ(), Search(), Refined()):
     METHODS.add(_method.name, _method)
 
 

@@ -38,6 +38,8 @@ class Part:
 
     def target(self, damping: float = 0.01) -> torch.Tensor:
         """(rows, cols): the numbers that cost least, w + c H^-1, were all numbers allowed."""
+        if not bool(self.outside.any()):
+            return self.w
         diagonal = self.hessian.diagonal()
         ridge = (damping * diagonal.mean()).clamp(min=1e-30) + torch.where(diagonal > 0, 0.0, diagonal.mean())
         solved: torch.Tensor = torch.linalg.solve(self.hessian + torch.diag(ridge), self.outside, left=False)
