@@ -76,7 +76,9 @@ def _solve(
     record: dict[str, Any] = {}
     measured, target = found[CALIBRATION], found.get(TARGET)
     for leader, names in measured.groups.items():
-        hessian = measured.hessians[leader].value
+        taken = measured.hessians.pop(leader)  # the largest thing in memory, twice over while a factor is made of it
+        hessian, tokens = taken.value, taken.tokens
+        del taken
         stats = _stats(ground, hessian, scalings.get(ground.parameters.find(_weight(prefix, leader)).target))
         for name in names:
             parameter = ground.parameters.find(_weight(prefix, name))
@@ -89,7 +91,7 @@ def _solve(
             record[parameter.target] = {
                 "errors": solved.errors,
                 "remarks": solved.remarks,
-                "tokens": measured.hessians[leader].tokens,
+                "tokens": tokens,
                 "mean_square": hessian.diagonal().tolist(),
                 "target_mean_square": target and target.hessians[leader].value.diagonal().tolist(),
             }

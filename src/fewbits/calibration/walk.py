@@ -29,8 +29,8 @@ else:
 States = npt.NDArray[np.float32]
 """(windows, length, hidden), in memory or mapped from a file."""
 
-BATCH_TOKENS = 2048
-"""Tokens that go through a layer at once: enough for the matrix products to be fast."""
+BATCH_TOKENS = 1024
+"""Tokens that go through a layer at once: enough for the matrix products to be fast, few beside the weights."""
 
 ROUND = 4
 """Batches whose inputs are kept until the sums have seen them."""
@@ -111,7 +111,7 @@ def _finite(states: torch.Tensor, name: str) -> torch.Tensor:
 class Measured:
     """What reached the matrices of a layer: sites that get one and the same input share a Hessian."""
 
-    hessians: Mapping[str, Hessian]
+    hessians: dict[str, Hessian]
     """Name of the first site of a group -> what reached it."""
     groups: Mapping[str, tuple[str, ...]]
     """Name of the first site of a group -> all of them."""
