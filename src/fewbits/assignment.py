@@ -40,9 +40,19 @@ class Container(Protocol):
 
 
 def assign(
-    conversion: Conversion, recipe: Recipe, method: Method, importance: ImportanceMatrix | None, container: Container
+    conversion: Conversion,
+    recipe: Recipe,
+    method: Method,
+    importance: ImportanceMatrix | None,
+    container: Container,
+    *,
+    measured: bool = False,
 ) -> Assignment:
-    """Decide for every tensor of `conversion`; raises FewbitsError where a rule, a format or an importance is amiss."""
+    """Decide for every tensor of `conversion`; raises FewbitsError where a rule, a format or an importance is amiss.
+
+    `measured` says that text will be looked at, which weighs errors as an importance matrix does: recipes choose as if
+    one were given.
+    """
     sites = find_sites(conversion)
     require_meaning(recipe.rules, sites.values())
     weights = _weights(sites, importance) if importance else {}
@@ -51,7 +61,13 @@ def assign(
         site = sites[placement.name]
         tensors.append(
             _plan(
-                placement, site, recipe, method, container, given=importance is not None, weighed=site.name in weights
+                placement,
+                site,
+                recipe,
+                method,
+                container,
+                given=measured or importance is not None,
+                weighed=site.name in weights,
             )
         )
     weighed = [t for t in tensors if t.weighed]
@@ -62,7 +78,7 @@ def assign(
         tensors=tuple(tensors),
         importance={t.name: weights[t.name] for t in weighed},
         used=used,
-        notes=(*_wanting(tensors, sites, recipe), *_gaps(tensors, importance, weights)),
+        notes=(*([] if measured else _wanting(tensors, sites, recipe)), *_gaps(tensors, importance, weights)),
     )
 
 

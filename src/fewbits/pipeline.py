@@ -56,7 +56,7 @@ def run(
     if not request.dry_run:
         for file in files:
             digests.begin(file)
-    assignment = assign(conversion, recipe, chosen.method, weigher, target)
+    assignment = assign(conversion, recipe, chosen.method, weigher, target, measured=chosen.reads_text)
     calibration = _calibration(request, conversion, chosen)
     if calibration:
         assignment = replace(assignment, tensors=calibration.with_methods(assignment.tensors))

@@ -137,6 +137,19 @@ def test_a_directory_of_any_format(untied: Path, tmp_path: Path) -> None:
     assert set(formats.values()) == {"nf4_g32_dq"}
 
 
+def test_recipes_choose_as_with_an_importance_matrix(pocket: Path, tmp_path: Path) -> None:
+    """And nobody is told to make one, as who quantizes without either is."""
+    matrix = Path(__file__).parents[1] / "golden" / "pocket.imatrix.gguf"
+    options: dict[str, Any] = {"to": "IQ2_XS", "dry_run": True}
+    measured = fewbits.quantize(pocket, tmp_path / "o.gguf", method="gptq", windows=2, **options)
+    weighed = fewbits.quantize(pocket, tmp_path / "o.gguf", importance=matrix, **options)
+    even = fewbits.quantize(pocket, tmp_path / "o.gguf", **options)
+
+    assert [t.format for t in measured.tensors] == [t.format for t in weighed.tensors]
+    wanting = [any("importance matrix" in note for note in made.notes) for made in (measured, even)]  # type: ignore[union-attr]
+    assert wanting == [False, True]
+
+
 def test_text_of_ones_own(untied: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"Line {n} of a text about {n * n}." for n in range(400)), encoding="utf-8")

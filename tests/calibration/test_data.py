@@ -423,3 +423,14 @@ def test_the_guard_reads_another_text_than_calibration() -> None:
 
 def test_the_guards_text_is_enough_for_the_guard(pocket: Path) -> None:
     assert len(open_model(pocket).vocabulary().encode(guard_text())) >= 4_096
+
+
+@pytest.mark.parametrize("windows", [1, 2, 3])
+def test_fewer_windows_than_parts_of_the_mix(windows: int) -> None:
+    class Letters:
+        start_token = None
+
+        def encode(self, text: str) -> list[int]:
+            return [ord(letter) for letter in text]
+
+    assert read_calibration(None, Letters(), length=16, windows=windows).windows.shape == (windows, 16)

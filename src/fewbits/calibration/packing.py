@@ -42,6 +42,8 @@ def even_choice(total: int, wanted: int, chance: random.Random) -> list[int]:
     """
     if wanted >= total:
         return list(range(total))
+    if wanted == 0:
+        return []
     edges = [i * total // wanted for i in range(wanted + 1)]
     return [low + int(chance.random() * (high - low)) for low, high in pairwise(edges)]
 
