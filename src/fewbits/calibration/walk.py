@@ -29,8 +29,8 @@ else:
 States = npt.NDArray[np.float32]
 """(windows, length, hidden), in memory or mapped from a file."""
 
-BATCH_TOKENS = 1024
-"""Tokens that go through a layer at once: enough for the matrix products to be fast, few beside the weights."""
+BATCH_TOKENS = 2048
+"""Tokens that go through a layer at once: enough for the matrix products to be fast."""
 
 ROUND = 4
 """Batches whose inputs are kept until the sums have seen them."""
