@@ -35,6 +35,7 @@ from fewbits.calibration.mix import guard_text
 from fewbits.evaluation.metrics import score_window
 from fewbits.evaluation.model_files import LoadedModel, Vocabulary, open_model
 from fewbits.evaluation.text import evaluation_windows, read_text, scored_positions
+from quality import lossless_recipe
 
 BARS: Mapping[str, float] = {
     "Q2_K": 0.75,
@@ -123,8 +124,7 @@ def make_llama(options: argparse.Namespace, recipes: Iterable[str], folder: Path
     """Recipe -> llama.cpp's file, from our lossless GGUF and its own importance matrix."""
     base, matrix = folder / "base.gguf", folder / "imatrix.gguf"
     if not base.exists():
-        lossless = "BF16" if fewbits.inspect(options.model).formats[0].format == "BF16" else "F16"
-        fewbits.quantize(options.model, base, to=lossless)
+        fewbits.quantize(options.model, base, to=lossless_recipe(options.model))
     if not matrix.exists():
         text = write_windows(options, open_model(options.model).vocabulary(), folder)
         run(options, "llama-imatrix", "-m", base, "-f", text, "-o", matrix, "-c", str(LENGTH))

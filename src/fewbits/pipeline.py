@@ -28,7 +28,7 @@ from fewbits.formats import Params
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
 from fewbits.planning import Recipe
-from fewbits.preflight import estimate_memory, estimate_seconds, require_room
+from fewbits.preflight import estimate_memory, estimate_seconds, require_room, require_writable
 from fewbits.reporting.card import card_path, discard_card, publish_card, stage_card
 from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
 from fewbits.request import Request
@@ -36,7 +36,7 @@ from fewbits.targets import Prepared, Target, Writer, target_of
 from fewbits.verification import Allowance, relative_rms
 from fewbits.versions import versions
 from fewbits.way import Way, way
-from fewbits.workers import Workers, row_slabs
+from fewbits.workers import Workers, one_torch_thread, row_slabs
 
 if TYPE_CHECKING:
     from fewbits.calibrated.session import Session, Solved
@@ -50,6 +50,8 @@ def run(
     recipe, chosen = planning.get(request.recipe).with_overrides(overrides), _way(request)
     target = target_of(request.output)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
+    if kept := request.calibration.importance:
+        require_writable(kept, kept, force=request.force, dry_run=request.dry_run)
     weigher = read_importance(request.importance) if request.importance is not None else None
     conversion = target.accept(_open(request))
     files = [*conversion.files, *(Path(file) for file in (recipe.source, request.importance) if file)]
@@ -71,11 +73,13 @@ def run(
 
 def _way(request: Request) -> Way:
     """What was asked for, or the best that the calibration text allows; refuses text for a method that reads none."""
-    given = request.calibration.text is not None
-    chosen = way(request.method or ("gptq" if given else "nearest"))
+    asked = request.calibration
+    chosen = way(request.method or ("gptq" if asked.text is not None else "nearest"))
+    given = [option for option, value in asked.options().items() if value is not None]
     if given and not chosen.reads_text:
         raise CalibrationError(
-            f"the method {chosen.name} looks at no calibration text; leave --calibration out, or take --method gptq."
+            f"the method {chosen.name} looks at no calibration text; leave {' and '.join(given)} out, or take "
+            "--method gptq."
         )
     return chosen
 
@@ -281,14 +285,8 @@ def _torch_beside_workers(job: _Job, method: Method) -> Iterator[None]:
     if job.calibration is None and all(is_native(method, t) for t in job.preview.tensors):
         yield
         return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_torch_thread():
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _require_representable(placement: Placement, tensor: PlannedTensor, encoded: Encoded) -> None:

@@ -40,6 +40,15 @@ class CalibrationRequest:
     length: int
     """Tokens of a window."""
 
+    def options(self) -> dict[str, Any]:
+        """What only a method that looks at text can use, as the command line calls it."""
+        return {
+            "--calibration": self.text,
+            "--guard": self.guard,
+            "--target-text": self.target,
+            "--write-importance": self.importance,
+        }
+
 
 @dataclass(frozen=True)
 class Request:

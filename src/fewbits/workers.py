@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
@@ -53,6 +54,19 @@ class Workers:
                 yield first, future.result()
         for item, future in waiting:
             yield item, future.result()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One thread for torch while several workers call it: more would wait, and might cut sums otherwise."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def row_slabs(rows: int, bytes_per_row: int, *, together: int = 1) -> Iterator[tuple[int, int]]:

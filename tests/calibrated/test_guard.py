@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import fewbits
 from fewbits.calibrated import guard
 from fewbits.calibrated.session import Session, Solved
 from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.errors import VerificationError
 from fewbits.formats import Format, Params
 from fewbits.methods import METHODS, Nearest
 from fewbits.qtensor import QTensor
@@ -22,11 +23,12 @@ from fewbits.qtensor import QTensor
 
 @dataclass(frozen=True)
 class Spoiling:
-    """Nearest codes of a matrix with other signs: whatever a guard is worth, it puts these back."""
+    """Nearest codes of another matrix: whatever a guard is worth, it puts these back."""
 
     name: str = "spoiling"
     needs: frozenset[str] = frozenset({"hessian"})
     codec_is_enough: bool = False
+    factor: ClassVar[float] = 0.8
 
     def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
         return stats
@@ -34,7 +36,7 @@ class Spoiling:
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None
     ) -> QTensor:
-        return Nearest().solve(0.8 * w, format, {"importance": stats["importance"]}, like=like)
+        return Nearest().solve(self.factor * w, format, {"importance": stats["importance"]}, like=like)
 
 
 @pytest.fixture
@@ -81,6 +83,18 @@ def test_the_verdict_is_the_divergence_of_the_file(
             found.append(float((p.exp() * (p - q)).sum(-1).mean()))
     last = record.calibration.verdicts[-1]  # type: ignore[union-attr]
     assert last["kl_solved" if last["kept"] else "kl_plain"] == pytest.approx(np.mean(found), rel=1e-3)
+
+
+def test_a_matrix_farther_from_its_source_than_nothing_is_not_kept(
+    spoiling: str, untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that make up for each other may be anywhere, so the verifier bounds them all together."""
+    monkeypatch.setattr(Spoiling, "factor", -1.0)
+    monkeypatch.setattr(guard.Verdict, "kept", True)
+
+    with pytest.raises(VerificationError, match="farther from its source"):
+        fewbits.quantize(untied, tmp_path / "o.gguf", to="Q8_0", method=spoiling, windows=6, sequence_length=32)
+    assert not (tmp_path / "o.gguf").exists()
 
 
 @pytest.mark.parametrize("layers", [1, 2, 7, 8, 9, 22, 80])

@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fewbits.calibration import guard_text, read_calibration
+from fewbits.calibration import read_calibration
 from fewbits.calibration.documents import from_row
-from fewbits.calibration.mix import SHARES, default_mix
-from fewbits.calibration.packing import apportioned, even_choice, evenly_begun, packed, thinned, token_stream
+from fewbits.calibration.packing import token_stream
 from fewbits.errors import CalibrationError
 from fewbits.evaluation.model_files import open_model
-
-
-class Words:
-    """A tokenizer of words: a word's id is its place among the words seen first; special tokens have ids below 10."""
-
-    def __init__(self, start_token: int | None = None, end_token: int | None = None, *, chat: bool = False) -> None:
-        self.start_token = start_token
-        self.end_token = end_token
-        self.ids: dict[str, int] = {"<turn>": 8, "<start>": start_token or 9}
-        if chat:
-            self.render = lambda messages: "".join(f"<turn> {m['role']} {m['content']} " for m in messages)
-
-    def encode(self, text: str) -> Sequence[int]:
-        return [self.ids.setdefault(word, 10 + len(self.ids)) for word in text.split()]
-
-
-PIECE = 4096
-
+from references.words import Words
 
 COUNT = 40_000
 
@@ -126,45 +103,6 @@ def test_special_tokens_in_a_text_become_their_ids(pocket: Path) -> None:
     assert (data.windows == end[0]).sum() >= 4
 
 
-@given(total=st.integers(0, 60), wanted=st.integers(1, 70), seed=st.integers(0, 99))
-def test_an_even_choice_takes_one_of_each_stretch(total: int, wanted: int, seed: int) -> None:
-    chosen = even_choice(total, wanted, random.Random(seed))
-
-    assert len(chosen) == min(wanted, total)
-    assert chosen == sorted(set(chosen))
-    for i, number in enumerate(chosen):
-        assert i * total // len(chosen) <= number < (i + 1) * total // len(chosen)
-
-
-@given(size=st.integers(0, 99), length=st.integers(1, 12), seed=st.integers(0, 99))
-def test_packing_loses_less_than_a_window(size: int, length: int, seed: int) -> None:
-    windows = packed(np.arange(size), length, None, random.Random(seed))
-
-    assert windows.shape == (size // length, length)
-    assert windows.size == 0 or windows[0, 0] <= size % length
-    assert (np.diff(windows.ravel()) == 1).all()
-
-
-def test_what_is_left_over_is_left_out_at_either_end() -> None:
-    assert {int(packed(np.arange(10), 7, None, random.Random(seed))[0, 0]) for seed in range(40)} == {0, 1, 2, 3}
-
-
-@given(
-    wanted=st.integers(0, 50), parts=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 30)), min_size=1, max_size=5)
-)
-def test_windows_are_apportioned_by_share_until_a_part_has_no_more(wanted: int, parts: list[tuple[int, int]]) -> None:
-    shares, available = [share / 10 for share, _ in parts], [count for _, count in parts]
-
-    counts = apportioned(wanted, shares, available)
-
-    assert sum(counts) == min(wanted, sum(available))
-    assert all(count <= most for count, most in zip(counts, available, strict=True))
-    free = [i for i, count in enumerate(counts) if count < available[i]]
-    for i in free:
-        fair = wanted * shares[i] / sum(shares)
-        assert counts[i] > fair - 2.5
-
-
 def test_windows_come_from_all_over_the_text_and_so_does_any_beginning() -> None:
     tokenizer = Words()
     tokenizer.encode(numbers(0, COUNT))  # so that ids tell places
@@ -175,26 +113,6 @@ def test_windows_come_from_all_over_the_text_and_so_does_any_beginning() -> None
     for some, gap in ((data.windows, 0.1), (data.windows[:10], 0.3)):
         places = np.sort(some[:, 0]) / COUNT
         assert np.diff([0, *places, 1]).max() < gap
-
-
-@given(count=st.integers(1, 70), first=st.integers(1, 70))
-def test_a_beginning_is_spread_over_all(count: int, first: int) -> None:
-    order = evenly_begun(count)
-    places = sorted(order[:first])
-
-    assert sorted(order) == list(range(count))
-    assert np.diff([-1, *places, count]).max() <= 4 * count / min(first, count) + 1
-
-
-def test_a_long_text_is_thinned_before_it_is_encoded() -> None:
-    text = "\n".join(f"line {i}" for i in range(50_000))
-    pieces = thinned([text], len(text) // 8, PIECE, random.Random(3))
-
-    assert 0.8 * len(text) / 8 < sum(map(len, pieces)) < 1.2 * len(text) / 8
-    assert all(isinstance(piece, str) and piece in text and piece.endswith("\n") for piece in pieces[:-1])
-    places = [text.index(str(piece)) for piece in pieces]
-    assert places == sorted(places)
-    assert max(np.diff([0, *places, len(text)])) < 2 * 8 * 1.1 * PIECE
 
 
 def test_the_same_seed_gives_the_same_windows_and_another_one_others() -> None:
@@ -362,75 +280,3 @@ def test_sizes_that_measure_nothing_are_refused(length: int, windows: int, messa
 
 def test_what_a_row_says_twice_is_read_once() -> None:
     assert from_row("row 0", {"messages": None, "text": "words", "conversations": []}) == "words"
-
-
-def test_the_mix_needs_no_file_and_keeps_its_shares(pocket: Path) -> None:
-    vocabulary = open_model(pocket).vocabulary()
-
-    data = read_calibration(None, vocabulary, length=128, windows=100)
-
-    assert data.notes == ()
-    assert {part["name"]: part["windows"] for part in data.fingerprint["parts"]} == {
-        name: round(100 * share) for name, share in SHARES.items()
-    }
-    assert all(part["sources"] for part in data.fingerprint["parts"])
-
-
-def test_the_dialogues_of_the_mix_go_through_the_chat_template() -> None:
-    tokenizer = Words(chat=True)
-
-    data = read_calibration(None, tokenizer, length=64, windows=100)
-
-    turns = {"<turn>": 8, "user": tokenizer.ids["user"], "assistant": tokenizer.ids["assistant"]}
-    assert all((data.windows == token).any(1).sum() >= 8 for token in turns.values())
-    assert data.notes == ()
-
-
-def test_the_mix_is_put_together_in_less_than_a_second() -> None:
-    start = time.perf_counter()
-    default_mix(128 * 512, 0)
-
-    assert time.perf_counter() - start < 1.0
-
-
-def test_the_modules_of_the_mix_are_those_of_the_standard_library() -> None:
-    one, other = (default_mix(65_536, seed)[1].sources for seed in (0, 1))
-
-    assert len(one) > 8
-    assert {source.name for source in one} != {source.name for source in other}
-    names = [source.name for source in (*one, *other)]
-    assert all(name.endswith(".py of the standard library") for name in names)
-    everything = [source.name for source in default_mix(10**9, 0)[1].sources]
-    assert len(everything) > 200
-    no_prose = ("site-packages", "/test", "encodings/", "pydoc_data/", "idlelib/", "lib2to3/", "ensurepip/")
-    assert [name for name in everything if any(part in name for part in no_prose)] == []
-
-
-def test_the_guard_reads_another_text_than_calibration() -> None:
-    """No eight words in a row of the guard's text stand anywhere in the mix, whatever modules are chosen."""
-    guard = guard_text().split()
-    runs = {tuple(guard[i : i + 8]) for i in range(len(guard) - 7)}
-    documents = [d for part in default_mix(10**9, 0) for source in part.sources for d in source.documents]
-    words = [
-        word
-        for document in documents
-        for word in (document if isinstance(document, str) else " ".join(m.content for m in document)).split()
-    ]
-
-    assert len(guard_text()) > 25_000
-    assert [words[i : i + 8] for i in range(len(words) - 7) if tuple(words[i : i + 8]) in runs] == []
-
-
-def test_the_guards_text_is_enough_for_the_guard(pocket: Path) -> None:
-    assert len(open_model(pocket).vocabulary().encode(guard_text())) >= 4_096
-
-
-@pytest.mark.parametrize("windows", [1, 2, 3])
-def test_fewer_windows_than_parts_of_the_mix(windows: int) -> None:
-    class Letters:
-        start_token = None
-
-        def encode(self, text: str) -> list[int]:
-            return [ord(letter) for letter in text]
-
-    assert read_calibration(None, Letters(), length=16, windows=windows).windows.shape == (windows, 16)

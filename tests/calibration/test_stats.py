@@ -59,7 +59,7 @@ def seen(name: str, *pieces: torch.Tensor) -> Any:
     return stat
 
 
-def same(one: Stat[Any], other: Stat[Any]) -> None:
+def assert_same(one: Stat[Any], other: Stat[Any]) -> None:
     assert one.tokens == other.tokens
     np.testing.assert_allclose(one.value.numpy(), other.value.numpy(), rtol=2e-5, atol=1e-4)
 
@@ -87,12 +87,12 @@ def test_pieces_and_merging_change_nothing(name: str, cuts: list[int], here: int
     at_once, one, other = seen(name, x), seen(name, *pieces[:here]), seen(name, *pieces[here:])
     back, forth = seen(name, *pieces[here:]), seen(name, *pieces[:here])
 
-    same(seen(name, *pieces), at_once)
+    assert_same(seen(name, *pieces), at_once)
     one.merge(other)
     back.merge(forth)
 
-    same(one, at_once)
-    same(back, at_once)
+    assert_same(one, at_once)
+    assert_same(back, at_once)
 
 
 @pytest.mark.parametrize("name", ["absmax", "minmax", "histogram"])
@@ -110,7 +110,7 @@ def test_a_tree_merges_all_of_its_parts_always_in_the_same_order(name: str, coun
 
     one, two = merged(parts()), merged(parts())
 
-    same(one, seen(name, inputs(count, 3)))
+    assert_same(one, seen(name, inputs(count, 3)))
     assert torch.equal(one.value, two.value)
 
 
@@ -135,8 +135,8 @@ def test_the_tree_is_one_of_pairs() -> None:
 def test_two_dimensions_are_tokens_one_sample_each() -> None:
     x = inputs(3, 1).flatten(0, 1)
 
-    same(seen("sample_range", x), seen("sample_range", x[:, None]))
-    same(seen("hessian", x), seen("hessian", x[None]))
+    assert_same(seen("sample_range", x), seen("sample_range", x[:, None]))
+    assert_same(seen("hessian", x), seen("hessian", x[None]))
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from fewbits.calibration.network import LayeredNetwork
-from fewbits.calibration.walk import Batches, advance, batch_size, measure, one_torch_thread
+from fewbits.calibration.walk import Batches, advance, batch_size, measure
 from fewbits.errors import CalibrationError
-from fewbits.workers import Workers
+from fewbits.workers import Workers, one_torch_thread
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,

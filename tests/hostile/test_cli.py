@@ -90,6 +90,22 @@ class TestRefusals:
         assert_refused(fewbits("quantize", pocket, "-o", folder / "o.gguf", *given, *json_too), "nearest", "gptq")
         assert contents(folder) == []
 
+    @pytest.mark.parametrize("option", ["--guard", "--target-text", "--write-importance"])
+    def test_what_only_a_method_that_reads_text_can_use(
+        self, option: str, json_too: list[str], pocket: Path, folder: Path
+    ) -> None:
+        given = (option, folder / "file")
+
+        assert_refused(fewbits("quantize", pocket, "-o", folder / "o.gguf", *given, *json_too), option, "gptq")
+        assert contents(folder) == []
+
+    def test_an_importance_matrix_that_exists(self, json_too: list[str], pocket: Path, folder: Path) -> None:
+        (folder / "kept.gguf").write_text("precious", encoding="utf-8")
+        given = ("--method", "gptq", "--write-importance", folder / "kept.gguf")
+
+        assert_refused(fewbits("quantize", pocket, "-o", folder / "o.gguf", *given, *json_too), "kept.gguf", "--force")
+        assert (folder / "kept.gguf").read_text(encoding="utf-8") == "precious"
+
     @pytest.mark.parametrize(("text", "words"), [("", ("is empty",)), ("too few", ("too short", "tokens"))])
     def test_calibration_text_that_says_nothing(
         self, text: str, words: tuple[str, ...], json_too: list[str], pocket: Path, folder: Path

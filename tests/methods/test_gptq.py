@@ -21,26 +21,9 @@ from fewbits.methods.order import ORDERS, Factors
 from fewbits.methods.sweep import VectorGrid, sweep
 from fewbits.qtensor import QTensor
 from fewbits.testing import check_method
+from references.hessians import hessian_of, weights, width
 from references.obq import Doubles
 from references.obq import sweep as slow_sweep
-
-
-def hessian_of(cols: int, seed: int = 0) -> torch.Tensor:
-    """The Hessian (cols, cols) of inputs whose columns depend on each other and are of unlike size."""
-    drawn = torch.Generator().manual_seed(seed)
-    mixed = torch.eye(cols) + 2 * torch.randn(cols, cols, generator=drawn) / cols**0.5
-    x = torch.randn(4 * cols, cols, generator=drawn) @ mixed * torch.rand(cols, generator=drawn).add(0.2)
-    return x.T @ x / len(x)
-
-
-def weights(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
-
-
-def width(name: str) -> int:
-    """Two spans, or about a hundred columns."""
-    span = max(formats.get(name).span, 1)
-    return 2 * span if span >= 96 else 96 // span * span
 
 
 def near(hessian: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -142,7 +125,7 @@ def test_equals_the_slow_sweep_where_eight_columns_are_rounded_together() -> Non
 @pytest.mark.parametrize("name", ["Q4_0", "Q2_K", "IQ3_S", "int4_g32_sym_f16", "int3_g96_asym_f16", "nf4_g64_dq"])
 @pytest.mark.parametrize("chunk", [32, 96, 1024])
 def test_the_chunk_changes_nothing(name: str, chunk: int) -> None:
-    format, cols = formats.get(name), 3 * max(width(name), 192)
+    format, cols = formats.get(name), 3 * max(width(formats.get(name)), 192)
     w, h = weights(3, cols, 7), hessian_of(cols, 7)
 
     one, other = (GPTQ(chunk=c).solve(w, format, {"hessian": h}) for c in (128, chunk))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fewbits import formats, methods
 from fewbits.calibrated import guard
 from fewbits.calibrated.ground import Ground, Ids, count_batches, states_name
 from fewbits.calibrated.solving import KINDS
 from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.walk import batch_size
-from fewbits.encoding import encode_slab
-from fewbits.kernels.stored import stored_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +52,8 @@ def _stored_embedding(ground: Ground) -> dict[str, torch.Tensor]:
     planned, source = ground.planned[parameter.target], parameter.placement.source
     if not planned.quantizable or planned.format == source.format:
         return {}
-    encoded = encode_slab(methods.get("nearest"), planned, source.format, parameter.placement.slab(0, source.rows))
-    numbers = stored_numbers(formats.get(planned.format), encoded.fields, (source.rows, source.cols))
-    return {name: parameter.in_network(numbers)}
+    rows = parameter.placement.slab(0, source.rows)
+    return {name: parameter.in_network(ground.rounded(parameter, source.format, rows))}
 
 
 def _embed(ground: Ground, network: LayeredNetwork, ids: Ids, name: str) -> None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits import formats
+from fewbits import formats, methods
 from fewbits.calibrated import guard
-from fewbits.calibrated.parameters import Parameters, SourceNetwork
+from fewbits.calibrated.parameters import Parameter, Parameters, SourceNetwork
 from fewbits.calibrated.workspace import Workspace
 from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.walk import Batches, advance, batch_size
+from fewbits.checkpoints.base import Bytes
+from fewbits.encoding import encode_slab
 from fewbits.formats import Fields
 from fewbits.kernels.stored import stored_numbers
 from fewbits.reporting.record import PlannedTensor
@@ -82,17 +84,20 @@ class Ground:
     work: Workspace
     workers: Workers
     report: Callable[[int, int], None]
-    network: LayeredNetwork = field(init=False)
     spans: list[range] = field(init=False)
     """Layers between two checkpoints of the guard."""
     progress: Progress = field(init=False)
     _batches: dict[str, list[Batches]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.network = LayeredNetwork(self.source.skeleton, self.source.parameters)
         self.spans = guard.spans(len(self.network))
         self.progress = Progress(self.report, self._cost())
         self._batches = {}
+
+    @property
+    def network(self) -> LayeredNetwork:
+        """The source's network."""
+        return self.source.network
 
     @property
     def parameters(self) -> Parameters:
@@ -154,6 +159,12 @@ class Ground:
         found = self.parameters.find(parameter)
         planned, source = self.planned[found.target], found.placement.source
         return found.in_network(stored_numbers(formats.get(planned.format), fields, (source.rows, source.cols)))
+
+    def rounded(self, parameter: Parameter, numbers: str, rows: Bytes) -> torch.Tensor:
+        """What is stored of all `rows` of a parameter not solved, (rows, cols) float32 in the target's order."""
+        planned, source = self.planned[parameter.target], parameter.placement.source
+        encoded = encode_slab(methods.get("nearest"), planned, numbers, rows)
+        return stored_numbers(formats.get(planned.format), encoded.fields, (source.rows, source.cols))
 
     def put(self, prefix: str, sites: Mapping[str, Any], fields: Mapping[str, Fields]) -> None:
         """Give the modules `sites` the numbers of stored fields."""

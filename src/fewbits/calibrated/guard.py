@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.calibration.network import Head, LayeredNetwork
-from fewbits.calibration.walk import Batches, States, advance
+from fewbits.calibration.walk import Batches, States, advance, tensor_of
 from fewbits.workers import Workers
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _log_probabilities(
 
     def run(window: int) -> torch.Tensor:
         with torch.no_grad():
-            logits = head.logits(torch.from_numpy(np.array(states[window : window + 1])))[0]
+            logits = head.logits(tensor_of(states[window : window + 1]))[0]
             return logits.float().log_softmax(-1)
 
     return [found for _, found in workers.in_order(run, windows)]

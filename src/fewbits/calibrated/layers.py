@@ -6,21 +6,17 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fewbits.calibrated.ground import CALIBRATION, HEAD, TARGET, Ground, layer_folder, states_name
 from fewbits.calibrated.scaling import KIND as SCALING
 from fewbits.calibrated.scaling import Scaling, scale
 from fewbits.calibrated.solving import KINDS, solve
 from fewbits.calibration.network import Head
-from fewbits.calibration.walk import Batches, Measured, measure
+from fewbits.calibration.walk import Measured, forward, measure, tensor_of
 from fewbits.formats import Fields
+from fewbits.methods.gptq import importance_of
 
 if TYPE_CHECKING:
     import torch
-
-FLOOR = 2.0**-20
-"""The least that a column counts, as a part of what columns count on average."""
 
 
 def solve_layer(ground: Ground, index: int) -> None:
@@ -46,12 +42,7 @@ def solve_layer(ground: Ground, index: int) -> None:
 def _measure(ground: Ground, index: int, layer: Any, sites: Mapping[str, Any], kind: str) -> Measured:
     """What reaches the matrices of a layer from states of `kind`."""
     states, batches = ground.work.states(states_name(kind, index)), ground.batches(kind)[index]
-    return measure(sites, partial(_forward, layer, states, batches), batches, ground.workers, ground.progress)
-
-
-def _forward(layer: Any, states: Any, batches: Batches, batch: slice) -> None:
-    call = batches.call(batch)
-    layer(_tensor(states[batch]), *call.args, **call.kwargs)
+    return measure(sites, partial(forward, layer, states, batches), batches, ground.workers, ground.progress)
 
 
 def _forget(ground: Ground, index: int) -> None:
@@ -83,7 +74,7 @@ def _solve(
         for name in names:
             parameter = ground.parameters.find(_weight(prefix, name))
             planned, scaling = ground.planned[parameter.target], scalings.get(parameter.target)
-            w = parameter.rows() if scaling is None else _tensor(scaling.applied(parameter.rows().numpy()))
+            w = parameter.rows() if scaling is None else tensor_of(scaling.applied(parameter.rows().numpy()))
             solved = solve(w, planned, ground.way.method, stats, ground.workers)
             for kind in KINDS:
                 fields[kind][parameter.target] = solved.fields[kind]
@@ -105,20 +96,9 @@ def _weight(prefix: str, module: str) -> str:
 def _stats(ground: Ground, hessian: torch.Tensor, scaling: Scaling | None) -> Mapping[str, Any]:
     """What the method reads: inputs are divided by what the columns of their consumers were multiplied with."""
     if scaling is not None and scaling.columns is not None:
-        columns = _tensor(scaling.columns)
+        columns = tensor_of(scaling.columns)
         hessian = hessian / columns / columns[:, None]
     return ground.way.method.prepare({"hessian": hessian, "importance": importance_of(hessian)})
-
-
-def importance_of(hessian: torch.Tensor) -> torch.Tensor:
-    """What columns (cols,) float32 count: the diagonal of H, its mean brought to 1, nothing quite at zero."""
-    import torch
-
-    diagonal = hessian.diagonal()
-    mean = diagonal.mean()
-    if not bool(mean > 0):
-        return torch.ones_like(diagonal)
-    return (diagonal / mean).clamp_min(FLOOR)
 
 
 def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:
@@ -142,14 +122,8 @@ def _measure_head(ground: Ground, head: Head, kind: str) -> Measured:
     with head.inputs_only():
         return measure(
             {head.name: head.module},
-            lambda batch: head.reach(_tensor(states[batch])),
+            lambda batch: head.reach(tensor_of(states[batch])),
             batches,
             ground.workers,
             ground.progress,
         )
-
-
-def _tensor(states: Any) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.array(states))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits import kernels
+from fewbits.calibration.network import LayeredNetwork
 from fewbits.checkpoints.base import Conversion, Order, Placement
 from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.gguf import GGUFReader
@@ -19,7 +20,7 @@ from fewbits.evaluation.gguf_config import read_config
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.evaluation.model_files import Vocabulary
-from fewbits.models import Architecture, for_gguf
+from fewbits.models import Architecture, StreamFact, for_gguf
 from fewbits.workers import row_slabs
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ class Parameter:
 class Parameters:
     """Name in transformers -> parameter. Calling it with a name reads the numbers."""
 
-    def __init__(self, named: Mapping[str, Parameter]) -> None:
+    def __init__(self, named: Mapping[str, Parameter], stream: StreamFact) -> None:
         self.named = named
+        self._tied = {stream.head: stream.embedding}
 
     def __call__(self, name: str) -> torch.Tensor:
         """The numbers of the parameter `name`, in its own shape."""
@@ -74,7 +76,7 @@ class Parameters:
 
     def find(self, name: str) -> Parameter:
         """The parameter `name`; a head without a matrix of its own has the embedding's."""
-        found = self.named.get(name) or self.named.get("model.embed_tokens.weight" if name == "lm_head.weight" else "")
+        found = self.named.get(name) or self.named.get(self._tied.get(name, ""))
         if found is None:
             raise CalibrationError(
                 f"the network wants {name}, which the source does not have; it cannot be run, so take --method nearest."
@@ -84,9 +86,9 @@ class Parameters:
 
 @dataclass(frozen=True)
 class SourceNetwork:
-    """A source that can be run: the network without weights, the weights by name, and the tokens."""
+    """A source that can be run: the network, one layer of which has weights at a time, weights by name, tokens."""
 
-    skeleton: Any
+    network: LayeredNetwork
     parameters: Parameters
     vocabulary: Vocabulary
     context_limit: int
@@ -102,26 +104,29 @@ def open_network(conversion: Conversion) -> SourceNetwork:
         directory = HuggingFaceModel.open(first.parent)
         named = {p.source.name: Parameter(p, _inverse(p.order)) for p in conversion.placements if not p.computed}
         config = read_configuration(first.parent)
+        parameters = Parameters(named, config.architecture.stream)
         return SourceNetwork(
-            directory.skeleton(),
-            Parameters(named),
+            LayeredNetwork(directory.skeleton(), parameters),
+            parameters,
             directory.vocabulary(),
             directory.context_limit,
             config.architecture,
             config.values,
         )
     model = GGUFModel.open(first)
+    architecture = for_gguf(conversion.architecture)
+    parameters = Parameters(_of_gguf(conversion, first), architecture.stream)
     return SourceNetwork(
-        model.skeleton(),
-        _of_gguf(conversion, first),
+        LayeredNetwork(model.skeleton(), parameters),
+        parameters,
         model.vocabulary(),
         model.context_limit,
-        for_gguf(conversion.architecture),
+        architecture,
         model.config.values,
     )
 
 
-def _of_gguf(conversion: Conversion, path: Path) -> Parameters:
+def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
     """A GGUF source keeps its rows' order in the target; the network wants the halves of heads apart."""
     config = read_config(GGUFReader(path))
     named = {}
@@ -132,7 +137,7 @@ def _of_gguf(conversion: Conversion, path: Path) -> Parameters:
         heads = config.values["num_attention_heads" if fact.shape[0] == "query" else "num_key_value_heads"]
         order = interleaved(placement.source.rows, heads) if fact.order == "rope" else None
         named[name] = Parameter(placement, _inverse(order))
-    return Parameters(named)
+    return named
 
 
 def _inverse(order: Order | None) -> Order | None:

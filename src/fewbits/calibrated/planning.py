@@ -13,7 +13,6 @@ from fewbits.calibrated import guard
 from fewbits.calibrated.parameters import SourceNetwork, open_network
 from fewbits.calibration.data import read_calibration
 from fewbits.calibration.mix import guard_text
-from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.walk import BATCH_TOKENS, ROUND
 from fewbits.checkpoints.base import Conversion
 from fewbits.checkpoints.fields import PLAIN
@@ -32,7 +31,6 @@ class Plan:
     """Everything that `run.Walk` needs beside the formats."""
 
     source: SourceNetwork
-    network: LayeredNetwork
     calibration: Any
     """Windows (windows, length) int64 that codes are chosen by."""
     held_out: Any
@@ -46,7 +44,6 @@ class Plan:
 def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
     """Open the model as a network and read the texts; raises FewbitsError where one of them cannot be used."""
     source = open_network(conversion)
-    network = LayeredNetwork(source.skeleton, source.parameters)
     length = min(asked.length, source.context_limit)
     data = read_calibration(asked.text, source.vocabulary, length=length, windows=asked.windows, seed=seed)
     judged = [guard_text()] if asked.guard is None else asked.guard
@@ -62,14 +59,14 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
         tokens=int(data.windows.size),
         guard_tokens=int(held_out.windows.size),
         target_text=target.fingerprint if target else None,
-        checkpoints=len(guard.spans(len(network))),
-        layers=len(network),
+        checkpoints=len(guard.spans(len(source.network))),
+        layers=len(source.network),
     )
     notes = [f"Calibration: {note}." for note in data.notes]
     if length < asked.length:
         notes.append(f"Windows were shortened from {asked.length} to {length} tokens, all that the model was made for.")
     seen = target.windows if target else None
-    return Plan(source, network, data.windows, held_out.windows, seen, used, tuple(notes))
+    return Plan(source, data.windows, held_out.windows, seen, used, tuple(notes))
 
 
 def with_methods(tensors: Iterable[PlannedTensor], plan: Plan, way: Way) -> tuple[PlannedTensor, ...]:
@@ -88,21 +85,21 @@ def _linear(plan: Plan) -> frozenset[str]:
     """Tensors of the target that are matrices of linear layers: those of layers, and the head if it has its own."""
     import torch
 
-    network, named = plan.network.network, plan.source.parameters.named
+    network, named = plan.source.network.network, plan.source.parameters.named
     head = network.get_output_embeddings()
     return frozenset(
         named[f"{name}.weight"].target
         for name, module in network.named_modules()
         if isinstance(module, torch.nn.Linear)
         and f"{name}.weight" in named
-        and (module is head or name.startswith(f"{plan.network.prefix}."))
+        and (module is head or name.startswith(f"{plan.source.network.prefix}."))
     )
 
 
 def estimate_seconds(plan: Plan, threads: int) -> float:
     """Expected seconds of the walk, from the rate of a matrix product tried here."""
-    shapes = [tuple(p.shape) for p in plan.network.shape(0).parameters() if p.dim() == 2]
-    weights, layers = sum(a * b for a, b in shapes), len(plan.network)
+    shapes = [tuple(p.shape) for p in plan.source.network.shape(0).parameters() if p.dim() == 2]
+    weights, layers = sum(a * b for a, b in shapes), len(plan.source.network)
     squares = sum(cols * cols for cols in {cols for _, cols in shapes})
     sweep = sum(rows * cols * cols for rows, cols in shapes)
     judged = sum(2 * (layers - span.stop) for span in guard.spans(layers))
@@ -125,12 +122,12 @@ def _rate() -> float:
 
 def estimate_memory(plan: Plan, threads: int) -> int:
     """Expected bytes in memory at most: one layer three times, its Hessians and a factor, inputs of a few batches."""
-    shapes = [tuple(p.shape) for p in plan.network.shape(0).parameters() if p.dim() == 2]
+    shapes = [tuple(p.shape) for p in plan.source.network.shape(0).parameters() if p.dim() == 2]
     widths = [cols for _, cols in shapes]
     weights = 4 * sum(rows * cols for rows, cols in shapes)
     hessians = 4 * sum(cols * cols for cols in set(widths)) * 2 + 3 * 8 * max(widths) ** 2
     inputs = 4 * BATCH_TOKENS * (ROUND + 2 * threads) * sum(set(widths)) * 2
-    embedding: int = 4 * int(np.prod(plan.network.network.get_input_embeddings().weight.shape))
+    embedding: int = 4 * int(np.prod(plan.source.network.network.get_input_embeddings().weight.shape))
     most: int = max(3 * weights + hessians + inputs, 2 * embedding + inputs)
     return most
 

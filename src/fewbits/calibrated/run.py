@@ -17,7 +17,7 @@ from fewbits.calibrated.judging import judge, verdict_of
 from fewbits.calibrated.layers import solve_layer
 from fewbits.calibrated.scaling import KIND as SCALING
 from fewbits.calibrated.solving import KINDS
-from fewbits.calibration.walk import one_torch_thread
+from fewbits.workers import one_torch_thread
 
 
 @dataclass(frozen=True)

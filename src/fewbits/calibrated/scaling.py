@@ -104,7 +104,7 @@ def put_scaled(ground: Ground, index: int, layer: Any, scalings: Mapping[str, Sc
         scaling = scalings.get(known.target)
         if scaling is None:
             continue
-        w = torch.from_numpy(scaling.applied(known.rows().numpy()))
-        if ground.planned[known.target].format == "BF16":
-            w = w.bfloat16().float()
+        numbers = np.ascontiguousarray(scaling.applied(known.rows().numpy()))
+        solved = ground.planned[known.target].method == ground.way.name
+        w = torch.from_numpy(numbers) if solved else ground.rounded(known, "F32", numbers.view(np.uint8))
         parameter.data.copy_(known.in_network(w))

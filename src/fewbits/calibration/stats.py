@@ -111,7 +111,33 @@ class AbsMax(MinMax):
         return torch.maximum(self._low.abs(), self._high.abs())
 
 
-class RunningAverage(Counted):
+class _Mean(Counted):
+    """A mean per column, (cols,) float32, of what `_each` makes of the numbers."""
+
+    def __init__(self, cols: int) -> None:
+        super().__init__(cols)
+        self._sum = torch.zeros(cols, dtype=torch.float64)
+
+    @property
+    def value(self) -> torch.Tensor:
+        """(cols,)."""
+        self._require_tokens()
+        return (self._sum / self.tokens).float()
+
+    def update(self, x: torch.Tensor) -> None:
+        """See the tokens of `x`."""
+        self._sum = self._sum.to(x.device) + self._each(self._count(x).double()).sum(0)
+
+    def merge(self, other: _Mean) -> None:
+        """See what `other` has seen."""
+        self.tokens += other.tokens
+        self._sum = self._sum + other._sum.to(self._sum.device)
+
+    def _each(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class RunningAverage(_Mean):
     """The mean per column, (cols,) float32: what rounding errors of a matrix are multiplied with on average.
 
     >>> import torch
@@ -121,27 +147,8 @@ class RunningAverage(Counted):
     [2.0, -1.0]
     """
 
-    def __init__(self, cols: int) -> None:
-        super().__init__(cols)
-        self._sum = torch.zeros(cols, dtype=torch.float64)
 
-    @property
-    def value(self) -> torch.Tensor:
-        """(cols,)."""
-        self._require_tokens()
-        return (self._sum / self.tokens).float()
-
-    def update(self, x: torch.Tensor) -> None:
-        """See the tokens of `x`."""
-        self._sum = self._sum.to(x.device) + self._count(x).double().sum(0)
-
-    def merge(self, other: RunningAverage) -> None:
-        """See what `other` has seen."""
-        self.tokens += other.tokens
-        self._sum = self._sum + other._sum.to(self._sum.device)
-
-
-class MeanSquare(Counted):
+class MeanSquare(_Mean):
     """The mean of squares per column, (cols,) float32: what llama.cpp's imatrix holds.
 
     >>> import torch
@@ -151,29 +158,13 @@ class MeanSquare(Counted):
     [5.0, 2.0]
     """
 
-    def __init__(self, cols: int) -> None:
-        super().__init__(cols)
-        self._sum = torch.zeros(cols, dtype=torch.float64)
-
-    @property
-    def value(self) -> torch.Tensor:
-        """(cols,)."""
-        self._require_tokens()
-        return (self._sum / self.tokens).float()
-
     @property
     def sums(self) -> torch.Tensor:
         """The sums of squares (cols,) float64; zeros where no token was seen. An importance matrix stores them."""
         return self._sum
 
-    def update(self, x: torch.Tensor) -> None:
-        """See the tokens of `x`."""
-        self._sum = self._sum.to(x.device) + self._count(x).double().square().sum(0)
-
-    def merge(self, other: MeanSquare) -> None:
-        """See what `other` has seen."""
-        self.tokens += other.tokens
-        self._sum = self._sum + other._sum.to(self._sum.device)
+    def _each(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square()
 
 
 class Hessian(Counted):

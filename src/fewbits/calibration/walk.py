@@ -7,7 +7,6 @@ tiles of columns: nothing depends on how many threads there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import local
 from typing import TYPE_CHECKING, Any
@@ -61,17 +60,6 @@ def batch_size(length: int) -> int:
     return max(1, BATCH_TOKENS // length)
 
 
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """One thread for torch while several workers call it, so that no sum is cut by the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def advance(
     layer: Any,
     name: str,
@@ -84,18 +72,24 @@ def advance(
     """Run `layer` on `states` into `out`; raises CalibrationError, naming the layer, where no number comes out."""
 
     def run(batch: slice) -> None:
-        out[batch] = _finite(_forward(layer, states[batch], batches.call(batch)), name).numpy()
+        out[batch] = _finite(forward(layer, states, batches, batch), name).numpy()
 
     for _ in workers.in_order(run, batches.slices()):
         progress()
 
 
-def _forward(layer: Any, states: npt.NDArray[np.float32], call: Call) -> torch.Tensor:
-    """A batch through `layer`; torch's switches belong to a thread, so gradients are turned off here."""
+def forward(layer: Any, states: States, batches: Batches, batch: slice) -> torch.Tensor:
+    """What `layer` answers to the windows `batch`; gradients are turned off here, as a thread has its own switch."""
+    call = batches.call(batch)
     with torch.no_grad():
-        result = layer(torch.from_numpy(np.array(states)), *call.args, **call.kwargs)
+        result = layer(tensor_of(states[batch]), *call.args, **call.kwargs)
     answer: torch.Tensor = result[0] if isinstance(result, tuple) else result
     return answer
+
+
+def tensor_of(states: States) -> torch.Tensor:
+    """A copy of states as a tensor: those of a file are not to be written to."""
+    return torch.from_numpy(np.array(states))
 
 
 def _finite(states: torch.Tensor, name: str) -> torch.Tensor:
@@ -119,12 +113,12 @@ class Measured:
 
 def measure(
     sites: Mapping[str, Any],
-    forward: Callable[[slice], None],
+    run_batch: Callable[[slice], object],
     batches: Batches,
     workers: Workers,
     progress: Callable[[], None] = lambda: None,
 ) -> Measured:
-    """Hessians of the inputs of the modules `sites`, while `forward` takes each batch of windows through them."""
+    """Hessians of the inputs of the modules `sites`, while `run_batch` takes each batch of windows through them."""
     seen = local()
 
     def watch(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
@@ -136,7 +130,7 @@ def measure(
     def run(batch: slice) -> dict[str, torch.Tensor]:
         seen.inputs = {}
         with torch.no_grad():  # torch's switches belong to a thread
-            forward(batch)
+            run_batch(batch)
         return dict(seen.inputs)
 
     hooks = [module.register_forward_pre_hook(watch(name), prepend=True) for name, module in sites.items()]
