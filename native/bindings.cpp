@@ -353,7 +353,7 @@ void give_packed_points(const std::string& name, const Bytes& packed, const Poin
 
 NB_MODULE(_native, m) {
     m.doc() = "Native codecs of fewbits; use them through fewbits.kernels.";
-    m.attr("interface") = 3;  // grows when Python asks for more (kernels/module.py)
+    m.attr("interface") = 4;  // grows when Python asks for more (kernels/module.py)
     m.def("isa", [] { return std::string(kernels().isa); });
     m.def("available", [] {
         std::vector<std::string> found;
@@ -390,6 +390,7 @@ NB_MODULE(_native, m) {
     m.def("decode_fields", &decode_fields, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"), nb::arg("scaling"),
           nb::arg("w"), nb::arg("isa") = "");
     bind_feedback(m);
+    bind_products(m);
     bind_grouped(m);
     bind_strings(m);
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");

@@ -6,7 +6,7 @@ set(FEWBITS_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall
     -Wno-uninitialized -Wno-maybe-uninitialized)  # GCC 12 warns of its own AVX-512 headers
 
 add_library(fewbits_kernels STATIC "${FEWBITS_NATIVE}/cpu_features.cpp" "${FEWBITS_NATIVE}/dispatch.cpp"
-            "${FEWBITS_NATIVE}/lattices.cpp" "${FEWBITS_NATIVE}/verify/lattices.cpp")
+            "${FEWBITS_NATIVE}/lattices.cpp" "${FEWBITS_NATIVE}/verify/lattices.cpp" "${FEWBITS_NATIVE}/products/choice.cpp")
 target_include_directories(fewbits_kernels PUBLIC "${FEWBITS_NATIVE}/include")
 target_compile_options(fewbits_kernels PRIVATE ${FEWBITS_FLAGS})
 
@@ -36,6 +36,15 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   fewbits_isa(avx2 simd -mavx2 -mfma -mf16c)
   fewbits_isa(avx512 simd -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c
               -mprefer-vector-width=512)
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(-mavx512bf16 FEWBITS_KNOWS_BFLOAT16)
+  if(FEWBITS_KNOWS_BFLOAT16)
+    add_library(fewbits_bfloat16 OBJECT "${FEWBITS_NATIVE}/products/bfloat16.cpp")
+    target_include_directories(fewbits_bfloat16 PRIVATE "${FEWBITS_NATIVE}/include")
+    target_compile_options(fewbits_bfloat16 PRIVATE ${FEWBITS_FLAGS} -mavx512f -mavx512bw -mavx512vl -mavx512bf16)
+    target_sources(fewbits_kernels PRIVATE $<TARGET_OBJECTS:fewbits_bfloat16>)
+    target_compile_definitions(fewbits_kernels PRIVATE FEWBITS_HAVE_BFLOAT16)
+  endif()
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   fewbits_isa(neon simd)
 endif()

@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "workers",
     },
     "transforms": {"errors", "registry", "lazy", "formats.base", "formats.overrides", "models"},
-    "calibration": {"errors", "registry", "lazy", "workers"},
+    "calibration": {"errors", "kernels", "registry", "lazy", "workers"},
     "way": {"errors", "methods", "transforms"},
     "calibrated": {
         "",

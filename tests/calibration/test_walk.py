@@ -140,6 +140,9 @@ def test_a_layer_that_answers_nan_is_named(workers: Workers) -> None:
         walked(layered(whole), torch.ones(2, 8, dtype=torch.long), workers)
 
 
-@pytest.mark.parametrize(("length", "windows"), [(512, 4), (2048, 1), (4096, 1), (100, 20)])
-def test_batches_are_of_about_as_many_tokens(length: int, windows: int) -> None:
-    assert batch_size(length) == windows
+@pytest.mark.parametrize(
+    ("windows", "length", "together"),
+    [(99, 512, 4), (99, 2048, 1), (99, 4096, 1), (99, 100, 20), (4, 512, 1), (9, 512, 3), (1, 100, 1)],
+)
+def test_batches_are_of_about_as_many_tokens(windows: int, length: int, together: int) -> None:
+    assert batch_size(windows, length) == together

@@ -188,7 +188,7 @@ def test_the_laws_see_a_sweep_in_the_wrong_direction(monkeypatch: pytest.MonkeyP
     h, w = hessian_of(96), weights(4, 96)
     good = float(objective(w, GPTQ().solve(w, formats.get("int4_row_sym"), {"hessian": h}), h).sum())
 
-    def turned(hessian: torch.Tensor, order: torch.Tensor | None) -> Factor:
+    def turned(hessian: torch.Tensor, order: torch.Tensor | None, workers: None) -> Factor:
         factor = factored(hessian, order)
         return replace(factor, upper=2 * torch.eye(len(hessian)).double() - factor.upper)
 

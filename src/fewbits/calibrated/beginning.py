@@ -60,7 +60,7 @@ def _embed(ground: Ground, network: LayeredNetwork, ids: Ids, name: str) -> None
     """Keep the states that `ids` have in front of the first layer."""
     import torch
 
-    size, states = batch_size(ids.shape[1]), None
+    size, states = batch_size(*ids.shape), None
     with network.embedding() as embed:
         for start in range(0, len(ids), size):
             found = embed(torch.from_numpy(ids[start : start + size])).numpy()

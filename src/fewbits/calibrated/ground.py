@@ -121,10 +121,13 @@ class Ground:
     def _calls(self, ids: Ids) -> list[Batches]:
         import torch
 
-        size = min(batch_size(ids.shape[1]), len(ids))
+        size = batch_size(*ids.shape)
         sizes = {size, len(ids) % size} - {0}
         found = {n: self.network.calls(torch.from_numpy(ids[:n])) for n in sizes}
-        return [Batches(len(ids), size, {n: calls[i] for n, calls in found.items()}) for i in range(len(self.network))]
+        return [
+            Batches(len(ids), size, {n: calls[i] for n, calls in found.items()}, self.network.precision)
+            for i in range(len(self.network))
+        ]
 
     def is_finished(self, index: int) -> bool:
         """Whether the codes of layer `index` are kept."""
@@ -183,7 +186,7 @@ class Ground:
 
 def count_batches(ids: Ids) -> int:
     """How many batches the windows `ids` make."""
-    return -(-len(ids) // batch_size(ids.shape[1]))
+    return -(-len(ids) // batch_size(*ids.shape))
 
 
 def layer_folder(index: int) -> str:

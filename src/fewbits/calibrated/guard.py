@@ -21,7 +21,7 @@ from fewbits.workers import Workers
 if TYPE_CHECKING:
     import torch
 
-TOKENS = 4096
+TOKENS = 2048
 """Tokens of guard text."""
 
 CHECKPOINTS = 8

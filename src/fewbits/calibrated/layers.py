@@ -98,7 +98,7 @@ def _stats(ground: Ground, hessian: torch.Tensor, scaling: Scaling | None) -> Ma
     if scaling is not None and scaling.columns is not None:
         columns = tensor_of(scaling.columns)
         hessian = hessian / columns / columns[:, None]
-    return ground.way.method.prepare({"hessian": hessian, "importance": importance_of(hessian)})
+    return ground.way.method.prepare({"hessian": hessian, "importance": importance_of(hessian)}, ground.workers)
 
 
 def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:

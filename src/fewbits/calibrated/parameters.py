@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from fewbits import kernels
 from fewbits.calibration.network import LayeredNetwork
+from fewbits.calibration.precision import precision_for
 from fewbits.checkpoints.base import Conversion, Order, Placement
 from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.gguf import GGUFReader
@@ -100,13 +102,14 @@ class SourceNetwork:
 def open_network(conversion: Conversion) -> SourceNetwork:
     """What the walk needs of the source of `conversion`; raises EvaluationError where transformers cannot run it."""
     first = conversion.files[0]
+    precision = precision_for(_most_common_numbers(conversion))
     if first.name == "config.json":
         directory = HuggingFaceModel.open(first.parent)
         named = {p.source.name: Parameter(p, _inverse(p.order)) for p in conversion.placements if not p.computed}
         config = read_configuration(first.parent)
         parameters = Parameters(named, config.architecture.stream)
         return SourceNetwork(
-            LayeredNetwork(directory.skeleton(), parameters),
+            LayeredNetwork(directory.skeleton(), parameters, precision),
             parameters,
             directory.vocabulary(),
             directory.context_limit,
@@ -117,13 +120,21 @@ def open_network(conversion: Conversion) -> SourceNetwork:
     architecture = for_gguf(conversion.architecture)
     parameters = Parameters(_of_gguf(conversion, first), architecture.stream)
     return SourceNetwork(
-        LayeredNetwork(model.skeleton(), parameters),
+        LayeredNetwork(model.skeleton(), parameters, precision),
         parameters,
         model.vocabulary(),
         model.context_limit,
         architecture,
         model.config.values,
     )
+
+
+def _most_common_numbers(conversion: Conversion) -> str:
+    """The format of most of the weights."""
+    weights: Counter[str] = Counter()
+    for placement in conversion.placements:
+        weights[placement.source.format] += placement.source.rows * placement.source.cols
+    return weights.most_common(1)[0][0]
 
 
 def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:

@@ -61,6 +61,7 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
         target_text=target.fingerprint if target else None,
         checkpoints=len(guard.spans(len(source.network))),
         layers=len(source.network),
+        precision=source.network.precision,
     )
     notes = [f"Calibration: {note}." for note in data.notes]
     if length < asked.length:
@@ -150,5 +151,6 @@ def asked_for(
         "text": plan.used.text["sha256"],
         "guard_text": plan.used.guard_text["sha256"],
         "target_text": plan.used.target_text and plan.used.target_text["sha256"],
+        "precision": plan.used.precision,
         "seed": seed,
     }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROWS = 256
 """Rows that are solved together: the same for any number of threads."""
 
-MEASURED = 512
+MEASURED = 128
 """Rows of a matrix, at most and evenly spread, on which the error of its outputs is measured."""
 
 KINDS = ("solved", "plain")

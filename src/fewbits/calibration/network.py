@@ -14,6 +14,7 @@ from functools import cache
 from threading import local
 from typing import TYPE_CHECKING, Any
 
+from fewbits.calibration.precision import FLOAT32, computing
 from fewbits.errors import CalibrationError
 from fewbits.lazy import LazyModule
 
@@ -24,6 +25,10 @@ else:
 
 Parameters = Callable[[str], "torch.Tensor"]
 """The numbers of the parameter of a name, in its own shape."""
+
+
+class ReachedError(Exception):
+    """Thrown where everything that is watched was seen, to end a run there; never seen outside."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,10 @@ class Call:
 class LayeredNetwork:
     """`network`, all of it on the meta device, whose parameters come from `parameters` when they are needed."""
 
-    def __init__(self, network: Any, parameters: Parameters) -> None:
+    def __init__(self, network: Any, parameters: Parameters, precision: str = FLOAT32) -> None:
         self.network = network
+        self.precision = precision
+        """In which layers and head are computed."""
         self._parameters = parameters
         self.prefix, self._layers = _layers(network)
         self._real = list(self._layers)
@@ -106,7 +113,7 @@ class LayeredNetwork:
             if not name.startswith(f"{self.prefix}.") and not self._embeds(name)
         ]
         with self._replaced(stand_ins), self._filled_parameters(self.network, "", names):
-            yield Head(self.network, stand_ins[-1])
+            yield Head(self.network, stand_ins[-1], self.precision)
 
     def _embeds(self, name: str) -> bool:
         """Whether the parameter `name` is the embedding's, which nothing behind the layers reads unless it is tied."""
@@ -141,16 +148,13 @@ class LayeredNetwork:
                 _assign(module, name, parameter)
 
 
-class _ReachedError(Exception):
-    """Thrown in front of the output matrix to end a run there; never seen outside."""
-
-
 class Head:
     """What comes after the last layer."""
 
-    def __init__(self, network: Any, last: Any) -> None:
+    def __init__(self, network: Any, last: Any, precision: str) -> None:
         self._network = network
         self._last = last
+        self._precision = precision
         self.module = network.get_output_embeddings()
         """The output matrix."""
         self.name = next(name for name, module in network.named_modules() if module is self.module)
@@ -160,7 +164,7 @@ class Head:
         """Until the end of the block, `reach` stops where the output matrix would be multiplied with."""
 
         def stop(*_: Any) -> None:
-            raise _ReachedError
+            raise ReachedError
 
         handle = self.module.register_forward_pre_hook(stop)
         try:
@@ -170,14 +174,15 @@ class Head:
 
     def reach(self, states: torch.Tensor) -> None:
         """Let `states` come to the output matrix, for whoever watches its inputs."""
-        with suppress(_ReachedError):
+        with suppress(ReachedError):
             self.logits(states)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits (windows, length, vocabulary) for what the last layer gave, `states` (windows, length, hidden)."""
         # Some architectures scale what they embed: what counts is what the last layer's place answers, in this thread.
         self._last.answer.states = states
-        logits: torch.Tensor = self._network(inputs_embeds=states, use_cache=False).logits
+        with computing(self._precision):
+            logits: torch.Tensor = self._network(inputs_embeds=states, use_cache=False).logits
         return logits
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fewbits.errors import CalibrationError
+from fewbits.kernels.products import add_products
 from fewbits.lazy import LazyModule
 from fewbits.registry import Registry
 
@@ -195,11 +196,13 @@ class Hessian(Counted):
         self._sum = self._sum.to(x.device).addmm_(tokens.T, tokens)
 
     def add_columns(self, x: torch.Tensor, columns: slice) -> None:
-        """Add `x` (tokens, cols) float32 to a few columns of the sum, down to the diagonal; `mirror` fills the rest.
+        """Add `x` (tokens, cols) to a few columns of the sum, down to the diagonal; `mirror` fills the rest.
 
         Several threads can grow one sum, each its columns; who calls this counts `tokens`.
         """
-        self._sum[: columns.stop, columns].addmm_(x[:, : columns.stop].T, x[:, columns])
+        if not add_products(x, columns, self._sum):
+            above = x[:, : columns.stop].float()
+            self._sum[: columns.stop, columns].addmm_(above.T, above[:, columns.start :])
 
     def mirror(self) -> None:
         """Make the sum symmetric after `add_columns`."""

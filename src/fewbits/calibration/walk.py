@@ -7,6 +7,7 @@ tiles of columns: nothing depends on how many threads there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import local
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.calibration.network import Call
+from fewbits.calibration.network import Call, ReachedError
+from fewbits.calibration.precision import FLOAT32, computing
 from fewbits.calibration.stats import Hessian
 from fewbits.errors import CalibrationError
 from fewbits.lazy import LazyModule
@@ -31,10 +33,13 @@ States = npt.NDArray[np.float32]
 BATCH_TOKENS = 2048
 """Tokens that go through a layer at once: enough for the matrix products to be fast."""
 
+LEAST_BATCHES = 4
+"""Batches that windows are divided into, where there are as many."""
+
 ROUND = 4
 """Batches whose inputs are kept until the sums have seen them."""
 
-TILE = 512
+TILE = 1024
 """Columns of a sum of products that are added to at once."""
 
 
@@ -45,6 +50,7 @@ class Batches:
     windows: int
     size: int
     calls: Mapping[int, Call]
+    precision: str = FLOAT32
 
     def slices(self) -> list[slice]:
         """The windows of each batch."""
@@ -55,9 +61,9 @@ class Batches:
         return self.calls[batch.stop - batch.start]
 
 
-def batch_size(length: int) -> int:
-    """Windows of `length` tokens that go through a layer at once."""
-    return max(1, BATCH_TOKENS // length)
+def batch_size(windows: int, length: int) -> int:
+    """How many of `windows` of `length` tokens go through a layer at once: few windows are still shared by threads."""
+    return max(1, min(BATCH_TOKENS // length, -(-windows // LEAST_BATCHES)))
 
 
 def advance(
@@ -79,12 +85,12 @@ def advance(
 
 
 def forward(layer: Any, states: States, batches: Batches, batch: slice) -> torch.Tensor:
-    """What `layer` answers to the windows `batch`; gradients are turned off here, as a thread has its own switch."""
+    """What `layer` answers to the windows `batch`."""
     call = batches.call(batch)
-    with torch.no_grad():
+    with computing(batches.precision):
         result = layer(tensor_of(states[batch]), *call.args, **call.kwargs)
     answer: torch.Tensor = result[0] if isinstance(result, tuple) else result
-    return answer
+    return answer.float()
 
 
 def tensor_of(states: States) -> torch.Tensor:
@@ -124,17 +130,19 @@ def measure(
     def watch(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
         def keep(_: Any, inputs: tuple[Any, ...]) -> None:
             seen.inputs[name] = inputs[0]
+            if len(seen.inputs) == len(sites):  # what this module answers is nobody's input
+                raise ReachedError
 
         return keep
 
     def run(batch: slice) -> dict[str, torch.Tensor]:
         seen.inputs = {}
-        with torch.no_grad():  # torch's switches belong to a thread
+        with torch.no_grad(), suppress(ReachedError):  # torch's switches belong to a thread
             run_batch(batch)
         return dict(seen.inputs)
 
     hooks = [module.register_forward_pre_hook(watch(name), prepend=True) for name, module in sites.items()]
-    sums = _Sums({name: module.in_features for name, module in sites.items()})
+    sums = _Sums({name: module.in_features for name, module in sites.items()}, batches.precision)
     try:
         for group in _rounds(batches.slices()):
             for _, inputs in workers.in_order(run, group):
@@ -155,8 +163,9 @@ def _rounds(slices: list[slice]) -> Iterator[list[slice]]:
 class _Sums:
     """Hessians that grow round after round."""
 
-    def __init__(self, widths: Mapping[str, int]) -> None:
+    def __init__(self, widths: Mapping[str, int], precision: str) -> None:
         self._widths = widths
+        self._dtype = getattr(torch, precision)  # what the matrices multiply with
         self._leaders: dict[str, str] = {}
         self._waiting: dict[str, list[torch.Tensor]] = {}
         self._hessians: dict[str, Hessian] = {}
@@ -169,7 +178,7 @@ class _Sums:
                 continue
             leader = self._leaders.setdefault(name, first.setdefault(id(inputs[name]), name))
             if leader == name:
-                self._waiting.setdefault(name, []).append(inputs[name].reshape(-1, self._widths[name]).float())
+                self._waiting.setdefault(name, []).append(inputs[name].reshape(-1, self._widths[name]).to(self._dtype))
 
     def add(self, workers: Workers) -> None:
         """Add what is waiting, tile by tile of columns, each in the order of the batches."""

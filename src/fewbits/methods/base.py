@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fewbits.formats.base import Format, Params
 from fewbits.qtensor import QTensor
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,8 @@ class Method(Protocol):
     def codec_is_enough(self) -> bool:
         """Whether `solve` is just the format's own fit and encode, which a native codec does in one pass."""
 
-    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`stats` with what all matrices of one input share, so that it is computed once."""
+    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
+        """`stats` with what all matrices of one input share, computed once, by `workers` where there are any."""
 
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fewbits.errors import CalibrationError
 from fewbits.lazy import LazyModule
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,12 @@ DAMPING = (0.01, 0.1, 1.0, 10.0)
 
 PANEL = 256
 """Columns whose costs are counted together."""
+
+BLOCK = 256
+"""Columns of a factor that are found together."""
+
+TILE = 1024
+"""Rows or columns before a block that one thread brings up to date."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Factor:
         return moved.double().square() @ self.energy[start:stop]
 
 
-def factored(hessian: torch.Tensor, order: torch.Tensor | None = None) -> Factor:
+def factored(hessian: torch.Tensor, order: torch.Tensor | None = None, workers: Workers | None = None) -> Factor:
     """The factor of `hessian` (cols, cols), which matrices with the same inputs share; `order` is that of the sweep.
 
     Columns that no input ever reached count as if they were reached alone. Raises CalibrationError where H holds no
@@ -100,14 +108,51 @@ def factored(hessian: torch.Tensor, order: torch.Tensor | None = None) -> Factor
         hessian = hessian[order][:, order]
     diagonal = hessian.diagonal().double()
     for share, added in _dampings(diagonal):
-        turned = hessian.double().flip(0, 1)  # the last column's own turn comes last, and Cholesky's begins with it
-        turned.diagonal().add_(added.flip(0))
-        lower, fails = torch.linalg.cholesky_ex(turned)
-        if int(fails) == 0:
-            root = lower.diagonal().clone()
-            upper = lower.div_(root).flip(0, 1)
-            return Factor(upper, root.square().flip(0), added, share, order)
+        upper = hessian.to(torch.float64, copy=True)
+        upper.diagonal().add_(added)
+        if _is_factored(upper, workers):
+            root = upper.diagonal().clone()
+            return Factor(upper.div_(root), root.square(), added, share, order)
     raise CalibrationError("the inputs of this matrix are too much alike to tell its columns apart; give more text.")
+
+
+def _is_factored(a: torch.Tensor, workers: Workers | None) -> bool:
+    """Make of `a` (cols, cols), in its place, the upper triangular R with a = R R^T; False where there is none.
+
+    Block after block from the last columns on. What a block leaves of the columns before it is taken from them tile by
+    tile, each on one thread: how many threads there are changes nothing.
+    """
+    in_order = workers.in_order if workers else _one_by_one
+    for start in range((len(a) - 1) // BLOCK * BLOCK, -1, -BLOCK):
+        own = a[start : start + BLOCK, start : start + BLOCK]
+        lower, fails = torch.linalg.cholesky_ex(own.flip(0, 1))  # Cholesky's begins with the first column
+        if int(fails):
+            return False
+        own.copy_(lower.flip(0, 1))
+        tiles = [slice(at, min(at + TILE, start)) for at in range(0, start, TILE)]
+        for step in (partial(_settle, a, own, start), partial(_take_away, a, start)):
+            for _ in in_order(step, tiles[::-1]):
+                pass
+    a.triu_()
+    return True
+
+
+def _settle(a: torch.Tensor, own: torch.Tensor, start: int, rows: slice) -> None:
+    """The block's columns of R in `rows`."""
+    block = a[rows, start : start + len(own)]
+    block.copy_(torch.linalg.solve_triangular(own.T, block, upper=False, left=False))
+
+
+def _take_away(a: torch.Tensor, start: int, columns: slice) -> None:
+    """What the block's columns are in a[:, columns], down to the diagonal."""
+    block = a[: columns.stop, start : start + BLOCK]
+    a[: columns.stop, columns].addmm_(block, block[columns].T, alpha=-1)
+
+
+def _one_by_one(function: Callable[[slice], None], items: Iterable[slice]) -> Iterator[tuple[slice, None]]:
+    for item in items:
+        function(item)
+        yield item, None
 
 
 def _dampings(diagonal: torch.Tensor) -> Iterator[tuple[float, torch.Tensor]]:

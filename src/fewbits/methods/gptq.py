@@ -13,6 +13,7 @@ from fewbits.methods.factor import Factor
 from fewbits.methods.order import Factors
 from fewbits.methods.sweep import Swept, sweep
 from fewbits.qtensor import QTensor
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +51,9 @@ class GPTQ:
     order: str = "storage"
     """Which columns are rounded first: as stored, those of the largest inputs (activation), or the spans of such."""
 
-    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
         """`stats` with the factors of stats["hessian"], which matrices with the same inputs share: stats["factor"]."""
-        return {**stats, "factor": Factors(stats["hessian"], self.order)}
+        return {**stats, "factor": Factors(stats["hessian"], self.order, workers)}
 
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None

@@ -11,6 +11,7 @@ from fewbits.formats.exact import lane_sum
 from fewbits.lazy import LazyModule
 from fewbits.methods.parts import better_of, parts_of, rounded
 from fewbits.qtensor import QTensor
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ class HQQ:
     growth: float = 1.2
     """By what shrinking is divided from round to round."""
 
-    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
         """Nothing is shared."""
         return stats
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits.formats.base import Format, Params
 from fewbits.qtensor import QTensor
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ class Nearest:
     needs: frozenset[str] = frozenset()
     codec_is_enough: bool = True
 
-    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
         """Nothing is shared."""
         return stats
 

@@ -11,6 +11,7 @@ from fewbits.formats.base import Format
 from fewbits.lazy import LazyModule
 from fewbits.methods.factor import Factor, factored
 from fewbits.registry import Registry
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -65,13 +66,16 @@ for _name, _order in (("storage", _storage), ("activation", _activation), ("span
 class Factors:
     """The factors of a Hessian (cols, cols), each made when a format first asks for its order of columns.
 
-    Threads may ask at once. Raises RecipeError where `order` is none that is known.
+    That of the order of storage is made at once, by `workers`. Threads may ask at once.
+    Raises RecipeError where `order` is none that is known.
     """
 
-    def __init__(self, hessian: torch.Tensor, order: str) -> None:
+    def __init__(self, hessian: torch.Tensor, order: str, workers: Workers | None = None) -> None:
         self._hessian, self._order = hessian, ORDERS.get(order)
         self._made: dict[tuple[int, int], Factor] = {}
         self._lock = Lock()
+        if self._order is _storage:  # the same for every format
+            self._made[0, 0] = factored(hessian, None, workers)
 
     def of(self, format: Format) -> Factor:
         """The factor for `format`; raises CalibrationError as `factored` does."""

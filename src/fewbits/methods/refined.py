@@ -10,6 +10,7 @@ from fewbits.formats.base import Format, Params
 from fewbits.methods.gptq import GPTQ
 from fewbits.methods.search import refine
 from fewbits.qtensor import QTensor
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +38,9 @@ class Refined:
     """As those of search."""
     start: GPTQ = field(default_factory=GPTQ)
 
-    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
         """What GPTQ shares."""
-        return self.start.prepare(stats)
+        return self.start.prepare(stats, workers)
 
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None

@@ -14,6 +14,7 @@ from fewbits.methods.descent import Part, descend
 from fewbits.methods.gptq import importance_of
 from fewbits.methods.parts import better_of, joined, part_of, parts_of, same_shared
 from fewbits.qtensor import QTensor
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ class Search:
     clips: tuple[float, ...] = (1.0, 0.85)
     """Parts of a span's largest magnitude at which its target is cut off before parameters are fitted to it."""
 
-    def prepare(self, stats: Mapping[str, Any]) -> Mapping[str, Any]:
+    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
         """Nothing is shared."""
         return stats
 

@@ -73,6 +73,8 @@ class CalibrationPlan:
     checkpoints: int
     """How often the codes are judged on the way through the model."""
     layers: int
+    precision: str = "float32"
+    """In which the network was computed."""
     target_text: dict[str, Any] | None = None
     """The same of text of the kind that the model will see, where some was given."""
 

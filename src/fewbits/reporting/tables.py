@@ -157,6 +157,7 @@ def _calibration(plan: CalibrationPlan) -> list[tuple[str, str]]:
     return [
         ("calibration", f"{plan.tokens} tokens: {plan.text['windows']} windows of {length} ({parts})"),
         ("guard", f"{plan.guard_tokens} tokens, looked at after {_count(plan.checkpoints, 'part')} of the layers"),
+        ("computed in", plan.precision),
     ]
 
 
