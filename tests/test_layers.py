@@ -86,6 +86,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints.gguf",
         "checkpoints.safetensors",
         "digest",
+        "models",
         "verification_fields",
         "workers",
     },

@@ -133,7 +133,7 @@ def _plan(
         nominal=format_name == recipe.nominal,
         quantizable=quantizable,
         fallback=fallback,
-        bytes_in=stored.buffer.size,
+        bytes_in=stored.bytes,
         bytes_out=formats.bits(formats.get(format_name), stored.rows, stored.cols) // 8,
         chosen_by=chosen_by,
         weighed=weighed and quantizable and format_name in kernels.weighted_formats(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fewbits.checkpoints import gguf_writer
-from fewbits.checkpoints.base import Conversion, Order, Placement, StoredTensor, Value
+from fewbits.checkpoints.base import Conversion, Order, Placement, StackedTensor, StoredTensor, Value
 from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter
@@ -234,7 +234,7 @@ class DirectoryTarget:
                 f"{conversion.files[0]} is no model directory, and only from one can a model directory be made; "
                 "give an output that ends in .gguf, or the model's Hugging Face directory as the source."
             )
-        own = tuple(replace(p, order=None) for p in conversion.placements if not p.computed)
+        own = tuple(replace(p, order=None) for each in conversion.placements for p in _listed(each) if not p.computed)
         return replace(conversion, placements=own, notes=conversion.left_out)
 
     def refuses(self, format_name: str) -> str | None:
@@ -256,6 +256,14 @@ class DirectoryTarget:
         folder = conversion.files[0].parent
         rows = [(t.source_name, t.format, t.shape) for t in tensors]
         return PreparedDirectory(conversion, plan_directory(folder, conversion.files, rows, recipe.name))
+
+
+def _listed(placement: Placement) -> tuple[Placement, ...]:
+    """What a checkpoint lists stays listed in a directory: one tensor per expert."""
+    if not isinstance(placement.source, StackedTensor):
+        return (placement,)
+    prefix, suffix = placement.name.rsplit(".", 1)
+    return tuple(Placement(f"{prefix}.{n}.{suffix}", part) for n, part in enumerate(placement.source.parts))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits import formats, kernels
-from fewbits.checkpoints.base import Bytes, Order, Reader, StoredTensor, Value
+from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, StoredTensor, Value
 from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.gguf import GGUFReader
@@ -28,6 +28,7 @@ from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
 from fewbits.kernels import Doubles
+from fewbits.models import EXPERT
 from fewbits.verification_fields import Slab, read_numbers
 from fewbits.workers import Workers, row_slabs
 
@@ -86,16 +87,24 @@ def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTens
     reader, _ = open_directory(path)
     facts = config.architecture.facts(config.values, config.layers)
     width = _head_width(file)
-    return {
-        name: (reader.read(source), _pairs(reader.read(source).rows, width) if fact.order == "rope" else None)
-        for name, (source, fact) in facts.items()
-    }
+    found: dict[str, tuple[StoredTensor, Order | None]] = {}
+    for name, (source, fact) in facts.items():
+        parts = [reader.read(own) for own in _each_expert(source, config.experts)]
+        tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
+        found[name] = (tensor, _pairs(tensor.rows, width) if fact.order == "rope" else None)
+    return found
+
+
+def _each_expert(source: str, experts: int) -> list[str]:
+    """The names in a checkpoint of what a fact calls `source`."""
+    return [source.replace(EXPERT, str(n)) for n in range(experts)] if EXPERT in source else [source]
 
 
 def tensors_of(path: Path) -> dict[str, str]:
     """Source name -> target name of every weight that the model in directory `path` must have."""
     config = read_configuration(path)
-    return {source: name for name, (source, _) in config.architecture.facts(config.values, config.layers).items()}
+    facts = config.architecture.facts(config.values, config.layers)
+    return {own: name for name, (source, _) in facts.items() for own in _each_expert(source, config.experts)}
 
 
 def expect_gguf(reader: Reader) -> dict[str, tuple[StoredTensor, Order | None]]:
@@ -130,7 +139,7 @@ def verify(
     file = GGUFReader(path)
     _check_metadata(file, metadata)
     _require_same_names(path, file.names(), expected)
-    total = sum(e.source.buffer.size for e in expected.values())
+    total = sum(e.source.bytes for e in expected.values())
     done = 0
     for name in file.names():
         done = _check_tensor(file.read(name), expected[name], workers, lambda n: progress(n, total), done)
@@ -144,7 +153,7 @@ def verify_fields(
     digest = workers.submit(partial(sha256_of, path, workers.cancelled))
     file = FieldsReader(SafetensorsReader(path))
     _require_same_names(path, file.names(), expected)
-    total = sum(e.source.buffer.size for e in expected.values())
+    total = sum(e.source.bytes for e in expected.values())
     done = 0
     for name in file.names():
         stored, want = file.read(name), expected[name]

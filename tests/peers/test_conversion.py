@@ -136,6 +136,27 @@ def qwen3(directory: Path) -> Path:
     return directory
 
 
+def mixtral(directory: Path) -> Path:
+    """Experts: listed in the checkpoint, stacked in the file."""
+    save_pieces(directory)
+    transformers.LlamaTokenizer.from_pretrained(directory, add_bos_token=True).save_pretrained(directory)
+    config = small_config(
+        transformers.MixtralConfig, rows=700, bos_token_id=1, eos_token_id=2, num_local_experts=4, sliding_window=None
+    )
+    save_model(directory, config)
+    return directory
+
+
+def qwen3_moe(directory: Path) -> Path:
+    """Experts narrower than the feed-forward width, three of eight chosen, their weights made to sum to 1."""
+    tokenizer = byte_level_tokenizer(pattern=QWEN2, nfc=True)
+    save_byte_level(directory, tokenizer)
+    experts = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    config = small_config(transformers.Qwen3MoeConfig, rows=tokenizer.get_vocab_size(), head_dim=48, **experts)
+    save_model(directory, config)
+    return directory
+
+
 MODELS: tuple[Callable[[Path], Path], ...] = (
     pocket,
     llama,
@@ -146,6 +167,8 @@ MODELS: tuple[Callable[[Path], Path], ...] = (
     bare_pieces,
     qwen2,
     qwen3,
+    mixtral,
+    qwen3_moe,
 )
 
 

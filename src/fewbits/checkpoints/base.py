@@ -7,7 +7,7 @@ headers alone: no weight is touched until the pipeline asks for a slab of rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -64,6 +64,39 @@ class StoredTensor:
         """Rows `start` to `stop` as stored bytes, (stop - start, bytes per row), without a copy."""
         width = self.row_bytes
         return self.buffer[start * width : stop * width].reshape(stop - start, width)
+
+
+@dataclass(frozen=True)
+class StackedTensor(StoredTensor):
+    """Matrices of one shape and format, one per expert, that a checkpoint lists and the target holds as one tensor.
+
+    `shape` is (experts, rows, cols); the rows of expert e are those from e * rows on.
+    """
+
+    parts: tuple[StoredTensor, ...] = ()
+
+    @staticmethod
+    def of(name: str, parts: Sequence[StoredTensor]) -> StackedTensor:
+        """`parts` in their order, under one name."""
+        first = parts[0]
+        return StackedTensor(name, first.format, (len(parts), *first.shape), first.buffer[:0], tuple(parts))
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def row_bytes(self) -> int:
+        """Stored bytes of one row."""
+        return self.parts[0].row_bytes
+
+    def slab(self, start: int, stop: int) -> Bytes:
+        """Rows `start` to `stop` as stored bytes; a view where one expert has them all, a copy otherwise."""
+        rows = self.parts[0].rows
+        first, last = start // rows, -(-stop // rows)
+        pieces = [self.parts[n].slab(max(start - n * rows, 0), min(stop - n * rows, rows)) for n in range(first, last)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty((0, self.row_bytes), np.uint8), *pieces])
 
 
 @dataclass(frozen=True)

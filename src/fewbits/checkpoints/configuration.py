@@ -23,6 +23,9 @@ _COUNTS = (
     "max_position_embeddings",
     "head_dim",
 )
+_EXPERT_COUNTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
+"""Checked where they are stated."""
+
 _LARGEST = 2**31 - 1
 """ggml's counts are 32-bit."""
 
@@ -58,7 +61,14 @@ class Configuration:
             "head": v["head_dim"],
             "query": v["num_attention_heads"] * v["head_dim"],
             "key": v["num_key_value_heads"] * v["head_dim"],
+            "experts": self.experts,
+            "expert": v.get("moe_intermediate_size", v["intermediate_size"]),
         }
+
+    @property
+    def experts(self) -> int:
+        """Number of experts in a layer; 0 without."""
+        return int(self.values.get("num_local_experts", 0))
 
     def heads(self, width: str) -> int:
         """How many heads the width called `width` ("query" or "key") is made of."""
@@ -77,7 +87,9 @@ def _refuse_quantized(path: Path, raw: Mapping[str, Any]) -> None:
 
 
 def _derive(values: dict[str, Any]) -> None:
-    """Fill in the head count and width that follow from the other values where they are absent."""
+    """Fill in what follows from the other values where it is absent, or is called by another name."""
+    if "num_experts" in values:
+        values["num_local_experts"] = values["num_experts"]
     if values.get("num_key_value_heads") is None:
         values["num_key_value_heads"] = values.get("num_attention_heads")
     hidden, heads = values.get("hidden_size"), values.get("num_attention_heads")
@@ -86,7 +98,7 @@ def _derive(values: dict[str, Any]) -> None:
 
 
 def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
-    for key in _COUNTS:
+    for key in (*_COUNTS, *(key for key in _EXPERT_COUNTS if key in values)):
         value = values.get(key)
         if type(value) is not int or not 1 <= value <= _LARGEST:
             raise CheckpointError(f"{path} has {key} = {value!r}, and a count of at least 1 is needed; correct it.")

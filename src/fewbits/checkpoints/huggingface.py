@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StoredTensor, Value
+from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StackedTensor, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
@@ -12,7 +13,7 @@ from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_met
 from fewbits.checkpoints.safetensors import open_directory
 from fewbits.checkpoints.tokenizer import read_tokenizer
 from fewbits.errors import CheckpointError
-from fewbits.models import TensorFact
+from fewbits.models import EXPERT, TensorFact
 
 
 def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
@@ -78,8 +79,10 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
     facts = config.architecture.facts(config.values, config.layers)
     gguf_name = to_gguf(config.architecture, config.layers)
     notes: list[str] = []
-    found: dict[str, StoredTensor] = {}
+    found, listed = _stacks(config, reader, facts)
     for source in present:
+        if source in listed:
+            continue
         target = gguf_name(source)
         if target in facts and facts[target][0] == source:
             found[target] = reader.read(source)
@@ -92,6 +95,33 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
                 "the checkpoint is incomplete."
             )
     return [_placement(config, target, found[target], fact) for target, (_, fact) in facts.items()], notes
+
+
+def _stacks(
+    config: Configuration, reader: Reader, facts: Mapping[str, tuple[str, TensorFact]]
+) -> tuple[dict[str, StoredTensor], set[str]]:
+    """Target -> the experts' matrices as one tensor, and the names of those that were put together."""
+    found: dict[str, StoredTensor] = {}
+    listed: set[str] = set()
+    present = set(reader.names())
+    for target, (source, fact) in facts.items():
+        names = [source.replace(EXPERT, str(n)) for n in range(config.experts)] if fact.stacked else []
+        if names and present.issuperset(names):
+            parts = [reader.read(name) for name in names]
+            _require_alike(parts, config)
+            found[target] = StackedTensor.of(source, parts)
+            listed |= set(names)
+    return found, listed
+
+
+def _require_alike(parts: list[StoredTensor], config: Configuration) -> None:
+    """Raise CheckpointError where an expert's matrix is not stored as that of the first."""
+    for part in parts:
+        if (part.shape, part.format) != (parts[0].shape, parts[0].format):
+            raise CheckpointError(
+                f"tensor {quoted(part.name)} is {part.format} {list(part.shape)} and that of the first expert is "
+                f"{parts[0].format} {list(parts[0].shape)}; {config.path.parent} does not hold one model."
+            )
 
 
 def _left_out(config: Configuration, reader: Reader, source: str) -> str:

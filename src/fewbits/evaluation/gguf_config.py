@@ -45,11 +45,12 @@ def read_config(reader: Reader) -> GGUFConfig:
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise EvaluationError(f"{reader.path}: the metadata name no architecture (general.architecture).")
-    architecture = for_gguf(name)
+    architecture = for_gguf(name, experts=bool(metadata.get(f"{name}.expert_count")))
     values = {**_stated(reader, architecture, metadata), **_optional_parts(reader, architecture)}
     _fill_defaults(reader, values)
+    values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values["rope_parameters"] = _rope_parameters(reader, name, metadata, values.pop("rope_theta"))
-    facts = architecture.facts(values, values["num_hidden_layers"])
+    facts = architecture.parameters(values, values["num_hidden_layers"])
     return GGUFConfig(architecture.name, values, facts)
 
 

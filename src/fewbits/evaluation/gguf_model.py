@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded, require_decodable
+from fewbits.evaluation.experts import put_together, taken_apart
 from fewbits.evaluation.gguf_config import GGUFConfig, read_config
 from fewbits.evaluation.model_files import LoadedModel
 from fewbits.evaluation.skeleton import bare_network, give_frequencies
@@ -56,7 +57,7 @@ class GGUFModel:
         for name, (target, fact) in facts.items():
             weight = decoded(self.reader.read(name))
             state[target] = _halves_apart(weight, self.config.values["head_dim"]) if fact.order == "rope" else weight
-        network.load_state_dict(state, strict=False, assign=True)
+        network.load_state_dict(put_together(state, dict(network.named_parameters())), strict=False, assign=True)
         network.tie_weights()
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.is_meta:
@@ -76,7 +77,7 @@ class GGUFModel:
     def _matched_facts(self, network: Any) -> dict[str, tuple[str, TensorFact]]:
         """GGUF name -> (parameter, fact): every parameter has its tensor and every tensor its parameter."""
         facts = self.config.facts
-        parameters = {name: tuple(p.shape) for name, p in network.named_parameters()}
+        parameters = taken_apart({name: tuple(p.shape) for name, p in network.named_parameters()})
         stored = set(self.reader.names())
         if extra := sorted(stored - set(facts) - {ROPE_FACTORS}):
             raise EvaluationError(

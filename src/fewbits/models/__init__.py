@@ -6,6 +6,7 @@ Adding an architecture is one more TOML file; see `llama.toml` for the fields.
 from __future__ import annotations
 
 from fewbits.models.architecture import (
+    EXPERT,
     Architecture,
     GroupFact,
     StreamFact,
@@ -15,4 +16,4 @@ from fewbits.models.architecture import (
     for_gguf,
 )
 
-__all__ = ["Architecture", "GroupFact", "StreamFact", "TensorFact", "architectures", "for_config", "for_gguf"]
+__all__ = ["EXPERT", "Architecture", "GroupFact", "StreamFact", "TensorFact", "architectures", "for_config", "for_gguf"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -19,12 +19,18 @@ else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
 
 
+EXPERT = "{expert}"
+"""Stands for an expert's number in a name."""
+
+
 @dataclass(frozen=True)
 class TensorFact:
     """One tensor of an architecture: its name on both sides, with "{layer}" for the layer's number.
 
     `shape` names widths ("hidden", "query", ...) in numpy's order. `order` is "rope" where llama.cpp wants the rows of
     each head interleaved. `when` and `unless` name the configuration value that decides whether the tensor exists.
+    With "{expert}" in its source, a checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers'
+    network, its stacks taken apart, where that is not `source`.
     """
 
     gguf: str
@@ -33,6 +39,12 @@ class TensorFact:
     order: str = ""
     when: str = ""
     unless: str = ""
+    parameter: str = ""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether there is one for every expert."""
+        return EXPERT in self.source
 
     @property
     def layered(self) -> bool:
@@ -100,18 +112,39 @@ class Architecture:
         """Whether the source tensor `name` holds no weight and is left out."""
         return any(fnmatchcase(name, pattern) for pattern in self.skip)
 
+    @property
+    def experts(self) -> bool:
+        """Whether its layers have experts."""
+        return any(fact.stacked for fact in self.tensors)
+
     def facts(self, config: Mapping[str, Any], layers: int) -> dict[str, tuple[str, TensorFact]]:
-        """GGUF name -> (source name, fact) for every tensor of a model of `config`, layer by layer."""
+        """GGUF name -> (source name, fact) for every tensor of a model of `config`, layer by layer.
+
+        The number of an expert is left open.
+        """
+        return self._named(config, layers, lambda fact: fact.source)
+
+    def parameters(self, config: Mapping[str, Any], layers: int) -> dict[str, tuple[str, TensorFact]]:
+        """GGUF name -> (parameter of transformers' network, its stacks taken apart, fact), as `facts`."""
+        return self._named(config, layers, lambda fact: fact.parameter or fact.source)
+
+    def _named(
+        self, config: Mapping[str, Any], layers: int, name: Callable[[TensorFact], str]
+    ) -> dict[str, tuple[str, TensorFact]]:
         present = [fact for fact in self.tensors if fact.exists(config)]
         layered = [fact for fact in present if fact.layered]
         result: dict[str, tuple[str, TensorFact]] = {}
         for fact in present:
             if not fact.layered:
-                result[fact.gguf] = (fact.source, fact)
+                result[fact.gguf] = (name(fact), fact)
             elif fact is layered[0]:
                 for layer in range(layers):
-                    result |= {f.gguf.format(layer=layer): (f.source.format(layer=layer), f) for f in layered}
+                    result |= {f.gguf.format(layer=layer): (_in_layer(name(f), layer), f) for f in layered}
         return result
+
+
+def _in_layer(name: str, layer: int) -> str:
+    return name.replace("{layer}", str(layer))
 
 
 def _parse(text: str) -> Architecture:
@@ -158,10 +191,14 @@ def for_config(config: Mapping[str, Any]) -> Architecture:
     raise CheckpointError(f"the architecture {names[0]} is not supported. Supported: {known}.")
 
 
-def for_gguf(name: str) -> Architecture:
-    """The first architecture that GGUF files call `name`; raises CheckpointError, listing the supported ones."""
+def for_gguf(name: str, *, experts: bool = False) -> Architecture:
+    """The first architecture, with or without experts, that GGUF files call `name`.
+
+    Raises CheckpointError, listing the supported ones.
+    """
     for architecture in architectures():
-        if architecture.gguf == name:
+        if architecture.gguf == name and architecture.experts == experts:
             return architecture
     known = ", ".join(sorted({a.gguf for a in architectures()}))
-    raise CheckpointError(f"the GGUF architecture {name!r} is not supported. Supported: {known}.")
+    having = " with experts" if experts else ""
+    raise CheckpointError(f"the GGUF architecture {name!r}{having} is not supported. Supported: {known}.")
