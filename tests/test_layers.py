@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "way": {"errors", "methods", "transforms"},
     "calibrated": {
         "",
+        "lazy",
         "models",
         "transforms",
         "verification",

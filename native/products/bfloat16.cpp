@@ -14,7 +14,7 @@ constexpr int lanes = 16;
 constexpr int64_t wide = 3 * lanes;  // columns of the right side of a tile of sums in registers: 8 rows of 3 vectors
 constexpr int64_t high = 8;          // and of its left side
 constexpr int64_t stretch = 1024;    // tokens whose products are summed in registers: a panel of `wide` fits the second cache
-constexpr int64_t block = 16 * high;  // columns of the left side that stay there while the right side passes
+constexpr int64_t held = 16 * high;  // columns of the left side that stay there while the right side passes
 
 // Pairs of tokens of one stretch, panel after panel of `width` columns, the tokens of a column's pair in one word; columns
 // and tokens beyond the end are zeros.
@@ -80,9 +80,9 @@ void add_products(const ProductColumns& c) {
     for (int64_t start = 0; start < c.tokens; start += stretch) {
         const int64_t stop = std::min(start + stretch, c.tokens);
         const Panels right(c, c.first, c.last, start, stop, wide), left(c, 0, c.last, start, stop, high);
-        for (int64_t from = 0; from < c.last; from += block)
+        for (int64_t from = 0; from < c.last; from += held)
             for (int64_t j = c.first; j < c.last; j += wide)
-                for (int64_t i = from; i < std::min(from + block, c.last) && i < j + wide; i += high)
+                for (int64_t i = from; i < std::min(from + held, c.last) && i < j + wide; i += high)
                     add_tile(left.of(i), right.of(j - c.first), left.pairs, c.sum + i * c.by_row + j, c.by_row,
                              std::min(high, c.last - i), std::min(wide, c.last - j));
     }

@@ -8,9 +8,10 @@ import gguf
 import pytest
 import transformers
 
-from fewbits.checkpoints.names import to_gguf, to_huggingface
+from fewbits.checkpoints.names import to_gguf
 from fewbits.errors import CheckpointError
-from fewbits.models import Architecture, architectures, for_config, for_gguf
+from fewbits.evaluation.experts import taken_apart
+from fewbits.models import EXPERT, Architecture, architectures, for_config, for_gguf
 from references.random_models import small_config
 
 LAYERS = 3
@@ -20,10 +21,10 @@ ALL = pytest.mark.parametrize("architecture", architectures(), ids=lambda a: a.n
 @ALL
 def test_both_directions_of_names_agree(architecture: Architecture) -> None:
     forward = to_gguf(architecture, LAYERS)
-    back = to_huggingface(architecture, LAYERS)
-    assert len(back) == len(set(back.values()))
-    for target, source in back.items():
-        assert forward(source) == target
+    back = architecture.facts({key: 1 for fact in architecture.tensors if (key := fact.when)}, LAYERS)
+    assert len(back) == len({source for source, _ in back.values()})
+    for target, (source, _) in back.items():
+        assert forward(source.replace(f".{EXPERT}", "")) == target
 
 
 @ALL
@@ -51,6 +52,8 @@ CONFIGS: dict[str, Any] = {
     "mistral": transformers.MistralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "mixtral": transformers.MixtralConfig,
+    "qwen3_moe": transformers.Qwen3MoeConfig,
 }
 
 
@@ -59,14 +62,17 @@ CONFIGS: dict[str, Any] = {
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, tied: bool, biased: bool) -> None:
     extra = {"attention_bias": biased, "mlp_bias": biased} if architecture.name == "llama" else {}
+    extra |= {"num_local_experts": 4} if architecture.experts else {}
     config = small_config(CONFIGS[architecture.name], rows=40, tie_word_embeddings=tied, **extra)
     model = transformers.AutoModelForCausalLM.from_config(config)
     assert type(model).__name__ in architecture.classes
     values = {**architecture.defaults, **config.to_dict()}
-    widths = {"vocab": 40, "hidden": 64, "ffn": 96, "query": 4 * model.config.head_dim if "head_dim" in values else 64}
-    widths |= {"head": widths["query"] // 4, "key": widths["query"] // 2}
-    expected = {source: [widths[w] for w in fact.shape] for source, fact in architecture.facts(values, 2).values()}
-    found = {name: list(p.shape) for name, p in model.named_parameters(remove_duplicate=True)}
+    head = getattr(config, "head_dim", None) or 16
+    widths = {"vocab": 40, "hidden": 64, "ffn": 96, "query": 4 * head, "head": head, "key": 2 * head}
+    widths |= {"experts": 4, "expert": values.get("moe_intermediate_size", 0)}
+    facts = architecture.parameters(values, 2).values()
+    expected = {name: tuple(widths[w] for w in fact.shape) for name, fact in facts}
+    found = taken_apart({name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=True)})
     assert expected == found
 
 
@@ -81,14 +87,14 @@ def test_tensors_come_layer_by_layer() -> None:
 @ALL
 def test_lookups(architecture: Architecture) -> None:
     assert for_config({"architectures": list(architecture.classes)}) is architecture
-    assert for_gguf(architecture.gguf).gguf == architecture.gguf
+    assert for_gguf(architecture.gguf, experts=architecture.experts).gguf == architecture.gguf
 
 
 @pytest.mark.parametrize(
-    "stated", [None, [], [None], "", 7, {}, ["FalconForCausalLM"], ["MixtralForCausalLM", "LlamaForCausalLM"]]
+    "stated", [None, [], [None], "", 7, {}, ["FalconForCausalLM"], ["MambaForCausalLM", "LlamaForCausalLM"]]
 )
 def test_others_are_refused_with_the_list(stated: Any) -> None:
-    with pytest.raises(CheckpointError, match="LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3"):
+    with pytest.raises(CheckpointError, match="LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, Qwen2"):
         for_config({"architectures": stated})
 
 

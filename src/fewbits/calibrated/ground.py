@@ -160,8 +160,8 @@ class Ground:
     def numbers(self, parameter: str, fields: Fields) -> torch.Tensor:
         """Stored numbers of a parameter's tensor as the network has them."""
         found = self.parameters.find(parameter)
-        planned, source = self.planned[found.target], found.placement.source
-        return found.in_network(stored_numbers(formats.get(planned.format), fields, (source.rows, source.cols)))
+        format, shape = formats.get(self.planned[found.target].format), (found.count, found.placement.source.cols)
+        return found.in_network(stored_numbers(format, found.stored(fields), shape))
 
     def rounded(self, parameter: Parameter, numbers: str, rows: Bytes) -> torch.Tensor:
         """What is stored of all `rows` of a parameter not solved, (rows, cols) float32 in the target's order."""

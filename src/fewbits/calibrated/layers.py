@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fewbits.calibrated.experts import blended, pools_of
 from fewbits.calibrated.ground import CALIBRATION, HEAD, TARGET, Ground, layer_folder, states_name
+from fewbits.calibrated.pieces import Inputs, Piece, record_of
 from fewbits.calibrated.scaling import KIND as SCALING
 from fewbits.calibrated.scaling import Scaling, scale
-from fewbits.calibrated.solving import KINDS, solve
+from fewbits.calibrated.solving import KINDS, joined, solve
 from fewbits.calibration.network import Head
 from fewbits.calibration.walk import Measured, forward, measure, tensor_of
 from fewbits.formats import Fields
@@ -62,31 +64,26 @@ def _solve(
     scalings: Mapping[str, Scaling],
 ) -> tuple[dict[str, dict[str, Fields]], dict[str, Any]]:
     """Stored fields by kind and tensor, and the record; the modules get the solved numbers."""
-    fields: dict[str, dict[str, Fields]] = {kind: {} for kind in KINDS}
-    fields[SCALING] = {target: scaling.fields() for target, scaling in scalings.items()}
-    record: dict[str, Any] = {}
+    pieces: dict[str, dict[int, Piece]] = {}
     measured, target = found[CALIBRATION], found.get(TARGET)
+    pools = pools_of(measured)
     for leader, names in measured.groups.items():
-        taken = measured.hessians.pop(leader)  # the largest thing in memory, twice over while a factor is made of it
-        hessian, tokens = taken.value, taken.tokens
-        del taken
+        seen = Inputs.of(measured.hessians.get(leader), target.hessians.get(leader) if target else None)
+        hessian = blended(measured, pools, leader, sites[leader].in_features)
         stats = _stats(ground, hessian, scalings.get(ground.parameters.find(_weight(prefix, leader)).target))
+        del hessian  # the largest thing in memory
         for name in names:
             parameter = ground.parameters.find(_weight(prefix, name))
             planned, scaling = ground.planned[parameter.target], scalings.get(parameter.target)
             w = parameter.rows() if scaling is None else tensor_of(scaling.applied(parameter.rows().numpy()))
             solved = solve(w, planned, ground.way.method, stats, ground.workers)
-            for kind in KINDS:
-                fields[kind][parameter.target] = solved.fields[kind]
             sites[name].weight.data.copy_(parameter.in_network(solved.numbers["solved"]))
-            record[parameter.target] = {
-                "errors": solved.errors,
-                "remarks": solved.remarks,
-                "tokens": tokens,
-                "mean_square": hessian.diagonal().tolist(),
-                "target_mean_square": target and target.hessians[leader].value.diagonal().tolist(),
-            }
-    return fields, record
+            first = parameter.part.start if parameter.part else 0
+            pieces.setdefault(parameter.target, {})[first] = Piece(solved.fields, solved.energies, solved.remarks, seen)
+    in_order = {name: [own[first] for first in sorted(own)] for name, own in pieces.items()}
+    fields = {kind: {name: joined([p.fields[kind] for p in own]) for name, own in in_order.items()} for kind in KINDS}
+    fields[SCALING] = {name: scaling.fields() for name, scaling in scalings.items()}
+    return fields, {name: record_of(own) for name, own in in_order.items()}
 
 
 def _weight(prefix: str, module: str) -> str:

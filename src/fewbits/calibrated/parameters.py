@@ -14,7 +14,7 @@ from fewbits import kernels
 from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.precision import precision_for
 from fewbits.checkpoints.base import Conversion, Order, Placement
-from fewbits.checkpoints.configuration import read_configuration
+from fewbits.checkpoints.configuration import Configuration, read_configuration
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.rope import interleaved
 from fewbits.errors import CalibrationError
@@ -22,7 +22,8 @@ from fewbits.evaluation.gguf_config import read_config
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.evaluation.model_files import Vocabulary
-from fewbits.models import Architecture, StreamFact, for_gguf
+from fewbits.formats import Fields
+from fewbits.models import EXPERT, Architecture, StreamFact, for_gguf
 from fewbits.workers import row_slabs
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Parameter:
 
     placement: Placement
     order: Order | None
+    part: range | None = None
+    """Its rows in the target, where a stack of experts has more."""
 
     @property
     def target(self) -> str:
@@ -45,10 +48,10 @@ class Parameter:
         """The matrix (rows, cols) float32 as the target orders its rows."""
         import torch
 
-        source = self.placement.source
-        w = torch.empty(source.rows, source.cols)
-        for start, stop in row_slabs(source.rows, source.row_bytes):
-            slab = self.placement.slab(start, stop)
+        source, first = self.placement.source, self.part.start if self.part else 0
+        w = torch.empty(self.count, source.cols)
+        for start, stop in row_slabs(self.count, source.row_bytes):
+            slab = self.placement.slab(first + start, first + stop)
             w[start:stop] = torch.from_numpy(kernels.decode_rows(source.format, slab, source.cols))
         return w
 
@@ -57,7 +60,18 @@ class Parameter:
         import torch
 
         ordered = w if self.order is None else w[torch.from_numpy(self.order)]
-        return ordered.reshape(self.placement.source.shape)
+        shape = self.placement.source.shape
+        return ordered.reshape(shape if self.part is None else shape[1:])
+
+    def stored(self, fields: Fields) -> Fields:
+        """Its part of the target's stored fields."""
+        part = self.part
+        return fields if part is None else {name: field[part.start : part.stop] for name, field in fields.items()}
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return len(self.part) if self.part else self.placement.source.rows
 
     def in_target(self, rows: torch.Tensor) -> torch.Tensor:
         """One number per row of the network (rows,) as the target orders them."""
@@ -105,8 +119,8 @@ def open_network(conversion: Conversion) -> SourceNetwork:
     precision = precision_for(_most_common_numbers(conversion))
     if first.name == "config.json":
         directory = HuggingFaceModel.open(first.parent)
-        named = {p.source.name: Parameter(p, _inverse(p.order)) for p in conversion.placements if not p.computed}
         config = read_configuration(first.parent)
+        named = _of_directory(conversion, config)
         parameters = Parameters(named, config.architecture.stream)
         return SourceNetwork(
             LayeredNetwork(directory.skeleton(), parameters, precision),
@@ -117,7 +131,8 @@ def open_network(conversion: Conversion) -> SourceNetwork:
             config.values,
         )
     model = GGUFModel.open(first)
-    architecture = for_gguf(conversion.architecture)
+    experts = bool(model.config.values.get("num_local_experts"))
+    architecture = for_gguf(conversion.architecture, experts=experts)
     parameters = Parameters(_of_gguf(conversion, first), architecture.stream)
     return SourceNetwork(
         LayeredNetwork(model.skeleton(), parameters, precision),
@@ -127,6 +142,30 @@ def open_network(conversion: Conversion) -> SourceNetwork:
         architecture,
         model.config.values,
     )
+
+
+def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Parameter]:
+    """Names in a checkpoint are those of the network but for experts, which either side may list or stack."""
+    facts, architecture = config.values, config.architecture
+    sources, parameters = (each(facts, config.layers) for each in (architecture.facts, architecture.parameters))
+    names = {sources[target][0]: parameters[target][0] for target in sources}
+    for source, parameter in [pair for pair in names.items() if EXPERT in pair[0]]:
+        names |= {source.replace(EXPERT, str(n)): parameter.replace(EXPERT, str(n)) for n in range(config.experts)}
+    named: dict[str, Parameter] = {}
+    for placement in conversion.placements:
+        if not placement.computed:
+            name = placement.source.name
+            named |= _each_expert(names[name], placement, _inverse(placement.order))
+    return named
+
+
+def _each_expert(name: str, placement: Placement, order: Order | None) -> dict[str, Parameter]:
+    """The parameter, or one per expert of a stack."""
+    if EXPERT not in name:
+        return {name: Parameter(placement, order)}
+    experts, rows = placement.source.shape[:2]
+    parts = [range(n * rows, (n + 1) * rows) for n in range(experts)]
+    return {name.replace(EXPERT, str(n)): Parameter(placement, None, part) for n, part in enumerate(parts)}
 
 
 def _most_common_numbers(conversion: Conversion) -> str:
@@ -140,14 +179,14 @@ def _most_common_numbers(conversion: Conversion) -> str:
 def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
     """A GGUF source keeps its rows' order in the target; the network wants the halves of heads apart."""
     config = read_config(GGUFReader(path))
-    named = {}
+    named: dict[str, Parameter] = {}
     for placement in conversion.placements:
         if placement.name not in config.facts:
             continue  # RoPE factors are no parameter
         name, fact = config.facts[placement.name]
         heads = config.values["num_attention_heads" if fact.shape[0] == "query" else "num_key_value_heads"]
         order = interleaved(placement.source.rows, heads) if fact.order == "rope" else None
-        named[name] = Parameter(placement, _inverse(order))
+        named |= _each_expert(name, placement, _inverse(order))
     return named
 
 

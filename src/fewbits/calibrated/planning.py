@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
+from fewbits import formats
 from fewbits.calibrated import guard
 from fewbits.calibrated.parameters import SourceNetwork, open_network
 from fewbits.calibration.data import read_calibration
 from fewbits.calibration.mix import guard_text
-from fewbits.calibration.walk import BATCH_TOKENS, ROUND
 from fewbits.checkpoints.base import Conversion
 from fewbits.checkpoints.fields import PLAIN
 from fewbits.reporting.record import CalibrationPlan, PlannedTensor
@@ -22,8 +20,6 @@ from fewbits.way import Way
 
 TARGET_WINDOWS = 16
 """Windows of the target's text: as many as tell its tokens and inputs from others."""
-
-_PROBE = 1024
 
 
 @dataclass(frozen=True)
@@ -72,65 +68,31 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
 
 def with_methods(tensors: Iterable[PlannedTensor], plan: Plan, way: Way) -> tuple[PlannedTensor, ...]:
     """`way` for the matrices of linear layers, and nearest for whatever is looked up instead of multiplied with."""
-    names = _linear(plan)
+    matrices = _linear(plan)
     return tuple(
-        t if not t.quantizable else replace(t, method=way.name if _solvable(t, names) else "nearest") for t in tensors
+        t if not t.quantizable else replace(t, method=way.name if _solvable(t, matrices[t.name]) else "nearest")
+        for t in tensors
     )
 
 
-def _solvable(tensor: PlannedTensor, names: frozenset[str]) -> bool:
-    return tensor.name in names and tensor.format not in PLAIN
+def _solvable(tensor: PlannedTensor, matrices: int) -> bool:
+    """Whether each of the `matrices` of a tensor can be solved alone: not where rows of several share something."""
+    return tensor.format not in PLAIN and (matrices == 1 or (matrices > 1 and formats.get(tensor.format).rows == 1))
 
 
-def _linear(plan: Plan) -> frozenset[str]:
-    """Tensors of the target that are matrices of linear layers: those of layers, and the head if it has its own."""
+def _linear(plan: Plan) -> Counter[str]:
+    """How many matrices of linear layers each tensor of the target holds: of layers, and the head if it has its own."""
     import torch
 
     network, named = plan.source.network.network, plan.source.parameters.named
     head = network.get_output_embeddings()
-    return frozenset(
+    return Counter(
         named[f"{name}.weight"].target
         for name, module in network.named_modules()
         if isinstance(module, torch.nn.Linear)
         and f"{name}.weight" in named
         and (module is head or name.startswith(f"{plan.source.network.prefix}."))
     )
-
-
-def estimate_seconds(plan: Plan, threads: int) -> float:
-    """Expected seconds of the walk, from the rate of a matrix product tried here."""
-    shapes = [tuple(p.shape) for p in plan.source.network.shape(0).parameters() if p.dim() == 2]
-    weights, layers = sum(a * b for a, b in shapes), len(plan.source.network)
-    squares = sum(cols * cols for cols in {cols for _, cols in shapes})
-    sweep = sum(rows * cols * cols for rows, cols in shapes)
-    judged = sum(2 * (layers - span.stop) for span in guard.spans(layers))
-    tokens, held_out = plan.calibration.size, plan.held_out.size
-    forward: float = 2 * weights * (layers * (2 * tokens + 3 * held_out) + judged * held_out)
-    seconds: float = (forward + layers * (2 * squares * tokens + 8 * sweep)) / (_rate() * threads)
-    return seconds
-
-
-def _rate() -> float:
-    """Operations per second of one thread in a product of matrices in float32."""
-    import torch
-
-    x = torch.ones(_PROBE, _PROBE)
-    x @ x
-    began = time.perf_counter()
-    x @ x
-    return 2.0 * _PROBE**3 / (time.perf_counter() - began) / max(1, torch.get_num_threads())
-
-
-def estimate_memory(plan: Plan, threads: int) -> int:
-    """Expected bytes in memory at most: one layer three times, its Hessians and a factor, inputs of a few batches."""
-    shapes = [tuple(p.shape) for p in plan.source.network.shape(0).parameters() if p.dim() == 2]
-    widths = [cols for _, cols in shapes]
-    weights = 4 * sum(rows * cols for rows, cols in shapes)
-    hessians = 4 * sum(cols * cols for cols in set(widths)) * 2 + 3 * 8 * max(widths) ** 2
-    inputs = 4 * BATCH_TOKENS * (ROUND + 2 * threads) * sum(set(widths)) * 2
-    embedding: int = 4 * int(np.prod(plan.source.network.network.get_input_embeddings().weight.shape))
-    most: int = max(3 * weights + hessians + inputs, 2 * embedding + inputs)
-    return most
 
 
 def asked_for(

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fewbits.calibrated import planning, stored
+from fewbits.calibrated import estimates, planning, stored
 from fewbits.calibrated.ground import Ground, Texts
 from fewbits.calibrated.planning import Plan
 from fewbits.calibrated.run import Outcome, run
 from fewbits.calibrated.workspace import Workspace
-from fewbits.calibration.unlikeness import Seen, Unlikeness, unlikeness
+from fewbits.calibration.unlikeness import Seen, Unlikeness, tokens_report, unlikeness
 from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.imatrix import Importance
 from fewbits.checkpoints.imatrix_writer import write_importance
@@ -56,11 +56,11 @@ class Session:
 
     def seconds(self, threads: int) -> float:
         """Expected time of the walk."""
-        return planning.estimate_seconds(self.plan, threads)
+        return estimates.estimate_seconds(self.plan, threads)
 
     def memory(self, threads: int) -> int:
         """Expected bytes of the walk."""
-        return planning.estimate_memory(self.plan, threads)
+        return estimates.estimate_memory(self.plan, threads)
 
     def solve(
         self,
@@ -116,20 +116,21 @@ class Solved:
         """What the card says of the whole."""
         chosen = self.outcome.chosen.values()
         report = self._unlikeness()
+        reached = {name: r["tokens"] for name, r in self.outcome.records.items() if len(r["tokens"]) > 1}
         return CalibrationResult(
             verdicts=tuple(verdict.to_json() for verdict in self.outcome.verdicts),
             tensors=len(chosen),
             kept=sum(kind == "solved" for _, kind in chosen),
             resumed=self.work.resumed,
             unlikeness=report.to_json() if report else None,
-            notes=report.sentences() if report else (),
+            notes=(*(report.sentences() if report else ()), *_few(tokens_report(reached))),
         )
 
     def _unlikeness(self) -> Unlikeness | None:
         """How far the calibration text is from the target's, where one was given."""
         if self.plan.target is None:
             return None
-        records = self.outcome.records.items()
+        records = [item for item in self.outcome.records.items() if item[1]["target_mean_square"]]
         here = Seen(self.plan.calibration, {name: record["mean_square"] for name, record in records})
         there = Seen(self.plan.target, {name: record["target_mean_square"] for name, record in records})
         return unlikeness(here, there, self.plan.source.vocabulary.size)
@@ -138,8 +139,9 @@ class Solved:
         """Keep the mean squares of the inputs of every solved matrix as an importance matrix."""
         entries = {}
         for name, record in self.outcome.records.items():
-            squares = np.asarray(record["mean_square"], np.float64) * record["tokens"]
-            entries[name] = Importance(squares.astype(np.float32), np.array([record["tokens"]], np.float32))
+            tokens = np.asarray(record["tokens"], np.float32)
+            squares = np.asarray(record["mean_square"], np.float64).reshape(len(tokens), -1) * tokens[:, None]
+            entries[name] = Importance(squares.astype(np.float32).ravel(), tokens)
         text = self.plan.used.text
         names = [source["name"] for part in text["parts"] for source in part["sources"]]
         write_importance(path, entries, chunk_length=text["length"], chunks=text["windows"], datasets=names)
@@ -147,3 +149,12 @@ class Solved:
     def remove(self) -> None:
         """Forget the workspace: the output is there."""
         self.work.remove()
+
+
+SENTENCES = 3
+"""Stacks of experts that few tokens reached are told one by one, up to so many."""
+
+
+def _few(sentences: tuple[str, ...]) -> tuple[str, ...]:
+    rest = len(sentences) - SENTENCES
+    return sentences if rest <= 0 else (*sentences[:SENTENCES], f"Few tokens reached experts of {rest} more tensors.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,8 @@ class Solved:
 
     fields: Mapping[str, Fields]
     numbers: Mapping[str, torch.Tensor]
-    errors: Mapping[str, float]
-    """sqrt(tr(E H E^T) / tr(W H W^T)): the relative error of the matrix's outputs on the calibration text."""
+    energies: Mapping[str, float]
+    """tr(E H E^T) by kind, and under "" tr(W H W^T): what errors, and the matrix, make of outputs, of some rows."""
     remarks: tuple[str, ...]
 
 
@@ -62,27 +62,35 @@ def solve(
         return {"solved": solved, "plain": plain}, remarks
 
     done = [(start, *result) for start, result in workers.in_order(run, starts)]
-    fields = {kind: _joined([each[kind].part(start) for start, each, _ in done]) for kind in KINDS}
+    fields = {kind: joined([each[kind].part(start) for start, each, _ in done]) for kind in KINDS}
     numbers = {kind: stored_numbers(format, fields[kind], (w.shape[0], w.shape[1])) for kind in KINDS}
     remarks = tuple(dict.fromkeys(remark for *_, found in done for remark in found))
-    return Solved(fields, numbers, _errors(w, numbers, stats["hessian"], workers), remarks)
+    return Solved(fields, numbers, _energies(w, numbers, stats["hessian"], workers), remarks)
 
 
-def _joined(parts: list[Fields]) -> Fields:
-    """Slabs put together; what belongs to the whole tensor came with the first."""
+def joined(parts: Sequence[Fields]) -> Fields:
+    """Slabs of rows put together; what belongs to the whole tensor came with the first."""
     return {name: np.concatenate([part[name] for part in parts if name in part]) for name in parts[0]}
 
 
-def _errors(
+def relative_errors(energies: Mapping[str, float]) -> dict[str, float]:
+    """By kind sqrt(tr(E H E^T) / tr(W H W^T)): the relative error of a matrix's outputs on the calibration text.
+
+    >>> relative_errors({"": 4.0, "plain": 1.0})
+    {'plain': 0.5}
+    """
+    whole = energies[""]
+    return {kind: sqrt(max(e, 0.0) / whole) if whole > 0 else 0.0 for kind, e in energies.items() if kind}
+
+
+def _energies(
     w: torch.Tensor, numbers: Mapping[str, torch.Tensor], hessian: torch.Tensor, workers: Workers
 ) -> dict[str, float]:
-    """Relative errors by kind, of at most MEASURED rows: all of them would take as long as choosing their codes."""
+    """Energies of at most MEASURED rows: all of them would take as long as choosing their codes."""
     chosen = np.arange(min(len(w), MEASURED)) * len(w) // min(len(w), MEASURED)
     rows = {"": w[chosen], **{kind: w[chosen] - found[chosen] for kind, found in numbers.items()}}
 
     def run(kind: str) -> float:
         return float(((rows[kind] @ hessian) * rows[kind]).sum())
 
-    totals = dict(workers.in_order(run, rows))
-    whole = totals.pop("")
-    return {kind: sqrt(max(total, 0.0) / whole) if whole > 0 else 0.0 for kind, total in totals.items()}
+    return dict(workers.in_order(run, rows))

@@ -14,6 +14,7 @@ from functools import cache
 from threading import local
 from typing import TYPE_CHECKING, Any
 
+from fewbits.calibration.experts import list_experts
 from fewbits.calibration.precision import FLOAT32, computing
 from fewbits.errors import CalibrationError
 from fewbits.lazy import LazyModule
@@ -43,6 +44,7 @@ class LayeredNetwork:
     """`network`, all of it on the meta device, whose parameters come from `parameters` when they are needed."""
 
     def __init__(self, network: Any, parameters: Parameters, precision: str = FLOAT32) -> None:
+        list_experts(network)
         self.network = network
         self.precision = precision
         """In which layers and head are computed."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fewbits.calibration.experts import PLACE
 from fewbits.calibration.network import Call, ReachedError
 from fewbits.calibration.precision import FLOAT32, computing
 from fewbits.calibration.stats import Hessian
@@ -114,7 +115,7 @@ class Measured:
     hessians: dict[str, Hessian]
     """Name of the first site of a group -> what reached it."""
     groups: Mapping[str, tuple[str, ...]]
-    """Name of the first site of a group -> all of them."""
+    """Name of the first site of a group -> all of them; an expert's that no token reached are alone."""
 
 
 def measure(
@@ -204,7 +205,9 @@ class _Sums:
             hessian.mirror()
         for name, leader in self._leaders.items():
             groups[leader] = (*groups.get(leader, ()), name)
-        missing = [name for name in self._widths if name not in self._leaders]
+        unreached = [name for name in self._widths if name not in self._leaders]
+        groups |= {name: (name,) for name in unreached}
+        missing = [name for name in unreached if PLACE not in f".{name}"]
         if missing:
             raise CalibrationError(
                 f"no token of the calibration text reached {missing[0]} ({len(missing)} in all); give more text, or of "

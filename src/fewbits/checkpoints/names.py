@@ -20,12 +20,3 @@ def to_gguf(architecture: Architecture, layers: int) -> Callable[[str], str | No
         return table.get_name(name, try_suffixes=_SUFFIXES)
 
     return name_in_gguf
-
-
-def to_huggingface(architecture: Architecture, layers: int) -> dict[str, str]:
-    """GGUF name -> Hugging Face name of every tensor that `architecture` can have, optional ones included."""
-    result: dict[str, str] = {}
-    for fact in architecture.tensors:
-        for layer in range(layers) if fact.layered else (0,):
-            result[fact.gguf.format(layer=layer)] = fact.source.format(layer=layer)
-    return result

@@ -22,11 +22,11 @@ DAMPING = (0.01, 0.1, 1.0, 10.0)
 PANEL = 256
 """Columns whose costs are counted together."""
 
-BLOCK = 256
+STRIPE = 256
 """Columns of a factor that are found together."""
 
 TILE = 1024
-"""Rows or columns before a block that one thread brings up to date."""
+"""Rows or columns before a stripe that one thread brings up to date."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ def factored(hessian: torch.Tensor, order: torch.Tensor | None = None, workers: 
 def _is_factored(a: torch.Tensor, workers: Workers | None) -> bool:
     """Make of `a` (cols, cols), in its place, the upper triangular R with a = R R^T; False where there is none.
 
-    Block after block from the last columns on. What a block leaves of the columns before it is taken from them tile by
-    tile, each on one thread: how many threads there are changes nothing.
+    Stripe after stripe of columns, the last ones first. What a stripe leaves of the columns before it is taken from
+    them tile by tile, each on one thread: how many threads there are changes nothing.
     """
     in_order = workers.in_order if workers else _one_by_one
-    for start in range((len(a) - 1) // BLOCK * BLOCK, -1, -BLOCK):
-        own = a[start : start + BLOCK, start : start + BLOCK]
+    for start in range((len(a) - 1) // STRIPE * STRIPE, -1, -STRIPE):
+        own = a[start : start + STRIPE, start : start + STRIPE]
         lower, fails = torch.linalg.cholesky_ex(own.flip(0, 1))  # Cholesky's begins with the first column
         if int(fails):
             return False
@@ -138,15 +138,15 @@ def _is_factored(a: torch.Tensor, workers: Workers | None) -> bool:
 
 
 def _settle(a: torch.Tensor, own: torch.Tensor, start: int, rows: slice) -> None:
-    """The block's columns of R in `rows`."""
-    block = a[rows, start : start + len(own)]
-    block.copy_(torch.linalg.solve_triangular(own.T, block, upper=False, left=False))
+    """The stripe's columns of R in `rows`."""
+    stripe = a[rows, start : start + len(own)]
+    stripe.copy_(torch.linalg.solve_triangular(own.T, stripe, upper=False, left=False))
 
 
 def _take_away(a: torch.Tensor, start: int, columns: slice) -> None:
-    """What the block's columns are in a[:, columns], down to the diagonal."""
-    block = a[: columns.stop, start : start + BLOCK]
-    a[: columns.stop, columns].addmm_(block, block[columns].T, alpha=-1)
+    """What the stripe's columns are in a[:, columns], down to the diagonal."""
+    stripe = a[: columns.stop, start : start + STRIPE]
+    a[: columns.stop, columns].addmm_(stripe, stripe[columns].T, alpha=-1)
 
 
 def _one_by_one(function: Callable[[slice], None], items: Iterable[slice]) -> Iterator[tuple[slice, None]]:
