@@ -58,17 +58,21 @@ def pools_of(measured: Measured) -> dict[str, Pool]:
 
     Raises CalibrationError, naming the first site, where no token reached any expert.
     """
-    alike: dict[str, list[Hessian]] = {kind_of(leader): [] for leader in measured.groups if is_experts(leader)}
+    alike: dict[str, list[Hessian]] = {}
+    leaders = {kind_of(leader): kind_of(leader) for leader in measured.groups if is_experts(leader)}
     for leader, hessian in measured.hessians.items():
         if is_experts(leader):
-            alike[kind_of(leader)].append(hessian)
-    return {kind: _pool(kind, hessians) for kind, hessians in alike.items()}
+            alike.setdefault(kind_of(leader), []).append(hessian)
+            leaders |= {kind_of(name): kind_of(leader) for name in measured.groups[leader]}
+    pools = {kind: _pool(kind, hessians) for kind, hessians in alike.items()}
+    unreached = [kind for kind, leader in leaders.items() if leader not in pools]
+    if unreached:
+        raise CalibrationError(f"no token of the calibration text reached any of {unreached[0]}; give more text.")
+    return {kind: pools[leader] for kind, leader in leaders.items()}
 
 
 def _pool(kind: str, hessians: list[Hessian]) -> Pool:
     tokens = sum(hessian.tokens for hessian in hessians)
-    if not tokens:
-        raise CalibrationError(f"no token of the calibration text reached any of {kind}; give more text.")
     if kind.endswith(INNER):
         energies = [hessian.value.diagonal().mean() * hessian.tokens for hessian in hessians]
         return Pool(torch.stack(energies).sum(0, keepdim=True) / tokens)

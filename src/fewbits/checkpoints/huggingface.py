@@ -106,7 +106,13 @@ def _stacks(
     present = set(reader.names())
     for target, (source, fact) in facts.items():
         names = [source.replace(EXPERT, str(n)) for n in range(config.experts)] if fact.stacked else []
-        if names and present.issuperset(names):
+        missing = [name for name in names if name not in present]
+        if len(missing) in range(1, len(names)):
+            raise CheckpointError(
+                f"{reader.path} has no tensor {quoted(missing[0])}, and {config.path} calls for {config.experts} "
+                "experts; the checkpoint is incomplete, or the configuration belongs to another model."
+            )
+        if names and not missing:
             parts = [reader.read(name) for name in names]
             _require_alike(parts, config)
             found[target] = StackedTensor.of(source, parts)
