@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ def quantize(
     method: str | None = None,
     calibration: Any = None,
     guard: str | Path | None = None,
-    target_text: str | Path | None = None,
+    target_text: str | Path | Sequence[str | Path] | None = None,
     write_importance: str | Path | None = None,
     windows: int = 128,
     sequence_length: int = 512,
@@ -46,15 +46,15 @@ def quantize(
     weighed. `method` says how codes are chosen: "nearest", or by what text does to the model, "gptq"; None means gptq
     where `calibration` is given (a path, several, or texts) and else nearest. Methods that look at text take a
     built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`.
-    `target_text` is compared with the calibration text, and `write_importance` keeps what was measured, as llama.cpp's
-    importance matrices. `threads` None means all processors. Returns the record that was also written beside `output`
-    as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing at `output` when
-    anything fails.
+    `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps what was
+    measured, as llama.cpp's importance matrices. `threads` None means all processors. Returns the record that was also
+    written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves
+    nothing at `output` when anything fails.
     """
     texts = CalibrationRequest(
         text=Path(calibration) if isinstance(calibration, str) else calibration,
         guard=_path(guard),
-        target=_path(target_text),
+        targets=_paths(target_text),
         importance=_path(write_importance),
         windows=windows,
         length=sequence_length,
@@ -90,6 +90,11 @@ def _quantize(request: Request, threads: int | None, on_preview: Callable[[Previ
 
 def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
+
+
+def _paths(given: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
+    several = (given,) if isinstance(given, str | Path) else given or ()
+    return tuple(Path(each) for each in several)
 
 
 def _weights(source: Path) -> Path | None:

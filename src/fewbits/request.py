@@ -32,8 +32,8 @@ class CalibrationRequest:
     """As `fewbits.calibration.data.read_calibration` takes it; None for the built-in mix."""
     guard: Path | None
     """Text that codes are judged by; None for the built-in one."""
-    target: Path | None
-    """Text of the kind that the model will see, which the calibration text is compared with."""
+    targets: tuple[Path, ...]
+    """Texts of the kinds that the model will see, which the calibration text is compared with."""
     importance: Path | None
     """Where to write what was measured, as an importance matrix."""
     windows: int
@@ -45,7 +45,7 @@ class CalibrationRequest:
         return {
             "--calibration": self.text,
             "--guard": self.guard,
-            "--target-text": self.target,
+            "--target-text": self.targets or None,
             "--write-importance": self.importance,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pydoc_data.topics
 import signal
 import subprocess
 import sys
@@ -170,6 +171,23 @@ def test_a_target_is_compared_with(untied: Path, whole: Path, tmp_path: Path) ->
     assert report["far"]
     assert set(report["sites"]) == {t.planned.name for t in record.tensors if t.output_error is not None}
     assert "unlike the target" in record.calibration.notes[0]
+    assert (tmp_path / "o.gguf").read_bytes() == whole.read_bytes()
+
+
+def test_groups_of_a_target_are_told_apart(untied: Path, whole: Path, tmp_path: Path) -> None:
+    numbers, prose = tmp_path / "numbers.txt", tmp_path / "prose.txt"
+    numbers.write_text("\n".join(f"{n} {n * n} {n**3}" for n in range(900)), encoding="utf-8")
+    prose.write_text(pydoc_data.topics.topics["assignment"] * 3, encoding="utf-8")
+
+    record = calibrated(untied, tmp_path / "o.gguf", target_text=[numbers, prose])
+
+    report = record.calibration.unlikeness
+    one, other = (report["groups"][name] for name in ("numbers.txt", "prose.txt"))
+    assert one["tokens"]["tokens"] + other["tokens"]["tokens"] == report["tokens"]["tokens"]
+    assert one["tokens"]["unseen"] > other["tokens"]["unseen"]
+    assert one["sites"].keys() == other["sites"].keys() == report["sites"].keys()
+    assert any("unlike group numbers.txt" in note for note in record.calibration.notes)
+    assert set(record.preview.calibration.target_text) == {"numbers.txt", "prose.txt"}
     assert (tmp_path / "o.gguf").read_bytes() == whole.read_bytes()
 
 

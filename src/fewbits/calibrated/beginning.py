@@ -30,7 +30,7 @@ def begin(ground: Ground) -> None:
     network = LayeredNetwork(
         ground.network.network, lambda name: stored[name] if name in stored else ground.parameters(name)
     )
-    for kind in (*KINDS, *ground.texts.chosen_by):
+    for kind in (*KINDS, *ground.texts.measured):
         _embed(ground, network, ground.texts.of(kind), states_name(kind, 0))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int64]
 """(windows, length)"""
 
-CALIBRATION, TARGET = "calibration", "target"
+CALIBRATION = "calibration"
 
 HEAD = "head"
 """What comes after the last layer, among the names of layers."""
@@ -41,19 +41,24 @@ class Texts:
 
     calibration: Ids
     guard: Ids
-    target: Ids | None = None
-    """Text of the kind that the model will see."""
+    targets: Mapping[str, Ids] = field(default_factory=dict)
+    """Group -> text of that kind, which the model will see."""
 
     def of(self, kind: str) -> Ids:
         """The text that states of `kind` come from: the guard's run behind solved and behind plain codes."""
-        if kind == TARGET and self.target is not None:
-            return self.target
+        if kind in self.kinds:
+            return self.targets[self.kinds[kind]]
         return self.calibration if kind == CALIBRATION else self.guard
 
     @property
-    def chosen_by(self) -> tuple[str, ...]:
-        """Kinds of states that are measured and go through the layers behind what is kept."""
-        return (CALIBRATION,) if self.target is None else (TARGET, CALIBRATION)
+    def kinds(self) -> dict[str, str]:
+        """Kind of states -> group of the target's text."""
+        return {f"target{number}": name for number, name in enumerate(self.targets)}
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Kinds of states that are measured and go through the layers behind what is kept; what is looked at first."""
+        return (*self.kinds, CALIBRATION)
 
 
 class Progress:
@@ -113,7 +118,7 @@ class Ground:
 
     def batches(self, kind: str) -> list[Batches]:
         """How states of `kind` go through each layer."""
-        text = kind if kind in {CALIBRATION, TARGET} else "guard"
+        text = kind if kind in self.texts.measured else "guard"
         if text not in self._batches:
             self._batches[text] = self._calls(self.texts.of(text))
         return self._batches[text]

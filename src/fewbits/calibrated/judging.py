@@ -26,7 +26,7 @@ def judge(ground: Ground, number: int) -> None:
     if ground.first_unfinished == span.stop:  # whatever was broken off here, doing it twice changes nothing
         kept, other = KINDS if verdict.kept else KINDS[::-1]
         ground.keep(states_name(other, span.stop), ground.work.states(states_name(kept, span.stop)))
-    for kind in ground.texts.chosen_by:
+    for kind in ground.texts.measured:
         ground.work.forget_states(states_name(kind, span.start))
 
 
@@ -57,10 +57,10 @@ def _go_back(ground: Ground, span: range) -> None:
             kept = {t: kept_scaling(ground.work, layer_folder(index), t) for t in tensors}
             put_scaled(ground, index, layer, {t: scaling for t, scaling in kept.items() if scaling})
             ground.put(name, sites, {t: ground.work.fields(layer_folder(index), "plain", t) for t in targets})
-            for kind in ground.texts.chosen_by:
+            for kind in ground.texts.measured:
                 ground.through(index, layer, kind)
         if index != span.start:
-            for kind in ground.texts.chosen_by:
+            for kind in ground.texts.measured:
                 ground.work.forget_states(states_name(kind, index))
 
 

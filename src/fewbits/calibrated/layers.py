@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fewbits.calibrated.experts import blended, pools_of
-from fewbits.calibrated.ground import CALIBRATION, HEAD, TARGET, Ground, layer_folder, states_name
-from fewbits.calibrated.pieces import Inputs, Piece, record_of
+from fewbits.calibrated.ground import CALIBRATION, HEAD, Ground, layer_folder, states_name
+from fewbits.calibrated.pieces import Piece, Squares, record_of, squares_of
 from fewbits.calibrated.scaling import KIND as SCALING
 from fewbits.calibrated.scaling import Scaling, scale
 from fewbits.calibrated.solving import KINDS, joined, solve
@@ -30,10 +30,13 @@ def solve_layer(ground: Ground, index: int) -> None:
     name = ground.network.layer_name(index)
     with ground.network.layer(index) as layer:
         sites = ground.sites(name, layer)
-        measured = {kind: _measure(ground, index, layer, sites, kind) for kind in ground.texts.chosen_by}
-        scalings = scale(ground, index, layer, sites, measured[CALIBRATION])
-        fields, record = _solve(ground, name, sites, measured, scalings)
-        for kind in (*ground.texts.chosen_by, "solved"):
+        targets = {
+            group: squares_of(_measure(ground, index, layer, sites, kind)) for kind, group in ground.texts.kinds.items()
+        }
+        measured = _measure(ground, index, layer, sites, CALIBRATION)
+        scalings = scale(ground, index, layer, sites, measured)
+        fields, record = _solve(ground, name, sites, measured, targets, scalings)
+        for kind in (*ground.texts.measured, "solved"):
             ground.through(index, layer, kind)
         ground.put(name, sites, fields["plain"])
         ground.through(index, layer, "plain")
@@ -52,7 +55,7 @@ def _forget(ground: Ground, index: int) -> None:
     for kind in KINDS:
         ground.work.forget_states(states_name(kind, index))
     if index not in [span.start for span in ground.spans]:
-        for kind in ground.texts.chosen_by:
+        for kind in ground.texts.measured:
             ground.work.forget_states(states_name(kind, index))
 
 
@@ -60,15 +63,15 @@ def _solve(
     ground: Ground,
     prefix: str,
     sites: Mapping[str, Any],
-    found: Mapping[str, Measured],
+    measured: Measured,
+    targets: Mapping[str, Squares],
     scalings: Mapping[str, Scaling],
 ) -> tuple[dict[str, dict[str, Fields]], dict[str, Any]]:
     """Stored fields by kind and tensor, and the record; the modules get the solved numbers."""
     pieces: dict[str, dict[int, Piece]] = {}
-    measured, target = found[CALIBRATION], found.get(TARGET)
+    here = squares_of(measured)
     pools = pools_of(measured)
     for leader, names in measured.groups.items():
-        seen = Inputs.of(measured.hessians.get(leader), target.hessians.get(leader) if target else None)
         hessian = blended(measured, pools, leader, sites[leader].in_features)
         stats = _stats(ground, hessian, scalings.get(ground.parameters.find(_weight(prefix, leader)).target))
         del hessian  # the largest thing in memory
@@ -79,7 +82,9 @@ def _solve(
             solved = solve(w, planned, ground.way.method, stats, ground.workers)
             sites[name].weight.data.copy_(parameter.in_network(solved.numbers["solved"]))
             first = parameter.part.start if parameter.part else 0
-            pieces.setdefault(parameter.target, {})[first] = Piece(solved.fields, solved.energies, solved.remarks, seen)
+            there = {group: seen[name] for group, seen in targets.items()}
+            piece = Piece(solved.fields, solved.energies, solved.remarks, here[name], there)
+            pieces.setdefault(parameter.target, {})[first] = piece
     in_order = {name: [own[first] for first in sorted(own)] for name, own in pieces.items()}
     fields = {kind: {name: joined([p.fields[kind] for p in own]) for name, own in in_order.items()} for kind in KINDS}
     fields[SCALING] = {name: scaling.fields() for name, scaling in scalings.items()}
@@ -105,8 +110,9 @@ def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:
         return {}
     if ground.work.layer_record(HEAD) is None:
         original = head.module.weight.data.clone()
-        found = {kind: _measure_head(ground, head, kind) for kind in ground.texts.chosen_by}
-        fields, record = _solve(ground, "", {head.name: head.module}, found, {})
+        targets = {group: squares_of(_measure_head(ground, head, kind)) for kind, group in ground.texts.kinds.items()}
+        measured = _measure_head(ground, head, CALIBRATION)
+        fields, record = _solve(ground, "", {head.name: head.module}, measured, targets, {})
         head.module.weight.data.copy_(original)
         ground.work.write_layer(HEAD, fields, record)
     stored = {kind: ground.work.fields(HEAD, kind, planned.name) for kind in KINDS}

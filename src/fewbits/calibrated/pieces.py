@@ -7,51 +7,59 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewbits.calibrated.solving import relative_errors
-from fewbits.calibration.stats import Hessian
+from fewbits.calibration.walk import Measured
 from fewbits.formats import Fields
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What reached a site: tokens, mean squares (cols,), and those of the target's text where both are known."""
+    """What reached a site: tokens, and mean squares (cols,) where there were any."""
 
     tokens: int
     squares: list[float] | None
-    target_squares: list[float] | None
 
-    @staticmethod
-    def of(own: Hessian | None, target: Hessian | None) -> Inputs:
-        """Of what was measured, if anything was."""
-        here, there = (h.value.diagonal().tolist() if h and h.tokens else None for h in (own, target))
-        return Inputs(own.tokens if own else 0, here, there)
+
+Squares = Mapping[str, Inputs]
+"""By site."""
+
+
+def squares_of(measured: Measured) -> Squares:
+    """What reached each site, of Hessians that may be let go of."""
+    found: dict[str, Inputs] = {}
+    for leader, names in measured.groups.items():
+        hessian = measured.hessians.get(leader)
+        seen = Inputs(hessian.tokens, hessian.value.diagonal().tolist()) if hessian else Inputs(0, None)
+        found |= dict.fromkeys(names, seen)
+    return found
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The stored fields of one site by kind, its energies (solving.Solved), and what reached it."""
+    """The stored fields of one site by kind, its energies (solving.Solved), and what reached it from each text."""
 
     fields: Mapping[str, Fields]
     energies: Mapping[str, float]
     remarks: tuple[str, ...]
     inputs: Inputs
+    targets: Squares
+    """By group of the target's text."""
 
 
 def record_of(pieces: Sequence[Piece]) -> dict[str, Any]:
     """A tensor's record, of its pieces in the order of its rows: numbers and tokens of experts one after another."""
     energies = {kind: sum(piece.energies[kind] for piece in pieces) for kind in pieces[0].energies}
-    inputs = [piece.inputs for piece in pieces]
     return {
         "errors": relative_errors(energies),
         "remarks": list(dict.fromkeys(remark for piece in pieces for remark in piece.remarks)),
-        "tokens": [each.tokens for each in inputs],
-        "mean_square": _side_by_side([each.squares for each in inputs]),
-        "target_mean_square": _side_by_side([each.target_squares for each in inputs]),
+        "tokens": [piece.inputs.tokens for piece in pieces],
+        "mean_square": _side_by_side([piece.inputs for piece in pieces]),
+        "targets": {group: _side_by_side([piece.targets[group] for piece in pieces]) for group in pieces[0].targets},
     }
 
 
-def _side_by_side(squares: list[list[float] | None]) -> list[float] | None:
+def _side_by_side(inputs: list[Inputs]) -> list[float] | None:
     """Mean squares of all experts, zeros for those that nothing reached; None where nothing reached any."""
-    known = next((each for each in squares if each is not None), None)
+    known = next((each.squares for each in inputs if each.squares is not None), None)
     if known is None:
         return None
-    return [number for each in squares for number in each or [0.0] * len(known)]
+    return [number for each in inputs for number in each.squares or [0.0] * len(known)]

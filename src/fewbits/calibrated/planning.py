@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fewbits import formats
@@ -31,8 +32,8 @@ class Plan:
     """Windows (windows, length) int64 that codes are chosen by."""
     held_out: Any
     """Windows (windows, length) int64 that codes are judged by."""
-    target: Any
-    """Windows of text of the kind that the model will see; None where none was given."""
+    targets: Mapping[str, Any]
+    """Group -> windows of text of that kind, which the model will see."""
     used: CalibrationPlan
     notes: tuple[str, ...]
 
@@ -46,15 +47,16 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
     held_out = read_calibration(
         judged, source.vocabulary, length=length, windows=max(1, guard.TOKENS // length), seed=seed
     )
-    target = None
-    if asked.target is not None:
-        target = read_calibration(asked.target, source.vocabulary, length=length, windows=TARGET_WINDOWS, seed=seed)
+    targets = {
+        name: read_calibration(path, source.vocabulary, length=length, windows=TARGET_WINDOWS, seed=seed)
+        for name, path in _groups(asked.targets).items()
+    }
     used = CalibrationPlan(
         text=data.fingerprint,
         guard_text=held_out.fingerprint,
         tokens=int(data.windows.size),
         guard_tokens=int(held_out.windows.size),
-        target_text=target.fingerprint if target else None,
+        target_text={name: target.fingerprint for name, target in targets.items()} or None,
         checkpoints=len(guard.spans(len(source.network))),
         layers=len(source.network),
         precision=source.network.precision,
@@ -62,8 +64,14 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
     notes = [f"Calibration: {note}." for note in data.notes]
     if length < asked.length:
         notes.append(f"Windows were shortened from {asked.length} to {length} tokens, all that the model was made for.")
-    seen = target.windows if target else None
+    seen = {name: target.windows for name, target in targets.items()}
     return Plan(source, data.windows, held_out.windows, seen, used, tuple(notes))
+
+
+def _groups(paths: tuple[Path, ...]) -> dict[str, Path]:
+    """Texts by the names of their files, or by their paths where two are called the same."""
+    counts = Counter(path.name for path in paths)
+    return {path.name if counts[path.name] == 1 else str(path): path for path in paths}
 
 
 def with_methods(tensors: Iterable[PlannedTensor], plan: Plan, way: Way) -> tuple[PlannedTensor, ...]:
@@ -112,7 +120,7 @@ def asked_for(
         "tensors": [(t.name, t.format, t.method) for t in tensors],
         "text": plan.used.text["sha256"],
         "guard_text": plan.used.guard_text["sha256"],
-        "target_text": plan.used.target_text and plan.used.target_text["sha256"],
+        "target_text": {name: text["sha256"] for name, text in (plan.used.target_text or {}).items()},
         "precision": plan.used.precision,
         "seed": seed,
     }

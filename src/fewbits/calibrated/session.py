@@ -73,7 +73,7 @@ class Session:
         """Walk through the model; what is finished stays beside `output` if this fails, for the same command."""
         asked = planning.asked_for(self.plan, self.conversion, tensors, self.way, self.seed)
         work = stack.enter_context(Workspace(output, asked))
-        texts = Texts(self.plan.calibration, self.plan.held_out, self.plan.target)
+        texts = Texts(self.plan.calibration, self.plan.held_out, self.plan.targets)
         ground = Ground(self.plan.source, {t.name: t for t in tensors}, self.way, texts, work, workers, progress)
         return Solved(self.plan, work, run(ground))
 
@@ -128,12 +128,17 @@ class Solved:
 
     def _unlikeness(self) -> Unlikeness | None:
         """How far the calibration text is from the target's, where one was given."""
-        if self.plan.target is None:
+        if not self.plan.targets:
             return None
-        records = [item for item in self.outcome.records.items() if item[1]["target_mean_square"]]
-        here = Seen(self.plan.calibration, {name: record["mean_square"] for name, record in records})
-        there = Seen(self.plan.target, {name: record["target_mean_square"] for name, record in records})
-        return unlikeness(here, there, self.plan.source.vocabulary.size)
+        records = self.outcome.records.items()
+        here = Seen(self.plan.calibration, {name: r["mean_square"] for name, r in records if r["mean_square"]})
+        groups = {
+            group: Seen(ids, {name: r["targets"][group] for name, r in records if r["targets"][group]})
+            for group, ids in self.plan.targets.items()
+        }
+        size = self.plan.source.vocabulary.size
+        whole = _together(list(groups.values()))
+        return unlikeness(here, whole, size, groups=groups if len(groups) > 1 else None)
 
     def write_importance(self, path: Path) -> None:
         """Keep the mean squares of the inputs of every solved matrix as an importance matrix."""
@@ -158,3 +163,12 @@ SENTENCES = 3
 def _few(sentences: tuple[str, ...]) -> tuple[str, ...]:
     rest = len(sentences) - SENTENCES
     return sentences if rest <= 0 else (*sentences[:SENTENCES], f"Few tokens reached experts of {rest} more tensors.")
+
+
+def _together(groups: list[Seen]) -> Seen:
+    """All groups as one text, each with its own weight in tokens."""
+    ids = [np.asarray(group.ids) for group in groups]
+    known = set.intersection(*(set(group.squares) for group in groups))
+    shares = np.array([each.size for each in ids]) / sum(each.size for each in ids)
+    squares = {name: shares @ np.array([group.squares[name] for group in groups]) for name in sorted(known)}
+    return Seen(np.concatenate([each.ravel() for each in ids]), squares)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--method", metavar="NAME", help="How codes are chosen  [default: gptq with --calibration, else nearest]")
 @click.option("--calibration", multiple=True, metavar="FILE", help="Text to choose codes by; repeatable.")
 @click.option("--guard", metavar="FILE", help="Text to judge codes by  [default: a text of our own]")
-@click.option("--target-text", metavar="FILE", help="Text of the kind to come: says how unlike calibration is.")
+@click.option("--target-text", multiple=True, metavar="FILE", help="Text to come: how unlike it is; one per group.")
 @click.option("--write-importance", metavar="FILE", help="Keep what was measured, for llama-quantize too.")
 @click.option(
     "--windows",
@@ -83,7 +83,7 @@ def command(
             _print_preview(preview, _choices(ctx))
 
     hidden = quiet or options["dry_run"]
-    stages = () if hidden else (*(("calibrate",) if calibration else ()), "quantize", "verify")
+    stages = () if hidden else (*(("calibrate",) if _reads_text(ctx) else ()), "quantize", "verify")
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
@@ -120,12 +120,16 @@ def _telling_what_is_kept(output: Path) -> Iterator[None]:
         raise
 
 
+def _reads_text(ctx: click.Context) -> bool:
+    return bool(ctx.params["calibration"]) or ctx.params["method"] not in {None, "nearest"}
+
+
 def _choices(ctx: click.Context) -> list[str]:
     """The options that the user left to us, as they would be written."""
     from click.core import ParameterSource
 
     names = {"to": "--to", "method": "--method", "threads": "--threads", "seed": "--seed"}
-    reads_text = bool(ctx.params["calibration"]) or ctx.params["method"] not in {None, "nearest"}
+    reads_text = _reads_text(ctx)
     if reads_text:
         names |= {"calibration": "--calibration", "guard": "--guard"}
         names |= {"windows": "--windows", "sequence_length": "--sequence-length"}

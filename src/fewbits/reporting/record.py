@@ -76,7 +76,7 @@ class CalibrationPlan:
     precision: str = "float32"
     """In which the network was computed."""
     target_text: dict[str, Any] | None = None
-    """The same of text of the kind that the model will see, where some was given."""
+    """The same, by group, of text of the kinds that the model will see, where some was given."""
 
 
 @dataclass(frozen=True)
