@@ -39,6 +39,16 @@ ALLOWED: dict[str, set[str]] = {
     "transforms": {"errors", "registry", "lazy", "formats.base", "formats.overrides", "models"},
     "calibration": {"errors", "kernels", "registry", "lazy", "workers"},
     "way": {"errors", "methods", "transforms"},
+    "rotating": {
+        "errors",
+        "kernels",
+        "checkpoints",
+        "evaluation.gguf_config",
+        "models",
+        "reporting.record",
+        "transforms",
+        "workers",
+    },
     "calibrated": {
         "",
         "lazy",
@@ -89,8 +99,10 @@ ALLOWED: dict[str, set[str]] = {
         "digest",
         "models",
         "verification_fields",
+        "verification_rotation",
         "workers",
     },
+    "verification_rotation": {"errors", "kernels", "checkpoints.base", "models"},
     "verification_fields": {"errors", "formats"},  # for the type of fields alone: it shares no reading with formats
     "encoding": {"formats", "kernels", "methods", "checkpoints", "reporting.record", "workers"},
     "targets": {
@@ -101,6 +113,7 @@ ALLOWED: dict[str, set[str]] = {
         "preflight",
         "reporting",
         "verification",
+        "verification_rotation",
         "workers",
     },
     "assignment": {
@@ -115,6 +128,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline": {
         "calibrated.session",
+        "rotating",
         "way",
         "errors",
         "formats",

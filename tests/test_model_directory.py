@@ -25,7 +25,7 @@ from fewbits.checkpoints.model_directory import DirectoryWriter
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import CheckpointError, FormatError, VerificationError
 from fewbits.targets import DirectoryTarget
-from fewbits.verification import Expectation, _compare_fields
+from fewbits.verification import Expectation, _compare_fields, _rows_of
 from references.random_models import byte_level_tokenizer, save_byte_level, save_model, small_config
 
 KINDS = ["int4_g32_sym_f16", "uint4_g64_asym_f16", "nf4_g64_dq", "fp8_e4m3_tile128", "nvfp4", "learned4_g64", "Q4_0"]
@@ -261,7 +261,7 @@ def test_an_element_that_is_far_off_is_beyond_the_bound(model: Path, tmp_path: P
             w[row, np.abs(w[row]).argmax()] *= -1.0
         source = StoredTensor(name, "F32", w.shape, w.view(np.uint8).reshape(-1))
         want = Expectation(source, None, kind, 0.0)
-        found = _compare_fields(stored, want, float(np.abs(w).max()), (0, len(w)))
+        found = _compare_fields(stored, want, _rows_of(want), float(np.abs(w).max()), (0, len(w)))
         assert (found.worst > formats.get(kind).error_bound) == far_off
 
 

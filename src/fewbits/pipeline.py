@@ -32,6 +32,7 @@ from fewbits.preflight import estimate_memory, estimate_seconds, require_room, r
 from fewbits.reporting.card import card_path, discard_card, publish_card, stage_card
 from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
 from fewbits.request import Request
+from fewbits.rotating import Rotating, rotating
 from fewbits.targets import Prepared, Target, Writer, target_of
 from fewbits.verification import Allowance, relative_rms
 from fewbits.versions import versions
@@ -48,33 +49,38 @@ def run(
     """Do what `fewbits.quantize` promises, with `workers`; some of `digests` may have begun."""
     overrides = planning.parse_overrides(request.tensors)
     recipe, chosen = planning.get(request.recipe).with_overrides(overrides), _way(request)
+    _require_same_columns(request, chosen)
     target = target_of(request.output)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
     if kept := request.calibration.importance:
         require_writable(kept, kept, force=request.force, dry_run=request.dry_run)
     weigher = read_importance(request.importance) if request.importance is not None else None
     conversion = target.accept(_open(request))
+    turning = rotating(conversion, chosen.rotation) if chosen.rotation else None
+    conversion = turning.conversion if turning else conversion
     files = [*conversion.files, *(Path(file) for file in (recipe.source, request.importance) if file)]
     if not request.dry_run:
         for file in files:
             digests.begin(file)
     assignment = assign(conversion, recipe, chosen.method, weigher, target, measured=chosen.reads_text)
     calibration = _calibration(request, conversion, chosen)
+    if turning:
+        assignment = replace(assignment, tensors=tuple(map(turning.planned, assignment.tensors)))
     if calibration:
         assignment = replace(assignment, tensors=calibration.with_methods(assignment.tensors))
-    job = _plan(request, target, conversion, recipe, assignment, calibration, workers.threads)
+    job = _plan(request, target, conversion, recipe, assignment, calibration, turning, workers.threads)
     if on_preview:
         on_preview(job.preview)
     if request.dry_run:
         return job.preview
-    require_room(request.output, job.prepared.size)
+    require_room(request.output, job.prepared.size, turning.bytes if turning else 0)
     return _work(request, job, chosen.method, workers, lambda: digests.of(files))
 
 
 def _way(request: Request) -> Way:
     """What was asked for, or the best that the calibration text allows; refuses text for a method that reads none."""
     asked = request.calibration
-    chosen = way(request.method or ("gptq" if asked.text is not None else "nearest"))
+    chosen = way(request.method or ("gptq" if asked.text is not None else "nearest"), request.seed)
     given = [option for option, value in asked.options().items() if value is not None]
     if given and not chosen.reads_text:
         raise CalibrationError(
@@ -82,6 +88,14 @@ def _way(request: Request) -> Way:
             "--method gptq."
         )
     return chosen
+
+
+def _require_same_columns(request: Request, chosen: Way) -> None:
+    if request.importance is not None and chosen.rotation:
+        raise CalibrationError(
+            f"{request.importance} was measured on columns that {chosen.rotation.name} turns into others; leave "
+            f"--importance out, or take {chosen.rotation.name}+gptq, which measures behind the rotation."
+        )
 
 
 def _calibration(request: Request, conversion: Conversion, chosen: Way) -> Session | None:
@@ -99,6 +113,7 @@ def _work(
     """Everything after the preview."""
     began = datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - request.started)
     with PeakMemory() as memory, job.prepared.open(request.output) as writer, ExitStack() as stack:
+        job = _rotated(request, job, workers, stack)
         walk = partial(request.progress, "calibrate")
         tensors = job.preview.tensors
         solved = job.calibration.solve(request.output, tensors, workers, stack, walk) if job.calibration else None
@@ -127,6 +142,17 @@ def _work(
     return record
 
 
+def _rotated(request: Request, job: _Job, workers: Workers, stack: ExitStack) -> _Job:
+    """The job with the rotated source in place of the source, where it is to be rotated."""
+    if job.rotating is None:
+        return job
+    made = job.rotating.placements(request.output, workers, partial(request.progress, "rotate"))
+    placements = stack.enter_context(made)
+    calibration = job.calibration.over(placements) if job.calibration else None
+    conversion = replace(job.conversion, placements=tuple(placements.values()))
+    return replace(job, conversion=conversion, calibration=calibration)
+
+
 def _publish(writer: Writer, record: Record) -> None:
     """File and card appear together: the card is complete on the disk before the file gets its name."""
     try:
@@ -146,6 +172,7 @@ class _Job:
     preview: Preview
     importance: Mapping[str, Importance]
     calibration: Session | None
+    rotating: Rotating | None
 
 
 @dataclass(frozen=True)
@@ -169,6 +196,7 @@ def _plan(
     recipe: Recipe,
     assignment: Assignment,
     calibration: Session | None,
+    turning: Rotating | None,
     threads: int,
 ) -> _Job:
     tensors = assignment.tensors
@@ -184,14 +212,17 @@ def _plan(
         notes=(*conversion.notes, *assignment.notes, *(calibration.notes if calibration else ())),
         bytes_in=sum(t.bytes_in for t in tensors),
         bytes_out=prepared.size,
-        seconds_estimated=estimate_seconds(tensors, conversion.files, threads) + walk[0],
+        seconds_estimated=estimate_seconds(tensors, conversion.files, threads)
+        + walk[0]
+        + (turning.seconds(threads) if turning else 0.0),
         memory_estimated=resident_memory() + max(estimate_memory(threads), walk[1]),
         recipe_file=recipe.source or None,
         overrides=recipe.overrides,
         importance=assignment.used,
         calibration=calibration.used if calibration else None,
+        rotation=turning.used if turning else None,
     )
-    return _Job(conversion, prepared, preview, assignment.importance, calibration)
+    return _Job(conversion, prepared, preview, assignment.importance, calibration, turning)
 
 
 def _run(
@@ -202,7 +233,10 @@ def _run(
     writer.start_flush()
     verifying = time.perf_counter()
     allowances = dict.fromkeys(job.importance, Allowance("weighed")) | (solved.allowances() if solved else {})
-    sha256 = job.prepared.verify(request.output, tensors, allowances, workers, partial(request.progress, "verify"))
+    turned_by = job.preview.rotation.seed if job.preview.rotation else None
+    sha256 = job.prepared.verify(
+        request.output, tensors, allowances, workers, partial(request.progress, "verify"), turned_by
+    )
     seconds = time.perf_counter() - verifying
     writer.sync()
     return _Outcome(tensors, sha256, seconds)
@@ -232,14 +266,14 @@ def _encode_all(
 
     errors: dict[str, list[kernels.Doubles]] = {name: [] for name in planned}
     squares: dict[str, list[kernels.Doubles]] = {name: [] for name in planned}
-    done = 0
+    done, total = 0, sum(p.source.bytes for p in placements.values())
     with _torch_beside_workers(job, method):
         for piece, encoded in workers.in_order(encode, work):
             _require_representable(piece.placement, piece.tensor, encoded)
             errors[piece.tensor.name].append(encoded.squared_error)
             squares[piece.tensor.name].append(encoded.squared)
             done += piece.placement.source.row_bytes * (piece.stop - piece.start)
-            progress(done, job.preview.bytes_in)
+            progress(done, total)
     return tuple(_result(t, relative_rms(errors[t.name], squares[t.name]), solved) for t in planned.values())
 
 

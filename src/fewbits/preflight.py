@@ -36,12 +36,13 @@ def require_writable(output: Path, card: Path, *, force: bool, dry_run: bool) ->
         raise CheckpointError(f"{folder} cannot be written to; choose another output or change its permissions.")
 
 
-def require_room(output: Path, size: int) -> None:
-    """Refuse when the disk has less than `size` bytes free."""
+def require_room(output: Path, size: int, meanwhile: int = 0) -> None:
+    """Refuse when the disk has less than `size` bytes free, and those that are needed `meanwhile`."""
     free = shutil.disk_usage(output.parent).free
-    if free < size:
+    if free < size + meanwhile:
+        more = f", and {meanwhile / 1e6:.1f} MB for the rotated model until it is there" if meanwhile else ""
         raise CheckpointError(
-            f"{output.parent} has {free / 1e6:.1f} MB free and {output.name} needs {size / 1e6:.1f} MB; "
+            f"{output.parent} has {free / 1e6:.1f} MB free and {output.name} needs {size / 1e6:.1f} MB{more}; "
             "free some space or choose another disk."
         )
 

@@ -44,12 +44,12 @@ def quantize(
     `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats:
     {"blk.*.ffn_down": "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are
     weighed. `method` says how codes are chosen: "nearest", or by what text does to the model, "gptq"; None means gptq
-    where `calibration` is given (a path, several, or texts) and else nearest. Methods that look at text take a
-    built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`.
-    `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps what was
-    measured, as llama.cpp's importance matrices. `threads` None means all processors. Returns the record that was also
-    written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves
-    nothing at `output` when anything fails.
+    where `calibration` is given (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a
+    rotation of the model by `seed`, "hadamard+gptq". Methods that look at text take a built-in mix without it:
+    `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`. `target_text`, one file
+    or one per group, is compared with the calibration text; `write_importance` keeps what was measured, as llama.cpp's
+    importance matrices. `threads` None means all processors. Returns the record that was also written beside `output`
+    as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing there on failure.
     """
     texts = CalibrationRequest(
         text=Path(calibration) if isinstance(calibration, str) else calibration,

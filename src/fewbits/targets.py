@@ -26,10 +26,13 @@ from fewbits.verification import (
     Expectation,
     expect_directory,
     expect_gguf,
+    rotated_directory,
+    rotated_gguf,
     tensors_of,
     verify,
     verify_fields,
 )
+from fewbits.verification_rotation import Turned
 from fewbits.workers import Workers
 
 QUANTIZATION_VERSION = 2
@@ -76,8 +79,9 @@ class Prepared(Protocol):
         allowances: Mapping[str, Allowance],
         workers: Workers,
         progress: Callable[[int, int], None],
+        seed: int | None = None,
     ) -> str:
-        """Read what was written again and compare it with the source; the weights' SHA-256."""
+        """Read what was written again and compare it with the source, rotated by `seed` if any; returns its SHA-256."""
 
 
 class Target(Protocol):
@@ -185,28 +189,38 @@ class PreparedGGUF:
         allowances: Mapping[str, Allowance],
         workers: Workers,
         progress: Callable[[int, int], None],
+        seed: int | None = None,
     ) -> str:
         """Names go from the file to the source through the architecture's facts."""
         written = partial_path(output)
         first = self.conversion.files[0]
         if first.name == "config.json":
             sources = expect_directory(first.parent, GGUFReader(written))
+            turned = {} if seed is None else rotated_directory(first.parent, seed)
         else:
             sources = expect_gguf(GGUFReader(first))
+            turned = {} if seed is None else rotated_gguf(GGUFReader(first), seed)
         computed: dict[str, tuple[StoredTensor, Order | None]] = {
             p.name: (p.source, None) for p in self.conversion.placements if p.computed
         }
         planned = {t.planned.name: t for t in tensors}
         _require_planned(sources, planned)
-        every = {**sources, **computed}
+        heads: dict[str, tuple[StoredTensor, Order | None]] = {
+            name: (each.source, None) for name, each in turned.items() if name not in sources
+        }
+        every = {**sources, **computed, **heads}
         expected = {
-            n: _expectation(*every[n], planned[n], allowances.get(n, Allowance())) for n in every if n in planned
+            n: _expectation(*every[n], planned[n], allowances.get(n, Allowance()), turned.get(n))
+            for n in every
+            if n in planned
         }
         return verify(written, self.metadata, expected, workers, progress)
 
 
-def _expectation(source: StoredTensor, order: Order | None, result: TensorResult, allowance: Allowance) -> Expectation:
-    return Expectation(source, order, result.planned.format, result.relative_rms, allowance)
+def _expectation(
+    source: StoredTensor, order: Order | None, result: TensorResult, allowance: Allowance, turned: Turned | None
+) -> Expectation:
+    return Expectation(source, order, result.planned.format, result.relative_rms, allowance, turned)
 
 
 def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object]) -> None:
@@ -255,7 +269,8 @@ class DirectoryTarget:
         """Header and slots of the weights."""
         folder = conversion.files[0].parent
         rows = [(t.source_name, t.format, t.shape) for t in tensors]
-        return PreparedDirectory(conversion, plan_directory(folder, conversion.files, rows, recipe.name))
+        layout = plan_directory(folder, conversion.files, rows, recipe.name, conversion.configuration)
+        return PreparedDirectory(conversion, layout)
 
 
 def _listed(placement: Placement) -> tuple[Placement, ...]:
@@ -293,14 +308,17 @@ class PreparedDirectory:
         allowances: Mapping[str, Allowance],
         workers: Workers,
         progress: Callable[[int, int], None],
+        seed: int | None = None,
     ) -> str:
         """Names are the source's; which tensors there must be, the architecture's facts say."""
-        reader, _ = open_directory(self.conversion.files[0].parent)
-        _require_planned(tensors_of(self.conversion.files[0].parent), {t.planned.source_name: t for t in tensors})
-        expected = {
-            t.planned.source_name: _expectation(
-                reader.read(t.planned.source_name), None, t, allowances.get(t.planned.name, Allowance())
-            )
-            for t in tensors
-        }
+        folder = self.conversion.files[0].parent
+        reader, _ = open_directory(folder)
+        _require_planned(tensors_of(folder), {t.planned.source_name: t for t in tensors})
+        turned = {} if seed is None else rotated_directory(folder, seed)
+        expected = {}
+        for t in tensors:
+            each = turned.get(t.planned.name)
+            source = each.source if each else reader.read(t.planned.source_name)
+            allowance = allowances.get(t.planned.name, Allowance())
+            expected[t.planned.source_name] = _expectation(source, None, t, allowance, each)
         return verify_fields(partial_path(output) / SINGLE_NAME, expected, workers, progress)

@@ -28,8 +28,9 @@ from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
 from fewbits.kernels import Doubles
-from fewbits.models import EXPERT
+from fewbits.models import EXPERT, Architecture, for_gguf
 from fewbits.verification_fields import Slab, read_numbers
+from fewbits.verification_rotation import Rows, Turned, expect_rotated
 from fewbits.workers import Workers, row_slabs
 
 TOLERANCE = 1e-9
@@ -39,6 +40,8 @@ WEIGHED_BOUND = 2.0
 """Largest |w - stored| within a span over its largest |w|, where errors were weighed: what counts little may
 come back as anything that the span can hold, of the other sign at worst. The recorded error has to be met still."""
 
+LAST_BIT = 2.0**-22
+"""Twice what rounding to float32 changes of a number, relatively."""
 
 COMPENSATED_RMS = 1.0
 """Largest relative RMS error of a matrix whose numbers make up for each other; single ones may be anywhere."""
@@ -74,11 +77,18 @@ class Expectation:
     format: str
     relative_rms: float
     allowance: Allowance = Allowance()
+    turned: Turned | None = None
+    """What a rotation of the whole model has made of the source's rows."""
 
     @property
     def numbers(self) -> str:
-        """How `_source_rows` brings the source's rows."""
-        return "F32" if self.allowance.scales else self.source.format
+        """How `_rows_of` brings the source's rows."""
+        return "F32" if self.allowance.scales or self.turned else self.source.format
+
+    @property
+    def unsure(self) -> float:
+        """How far numbers that were worked out twice may be from each other, relatively: a last bit."""
+        return LAST_BIT if self.turned else 0.0
 
 
 def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTensor, Order | None]]:
@@ -110,6 +120,40 @@ def tensors_of(path: Path) -> dict[str, str]:
 def expect_gguf(reader: Reader) -> dict[str, tuple[StoredTensor, Order | None]]:
     """Target name -> source tensor for a GGUF source: the same name, rows as they are."""
     return {name: (reader.read(name), None) for name in reader.names()}
+
+
+def rotated_directory(path: Path, seed: int) -> dict[str, Turned]:
+    """Target name -> what must have become of each tensor of the model in directory `path`, rotated by `seed`."""
+    config = read_configuration(path)
+    reader, _ = open_directory(path)
+    sources = {name: reader.read(name) for name in tensors_of(path)}
+    return _rotated(config.architecture, config.layers, config.values["num_key_value_heads"], sources, seed)
+
+
+def rotated_gguf(file: GGUFReader, seed: int) -> dict[str, Turned]:
+    """The same for a GGUF source."""
+    name = file.metadata["general.architecture"].value
+    architecture, layers = for_gguf(name), int(file.metadata[f"{name}.block_count"].value)
+    heads = file.metadata.get(f"{name}.attention.head_count_kv") or file.metadata[f"{name}.attention.head_count"]
+    names, present = _names(architecture, layers), set(file.names())
+    sources = {source: file.read(target) for target, source in names.items() if target in present}
+    return _rotated(architecture, layers, int(heads.value), sources, seed)
+
+
+def _rotated(
+    architecture: Architecture, layers: int, key_heads: int, sources: Mapping[str, StoredTensor], seed: int
+) -> dict[str, Turned]:
+    found = expect_rotated(architecture, layers, key_heads, sources, seed)
+    return {target: found[name] for target, name in _names(architecture, layers).items() if name in found}
+
+
+def _names(architecture: Architecture, layers: int) -> dict[str, str]:
+    """Target name -> name in transformers of every tensor that a model of this architecture can have."""
+    return {
+        fact.gguf.format(layer=layer): fact.source.format(layer=layer)
+        for fact in architecture.tensors
+        for layer in (range(layers) if fact.layered else [0])
+    }
 
 
 def _head_width(file: GGUFReader) -> int:
@@ -158,9 +202,9 @@ def verify_fields(
     for name in file.names():
         stored, want = file.read(name), expected[name]
         if isinstance(stored, StoredMatrix) and set(stored.fields) != {"data"}:
-            largest = kernels.extent(want.source.slab(0, want.source.rows), want.source.format)[0]
-            compare = partial(_compare_fields, stored, want, largest)
             _require_stated(stored, want)
+            rows = _rows_of(want)
+            compare = partial(_compare_fields, stored, want, rows, _largest(want, rows))
             done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
             continue
         if isinstance(stored, StoredMatrix):
@@ -169,14 +213,22 @@ def verify_fields(
     return digest.result()
 
 
-def _compare_fields(stored: StoredMatrix, want: Expectation, largest: float, slab: tuple[int, int]) -> kernels.Compared:
+def _largest(want: Expectation, rows: Rows) -> float:
+    """The largest magnitude among the source's numbers."""
+    slabs = row_slabs(want.source.rows, want.source.row_bytes)
+    return max(kernels.extent(rows(*slab), want.numbers)[0] for slab in slabs)
+
+
+def _compare_fields(
+    stored: StoredMatrix, want: Expectation, rows_of: Rows, largest: float, slab: tuple[int, int]
+) -> kernels.Compared:
     """Rows of a matrix in several fields, read by their own reading; `largest` is the source's largest magnitude.
 
     Where all rows share something, no error may be large beside that.
     """
     source, format = want.source, formats.get(stored.format)
     found = read_numbers(stored.format, Slab(stored.fields, *slab, source.cols))
-    rows = _source_rows(want, *slab)
+    rows = rows_of(*slab)
     error, square = kernels.deviation(rows, want.numbers, found)
     w = kernels.decode_rows(want.numbers, rows, source.cols)
     far = _largest_per_span(w - found, format) - format.error_floor
@@ -223,11 +275,11 @@ def _check_tensor(
 ) -> int:
     """Compare one tensor in bytes per row, slab by slab; returns the source bytes compared so far."""
     _require_stated(stored, want)
-    format = formats.get(stored.format)
+    format, source_rows = formats.get(stored.format), _rows_of(want)
 
     def compare(slab: tuple[int, int]) -> kernels.Compared:
         rows = stored.slab(*slab)
-        return kernels.compare_rows(format.name, rows, _source_rows(want, *slab), want.numbers, format.error_floor)
+        return kernels.compare_rows(format.name, rows, source_rows(*slab), want.numbers, format.error_floor)
 
     return _measure(stored.name, want, compare, workers, progress, done)
 
@@ -253,7 +305,9 @@ def _measure(
         done += source.row_bytes * (stop - start)
         progress(done)
     measured = relative_rms(errors, squares)
-    if not math.isclose(measured, want.relative_rms, rel_tol=TOLERANCE, abs_tol=1e-15):
+    # Last bits are as good as independent of the error, so that squares add up.
+    near = abs(measured**2 - want.relative_rms**2) <= want.unsure**2
+    if not near and not math.isclose(measured, want.relative_rms, rel_tol=TOLERANCE, abs_tol=1e-15):
         raise VerificationError(
             f"tensor {name} is off by {measured:.6g} (relative RMS) when read back and {want.relative_rms:.6g} was "
             "recorded; the file does not hold what was meant and is not kept."
@@ -263,7 +317,7 @@ def _measure(
             f"tensor {name} is off by {measured:.3g} (relative RMS): it is farther from its source than nothing at all "
             "would be, so it is not kept; choose a wider format or --method nearest."
         )
-    if not worst <= _BOUNDS.get(want.allowance.kind, format.error_bound):
+    if not worst <= max(_BOUNDS.get(want.allowance.kind, format.error_bound), want.unsure):
         raise VerificationError(
             f"tensor {name} has an element off by {worst:.3g} of its span's largest, beyond the "
             f"{format.error_bound:.3g} of {format.name}; its numbers do not suit this format: choose a wider one."
@@ -271,15 +325,25 @@ def _measure(
     return done
 
 
+def _rows_of(want: Expectation) -> Rows:
+    """How rows are read, in the file's order and as transforms have left them, in `want.numbers`."""
+    if want.turned:
+        return partial(_scaled_rows, want, want.turned.reader(want.order), "F32")
+    return partial(_scaled_rows, want, partial(_source_rows, want), want.source.format)
+
+
 def _source_rows(want: Expectation, start: int, stop: int) -> Bytes:
-    """Rows of the source in the file's order, in `want.numbers`."""
     if want.order is None:
-        rows = want.source.slab(start, stop)
-    else:
-        rows = want.source.slab(0, want.source.rows)[want.order[start:stop]]
+        return want.source.slab(start, stop)
+    rows: Bytes = want.source.slab(0, want.source.rows)[want.order[start:stop]]
+    return rows
+
+
+def _scaled_rows(want: Expectation, rows_of: Rows, numbers_are: str, start: int, stop: int) -> Bytes:
+    rows = rows_of(start, stop)
     if not want.allowance.scales:
         return rows
-    numbers = kernels.decode_rows(want.source.format, rows, want.source.cols)
+    numbers = kernels.decode_rows(numbers_are, rows, want.source.cols)
     if want.allowance.columns is not None:
         numbers *= want.allowance.columns[None, :]
     if want.allowance.rows is not None:

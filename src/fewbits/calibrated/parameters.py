@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,13 @@ class SourceNetwork:
     config: Mapping[str, Any]
     """What the architecture's facts ask for."""
 
+    def over(self, placements: Mapping[str, Placement]) -> SourceNetwork:
+        """The same network with the numbers of other placements, those of the same targets."""
+        named = {name: replace(p, placement=placements[p.target]) for name, p in self.parameters.named.items()}
+        parameters = Parameters(named, self.architecture.stream)
+        network = LayeredNetwork(self.network.network, parameters, self.network.precision)
+        return replace(self, network=network, parameters=parameters)
+
 
 def open_network(conversion: Conversion) -> SourceNetwork:
     """What the walk needs of the source of `conversion`; raises EvaluationError where transformers cannot run it."""
@@ -155,7 +162,7 @@ def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Pa
     for placement in conversion.placements:
         if not placement.computed:
             name = placement.source.name
-            named |= _each_expert(names[name], placement, _inverse(placement.order))
+            named |= _each_expert(names.get(name, name), placement, _inverse(placement.order))
     return named
 
 
@@ -179,11 +186,14 @@ def _most_common_numbers(conversion: Conversion) -> str:
 def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
     """A GGUF source keeps its rows' order in the target; the network wants the halves of heads apart."""
     config = read_config(GGUFReader(path))
+    # A tied head may have got numbers of its own on the way.
+    architecture = for_gguf(conversion.architecture, experts=bool(config.values.get("num_local_experts")))
+    facts = {**{fact.gguf: (fact.source, fact) for fact in architecture.tensors if fact.unless}, **config.facts}
     named: dict[str, Parameter] = {}
     for placement in conversion.placements:
-        if placement.name not in config.facts:
+        if placement.name not in facts:
             continue  # RoPE factors are no parameter
-        name, fact = config.facts[placement.name]
+        name, fact = facts[placement.name]
         heads = config.values["num_attention_heads" if fact.shape[0] == "query" else "num_key_value_heads"]
         order = interleaved(placement.source.rows, heads) if fact.order == "rope" else None
         named |= _each_expert(name, placement, _inverse(order))

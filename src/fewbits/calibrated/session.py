@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,10 @@ class Session:
     def memory(self, threads: int) -> int:
         """Expected bytes of the walk."""
         return estimates.estimate_memory(self.plan, threads)
+
+    def over(self, placements: Mapping[str, Placement]) -> Session:
+        """The same walk through other numbers: those of `placements`, by target."""
+        return replace(self, plan=replace(self.plan, source=self.plan.source.over(placements)))
 
     def solve(
         self,

@@ -141,6 +141,8 @@ class Conversion:
     """Choices made for the user and tensors left out, one sentence each; printed and recorded."""
     left_out: tuple[str, ...] = field(default=())
     """Those notes that name tensors of the source which the target does not have, whatever its container."""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the source's config.json that have to say something else in the target."""
 
 
 class Reader(Protocol):

@@ -51,9 +51,16 @@ class DirectoryLayout:
 
 
 def plan_directory(
-    source: Path, files: tuple[Path, ...], tensors: list[tuple[str, str, tuple[int, ...]]], recipe: str
+    source: Path,
+    files: tuple[Path, ...],
+    tensors: list[tuple[str, str, tuple[int, ...]]],
+    recipe: str,
+    changes: Mapping[str, Any] | None = None,
 ) -> DirectoryLayout:
-    """The layout of a directory with `tensors` (name, format, shape), made from the model directory `source`."""
+    """The layout of a directory with `tensors` (name, format, shape), made from the model directory `source`.
+
+    `changes` are keys of its config.json that have to say something else.
+    """
     matrices = {name: (format_name, shape) for name, format_name, shape in tensors if format_name not in PLAIN}
     header: dict[str, Any] = {"__metadata__": {"format": "pt", METHOD: statement(matrices)}}
     slots: dict[tuple[str, str], FieldSlot] = {}
@@ -73,7 +80,7 @@ def plan_directory(
         header=len(text).to_bytes(8, "little") + text,
         slots={key: replace(slot, offset=slot.offset + start) for key, slot in slots.items()},
         size=start + position,
-        config=_config(source, recipe),
+        config=_config(source, recipe, changes or {}),
         copied=_copied(source, files),
     )
 
@@ -85,12 +92,13 @@ def _fields(format_name: str, shape: tuple[int, ...]) -> dict[str, tuple[str, tu
     return formats.get(format_name).shapes(prod(shape[:-1]), shape[-1])
 
 
-def _config(source: Path, recipe: str) -> bytes:
+def _config(source: Path, recipe: str, changes: Mapping[str, Any]) -> bytes:
     config = load_object(source / "config.json")
     if "quantization_config" in config:
         raise CheckpointError(
             f"{source} is quantized already: its config.json has a quantization_config; start from the original model."
         )
+    config.update(changes)
     config["quantization_config"] = {"quant_method": METHOD, "recipe": recipe}
     return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
 

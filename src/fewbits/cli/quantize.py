@@ -80,7 +80,7 @@ def command(
     def show(preview: Preview) -> None:
         shown.append(preview)
         if not (as_json or quiet):
-            _print_preview(preview, _choices(ctx))
+            _print_preview(preview, _choices(ctx, reads_text=preview.calibration is not None))
 
     hidden = quiet or options["dry_run"]
     stages = () if hidden else (*(("calibrate",) if _reads_text(ctx) else ()), "quantize", "verify")
@@ -121,15 +121,14 @@ def _telling_what_is_kept(output: Path) -> Iterator[None]:
 
 
 def _reads_text(ctx: click.Context) -> bool:
-    return bool(ctx.params["calibration"]) or ctx.params["method"] not in {None, "nearest"}
+    return bool(ctx.params["calibration"]) or ctx.params["method"] not in {None, "nearest", "hadamard"}
 
 
-def _choices(ctx: click.Context) -> list[str]:
+def _choices(ctx: click.Context, *, reads_text: bool) -> list[str]:
     """The options that the user left to us, as they would be written."""
     from click.core import ParameterSource
 
     names = {"to": "--to", "method": "--method", "threads": "--threads", "seed": "--seed"}
-    reads_text = _reads_text(ctx)
     if reads_text:
         names |= {"calibration": "--calibration", "guard": "--guard"}
         names |= {"windows": "--windows", "sequence_length": "--sequence-length"}

@@ -61,6 +61,14 @@ class ImportanceUsed:
 
 
 @dataclass(frozen=True)
+class RotationUsed:
+    """The rotation of the whole model that came before everything else."""
+
+    name: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class CalibrationPlan:
     """The texts that codes are chosen and judged by."""
 
@@ -149,6 +157,7 @@ class Preview:
     """"PATTERN=FORMAT", in the order in which they are tried, before the recipe's rules."""
     importance: ImportanceUsed | None = None
     calibration: CalibrationPlan | None = None
+    rotation: RotationUsed | None = None
 
     @property
     def parameters(self) -> int:

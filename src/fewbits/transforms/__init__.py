@@ -1,6 +1,11 @@
-"""Exact rewrites of a model before its weights are rounded; adding one that scales groups is a file and a line here."""
+"""Exact rewrites of a model before its weights are rounded; adding one that scales groups is a file and a line here.
+
+Transforms rewrite group after group while a model is walked; rotations the whole model before anything looks at it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from fewbits.errors import RecipeError
 from fewbits.registry import Registry
@@ -13,6 +18,7 @@ from fewbits.transforms.outliers import split
 from fewbits.transforms.smooth import Smooth
 
 __all__ = [
+    "ROTATIONS",
     "TRANSFORMS",
     "Edits",
     "Group",
@@ -30,6 +36,15 @@ for _transform in (Smooth(), AWQ()):
     TRANSFORMS.add(_transform.name, _transform)
 
 
+ROTATIONS: Registry[Callable[[int], Hadamard]] = Registry("rotation", RecipeError)
+"""Name -> the rotation by a seed."""
+ROTATIONS.add("hadamard", lambda seed: Hadamard(seed=seed))
+
+_NAMES: Registry[str] = Registry("transform", RecipeError)
+for _name in (*TRANSFORMS, *ROTATIONS):
+    _NAMES.add(_name, _name)
+
+
 def get(name: str) -> Transform:
-    """The transform of groups called `name`; raises RecipeError, naming the nearest known names."""
-    return TRANSFORMS.get(name)
+    """The transform of groups called `name`; raises RecipeError, naming the nearest known names, rotations too."""
+    return TRANSFORMS.get(_NAMES.get(name))
