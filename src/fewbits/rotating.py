@@ -27,14 +27,11 @@ from fewbits.evaluation.gguf_config import read_config
 from fewbits.models import Architecture, for_gguf
 from fewbits.reporting.record import PlannedTensor, RotationUsed
 from fewbits.transforms import Hadamard, Stream, stream_of
-from fewbits.transforms.edits import Edit, RotatedRows
+from fewbits.transforms.edits import Edit, RotatedColumns, RotatedRows
 from fewbits.workers import Workers, one_torch_thread, row_slabs
 
 if TYPE_CHECKING:
     import torch
-
-COLUMNS = 512
-"""Columns that are turned at once where nothing but rows is."""
 
 SECONDS = 1e-7
 """Of one thread, to turn a number and for the verifier to do it again."""
@@ -91,15 +88,14 @@ class Rotating:
     ) -> None:
         sources = {p.name: p.source for p in self.conversion.placements}
 
-        def turn(piece: tuple[str, int, int]) -> None:
-            name, start, stop = piece
-            _turn(sources[name], placements[name].source, self.edited[name], start, stop)
+        def turn(piece: _Piece) -> None:
+            _turn(sources[piece.name], placements[piece.name].source, self.edited[piece.name], piece)
 
         done, total = 0, self.bytes
         pieces = (piece for name, edits in self.edited.items() for piece in _pieces(name, sources[name], edits))
         with one_torch_thread():
-            for (name, start, stop), _ in workers.in_order(turn, pieces):
-                done += 4 * (stop - start) * sources[name].cols
+            for piece, _ in workers.in_order(turn, pieces):
+                done += 4 * piece.size
                 progress(done, total)
 
 
@@ -110,7 +106,7 @@ def rotating(conversion: Conversion, rotation: Hadamard) -> Rotating:
         raise TransformError(f"experts ({architecture.name}) cannot be rotated yet; leave hadamard out of --method.")
     placed = {names[p.name]: p for p in conversion.placements if p.name in names}
     stream = stream_of(architecture, config, placed)
-    gains = {norm: _numbers(placed[norm].source, 0, placed[norm].source.rows) for norm in stream.readers}
+    gains = {norm: _numbers(placed[norm].source, (0, placed[norm].source.rows), (0, 1)) for norm in stream.readers}
     edits = rotation.edits(stream, gains)
     heads = _heads(architecture, stream, placed)
     steps: dict[str, list[Edit]] = {}
@@ -191,40 +187,53 @@ def _at(placement: Placement, room: Bytes) -> Placement:
     return replace(placement, source=replace(placement.source, format="F32", buffer=room))
 
 
-def _pieces(name: str, source: StoredTensor, edits: tuple[Edit, ...]) -> Iterator[tuple[str, int, int]]:
-    """Row ranges that can be turned apart: all rows together where they are mixed."""
-    if any(isinstance(edit, RotatedRows) for edit in edits):
-        yield name, 0, source.rows
+@dataclass(frozen=True)
+class _Piece:
+    """Rows and columns of a tensor that can be turned without the others."""
+
+    name: str
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return (self.rows[1] - self.rows[0]) * (self.cols[1] - self.cols[0])
+
+
+def _pieces(name: str, source: StoredTensor, edits: tuple[Edit, ...]) -> Iterator[_Piece]:
+    """Slabs of rows, heads never divided; slabs of columns where all rows are mixed and not all columns are."""
+    together = max((edit.rotation.size for edit in edits if isinstance(edit, RotatedRows)), default=1)
+    if together < source.rows or len(source.shape) == 1:
+        for start, stop in row_slabs(source.rows, 4 * source.cols, together=together):
+            yield _Piece(name, (start, stop), (0, source.cols))
         return
-    for start, stop in row_slabs(source.rows, 4 * source.cols):
-        yield name, start, stop
+    apart = all(isinstance(edit, RotatedRows | RotatedColumns) for edit in edits)
+    width = max((edit.rotation.size for edit in edits if isinstance(edit, RotatedColumns)), default=1)
+    for start, stop in row_slabs(source.cols, 4 * source.rows, together=width if apart else source.cols):
+        yield _Piece(name, (0, source.rows), (start, stop))
 
 
-def _turn(source: StoredTensor, target: StoredTensor, edits: tuple[Edit, ...], start: int, stop: int) -> None:
-    """Write rows of `target`, computed in float64 and rounded once."""
+def _turn(source: StoredTensor, target: StoredTensor, edits: tuple[Edit, ...], piece: _Piece) -> None:
+    """Write a piece of `target`, computed in float64 and rounded once."""
+    w = _numbers(source, piece.rows, piece.cols).double()
+    for edit in edits:
+        w = edit.applied(w)
+    out = target.slab(*piece.rows).view(np.float32)
+    out[:, slice(*piece.cols)] = w.float().reshape(len(out), -1).numpy()
+
+
+def _numbers(source: StoredTensor, rows: tuple[int, int], cols: tuple[int, int]) -> torch.Tensor:
+    """Rows and columns of `source` as float32, (rows, cols) or (rows,); raises CheckpointError where some are none."""
     import torch
 
-    w = _numbers(source, start, stop)
-    out = torch.from_numpy(target.slab(start, stop).view(np.float32)).view(w.shape)
-    mixed = w.ndim == 2 and all(isinstance(edit, RotatedRows) for edit in edits)
-    step = COLUMNS if mixed else w.shape[-1]
-    for at in range(0, w.shape[-1], step):
-        part = w[..., at : at + step].double()
-        for edit in edits:
-            part = edit.applied(part)
-        out[..., at : at + step] = part
-
-
-def _numbers(source: StoredTensor, start: int, stop: int) -> torch.Tensor:
-    """Rows of `source` as float32, (rows, cols) or (rows,); raises CheckpointError where some are no numbers."""
-    import torch
-
-    slab = source.slab(start, stop)
+    width = source.row_bytes // source.cols  # plain numbers
+    slab = np.ascontiguousarray(source.slab(*rows)[:, cols[0] * width : cols[1] * width])
     odd = kernels.extent(slab, source.format)[1]
     if odd:
         raise CheckpointError(
-            f"tensor {quoted(source.name)} of the source holds {odd} NaN or infinite numbers in its rows {start} to "
-            f"{stop - 1}; the checkpoint is damaged or was trained to divergence: repair or replace it."
+            f"tensor {quoted(source.name)} of the source holds {odd} NaN or infinite numbers in its rows {rows[0]} to "
+            f"{rows[1] - 1}; the checkpoint is damaged or was trained to divergence: repair or replace it."
         )
-    w = torch.from_numpy(kernels.decode_rows(source.format, slab, source.cols))
+    w = torch.from_numpy(kernels.decode_rows(source.format, slab, cols[1] - cols[0]))
     return w if len(source.shape) > 1 else w.flatten()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -63,21 +63,35 @@ class Turned:
         """How rows are read, in the file's order; where rows are mixed, the whole is worked out now."""
         if self.ones:
             return lambda start, stop: np.ones((stop - start, self.source.cols), np.float32).view(np.uint8)
+        read = partial(_numbers, self.source, order)
         if self.rows is None:
-            return lambda start, stop: _bytes(self._columns_done(_numbers(self.source, order, start, stop)))
-        whole = self._mixed(_numbers(self.source, order, 0, self.source.rows))
+            return lambda start, stop: _bytes(self._columns_done(read(start, stop)))
+        if self.rows.size < self.source.rows:
+            return lambda start, stop: self._heads(read, start, stop)
+        whole = self._mixed(read(0, self.source.rows))
         return lambda start, stop: whole[start:stop].view(np.uint8)
 
     def _columns_done(self, w: npt.NDArray[np.float32]) -> Floats:
         found = w.astype(np.float64) if self.gain is None else w * self.gain
         return found if self.columns is None else self.columns.applied(found)
 
-    def _mixed(self, w: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _rows_done(self, w: npt.NDArray[np.float32]) -> Floats:
         assert self.rows is not None, "rows are mixed"
-        alone = self.columns is None and self.gain is None
-        for start in range(0, w.shape[1], COLUMNS if alone else w.shape[1]):
-            part = slice(start, start + COLUMNS if alone else None)
-            w[:, part] = self.rows.applied(np.ascontiguousarray(self._columns_done(w[:, part]).T)).T
+        return self.rows.applied(np.ascontiguousarray(self._columns_done(w).T)).T
+
+    def _heads(self, read: Callable[[int, int], npt.NDArray[np.float32]], start: int, stop: int) -> Bytes:
+        """Rows that are mixed head by head, of all the heads that they belong to."""
+        assert self.rows is not None, "rows are mixed"
+        size = self.rows.size
+        first = start // size * size
+        return _bytes(self._rows_done(read(first, -(-stop // size) * size))[start - first : stop - first])
+
+    def _mixed(self, w: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """All rows of a matrix, in place; as many columns at a time as do not mix with others."""
+        width = self.columns.size if self.columns else 1
+        step = w.shape[1] if self.gain is not None else -(-COLUMNS // width) * width
+        for start in range(0, w.shape[1], step):
+            w[:, start : start + step] = self._rows_done(w[:, start : start + step])
         return w
 
 
@@ -151,7 +165,7 @@ def _numbers(source: StoredTensor, order: Order | None, start: int, stop: int) -
 
 
 def _bytes(numbers: Floats) -> Bytes:
-    found: Bytes = numbers.astype(np.float32).view(np.uint8)
+    found: Bytes = np.ascontiguousarray(numbers, np.float32).view(np.uint8)
     return found
 
 
