@@ -33,7 +33,7 @@ from fewbits.workers import Workers, one_torch_thread, row_slabs
 if TYPE_CHECKING:
     import torch
 
-SECONDS = 1e-7
+SECONDS = 1.2e-7
 """Of one thread, to turn a number and for the verifier to do it again."""
 
 Edited = Mapping[str, tuple[Edit, ...]]
