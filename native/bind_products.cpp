@@ -13,7 +13,7 @@ bool add_products(const Halves& x, int64_t first, int64_t last, const FloatsOut&
     const auto columns = static_cast<int64_t>(x.shape(1));
     require(0 <= first && first <= last && last <= columns, "there are no such columns");
     require(static_cast<int64_t>(sum.shape(0)) == columns && static_cast<int64_t>(sum.shape(1)) == columns, "a sum per pair of columns is wanted");
-    require(columns < 2 || x.stride(1) == 1, "tokens lie apart");
+    require(columns < 2 || x.shape(0) == 0 || x.stride(1) == 1, "tokens lie apart");
     const AddProducts add = products_of_bfloat16();
     if (!add) return false;
     const ProductColumns all{x.data(), static_cast<int64_t>(x.shape(0)), x.stride(0), first, last, sum.data(), columns};

@@ -21,6 +21,7 @@ from fewbits.methods.order import ORDERS, Factors
 from fewbits.methods.sweep import VectorGrid, sweep
 from fewbits.qtensor import QTensor
 from fewbits.testing import check_method
+from fewbits.workers import Workers
 from references.hessians import hessian_of, weights, width
 from references.obq import Doubles
 from references.obq import sweep as slow_sweep
@@ -277,3 +278,16 @@ def test_parameters_of_spans_lie_side_by_side() -> None:
 def test_the_registry_knows_it() -> None:
     assert methods.get("gptq") == GPTQ()
     assert replace(GPTQ(), chunk=64).needs == {"hessian"}
+
+
+@pytest.mark.parametrize("cols", [1, 255, 256, 257, 1100])
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_a_factor_found_stripe_by_stripe_is_that_of_the_whole(cols: int, threads: int) -> None:
+    h = hessian_of(cols, 21)
+    with Workers(max(threads, 1)) as workers:
+        found = factored(h, None, workers if threads else None)
+
+    turned = h.double() + found.added.diag()
+    lower = torch.linalg.cholesky(turned.flip(0, 1)).flip(0, 1)
+    assert torch.allclose(found.upper * found.energy.sqrt(), lower, rtol=1e-9, atol=1e-9)
+    assert torch.equal(found.upper, factored(h).upper)
