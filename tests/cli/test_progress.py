@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fewbits.cli.progress import Bars, PlainLines, progress_report
+from fewbits.cli.quantize import _stages
 
 
 def test_short_work_writes_no_line_to_a_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,3 +51,17 @@ def test_bars_follow_their_stages_and_take_unknown_ones() -> None:
 
     figures = {task.description: (task.completed, task.total, task.started) for task in progress.tasks}
     assert figures == {"quantize": (5, 10, True), "verify": (0, None, False), "download": (1, 4, True)}
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "stages"),
+    [
+        (None, False, "quantize verify"),
+        (None, True, "calibrate quantize verify"),
+        ("hadamard", False, "rotate quantize verify"),
+        ("hadamard+gptq", False, "rotate calibrate quantize verify"),
+        ("hqq", False, "quantize verify"),
+    ],
+)
+def test_each_stage_has_a_bar_in_its_order(method: str | None, given: bool, stages: str) -> None:
+    assert _stages(method, given=given) == tuple(stages.split())

@@ -83,7 +83,7 @@ def command(
             _print_preview(preview, _choices(ctx, reads_text=preview.calibration is not None))
 
     hidden = quiet or options["dry_run"]
-    stages = () if hidden else (*(("calibrate",) if _reads_text(ctx) else ()), "quantize", "verify")
+    stages = () if hidden else _stages(options["method"], given=bool(calibration))
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
@@ -120,8 +120,15 @@ def _telling_what_is_kept(output: Path) -> Iterator[None]:
         raise
 
 
-def _reads_text(ctx: click.Context) -> bool:
-    return bool(ctx.params["calibration"]) or ctx.params["method"] not in {None, "nearest", "hadamard"}
+_WITHOUT_TEXT = {"", "nearest", "hqq", "hadamard"}
+"""Parts of a method's name that read no text: their bars can be drawn before anything is known."""
+
+
+def _stages(method: str | None, *, given: bool) -> tuple[str, ...]:
+    parts = {part.strip() for part in (method or "").split("+")}
+    rotated = ("rotate",) if "hadamard" in parts else ()
+    walked = ("calibrate",) if given or not parts <= _WITHOUT_TEXT else ()
+    return (*rotated, *walked, "quantize", "verify")
 
 
 def _choices(ctx: click.Context, *, reads_text: bool) -> list[str]:
