@@ -36,7 +36,7 @@ from fewbits.rotating import Rotating, rotating
 from fewbits.targets import Prepared, Target, Writer, target_of
 from fewbits.verification import Allowance, relative_rms
 from fewbits.versions import versions
-from fewbits.way import Way, way
+from fewbits.way import BEST, PLAIN, Way, way
 from fewbits.workers import Workers, one_torch_thread, row_slabs
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run(
 def _way(request: Request) -> Way:
     """What was asked for, or the best that the calibration text allows; refuses text for a method that reads none."""
     asked = request.calibration
-    chosen = way(request.method or ("gptq" if asked.text is not None else "nearest"), request.seed)
+    chosen = way(request.method or (BEST if asked.text is not None else PLAIN), request.seed)
     given = [option for option, value in asked.options().items() if value is not None]
     if given and not chosen.reads_text:
         raise CalibrationError(

@@ -41,15 +41,15 @@ def quantize(
 
     `output` is a GGUF file, or where its name has no ending a model directory with fields of any format.
 
-    `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats:
-    {"blk.*.ffn_down": "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are
-    weighed. `method` says how codes are chosen: "nearest", or by what text does to the model, "gptq"; None means gptq
-    where `calibration` is given (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a
+    `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats: {"blk.*.ffn_down":
+    "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method`
+    says how codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the
+    latter with `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a
     rotation of the model by `seed`, "hadamard+gptq". Methods that look at text take a built-in mix without it:
     `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`. `target_text`, one file
     or one per group, is compared with the calibration text; `write_importance` keeps what was measured, as llama.cpp's
-    importance matrices. `threads` None means all processors. Returns the record that was also written beside `output`
-    as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing there on failure.
+    importance matrices. `threads` None means all processors. Returns the record, also written beside `output` as a
+    card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing there on failure.
     """
     texts = CalibrationRequest(
         text=Path(calibration) if isinstance(calibration, str) else calibration,

@@ -12,6 +12,9 @@ from fewbits.transforms import Hadamard, Transform
 PLAIN = "nearest"
 """The method that a transform alone stands for: what it leaves is rounded to nearest."""
 
+BEST = "gptq_search"
+"""What is taken where text is given and no method: nearest to the source of those that were measured."""
+
 
 @dataclass(frozen=True)
 class Way:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +31,9 @@ class Spoiling:
     codec_is_enough: bool = False
     factor: ClassVar[float] = 0.8
 
-    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
+    def prepare(
+        self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
+    ) -> Mapping[str, Any]:
         return stats
 
     def solve(

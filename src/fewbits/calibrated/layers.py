@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fewbits import formats
 from fewbits.calibrated.experts import blended, pools_of
 from fewbits.calibrated.ground import CALIBRATION, HEAD, Ground, layer_folder, states_name
 from fewbits.calibrated.pieces import Piece, Squares, record_of, squares_of
@@ -73,7 +74,9 @@ def _solve(
     pools = pools_of(measured)
     for leader, names in measured.groups.items():
         hessian = blended(measured, pools, leader, sites[leader].in_features)
-        stats = _stats(ground, hessian, scalings.get(ground.parameters.find(_weight(prefix, leader)).target))
+        targets_of_group = [ground.parameters.find(_weight(prefix, name)).target for name in names]
+        asked = {ground.planned[target].format for target in targets_of_group}
+        stats = _stats(ground, hessian, scalings.get(targets_of_group[0]), asked)
         del hessian  # the largest thing in memory
         for name in names:
             parameter = ground.parameters.find(_weight(prefix, name))
@@ -95,12 +98,13 @@ def _weight(prefix: str, module: str) -> str:
     return f"{prefix}.{module}.weight" if prefix else f"{module}.weight"
 
 
-def _stats(ground: Ground, hessian: torch.Tensor, scaling: Scaling | None) -> Mapping[str, Any]:
-    """What the method reads: inputs are divided by what the columns of their consumers were multiplied with."""
+def _stats(ground: Ground, hessian: torch.Tensor, scaling: Scaling | None, names: Collection[str]) -> Mapping[str, Any]:
+    """What the method reads for formats `names`: inputs are divided by what their consumers' columns were scaled by."""
     if scaling is not None and scaling.columns is not None:
         columns = tensor_of(scaling.columns)
         hessian = hessian / columns / columns[:, None]
-    return ground.way.method.prepare({"hessian": hessian, "importance": importance_of(hessian)}, ground.workers)
+    stats = {"hessian": hessian, "importance": importance_of(hessian)}
+    return ground.way.method.prepare(stats, ground.workers, [formats.get(name) for name in sorted(names)])
 
 
 def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Give these tensors another format; repeatable.",
 )
 @click.option("--importance", metavar="FILE", help="Weigh errors by what llama-imatrix measured.")
-@click.option("--method", metavar="NAME", help="How codes are chosen  [default: gptq with --calibration, else nearest]")
+@click.option("--method", metavar="NAME", help="How codes are chosen  [default: gptq_search with text, else nearest]")
 @click.option("--calibration", multiple=True, metavar="FILE", help="Text to choose codes by; repeatable.")
 @click.option("--guard", metavar="FILE", help="Text to judge codes by  [default: a text of our own]")
 @click.option("--target-text", multiple=True, metavar="FILE", help="Text to come: how unlike it is; one per group.")
@@ -135,11 +135,13 @@ def _choices(ctx: click.Context, *, reads_text: bool) -> list[str]:
     """The options that the user left to us, as they would be written."""
     from click.core import ParameterSource
 
+    from fewbits.way import BEST, PLAIN
+
     names = {"to": "--to", "method": "--method", "threads": "--threads", "seed": "--seed"}
     if reads_text:
         names |= {"calibration": "--calibration", "guard": "--guard"}
         names |= {"windows": "--windows", "sequence_length": "--sequence-length"}
-    instead = {"threads": "all", "method": "gptq" if reads_text else "nearest", "guard": "built-in"}
+    instead = {"threads": "all", "method": BEST if reads_text else PLAIN, "guard": "built-in"}
     left = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.DEFAULT]
     values = {name: ctx.params[name] or instead.get(name, ctx.params[name] or "built-in") for name in left}
     values |= {"seed": ctx.params["seed"]} if "seed" in left else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewbits.formats.base import Format, Params
@@ -28,8 +28,13 @@ class Method(Protocol):
     def codec_is_enough(self) -> bool:
         """Whether `solve` is just the format's own fit and encode, which a native codec does in one pass."""
 
-    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
-        """`stats` with what all matrices of one input share, computed once, by `workers` where there are any."""
+    def prepare(
+        self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
+    ) -> Mapping[str, Any]:
+        """`stats` with what all matrices of one input share, computed once, by `workers` where there are any.
+
+        `formats` are those that will be asked for, as far as they are known.
+        """
 
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,11 @@ class GPTQ:
     order: str = "storage"
     """Which columns are rounded first: as stored, those of the largest inputs (activation), or the spans of such."""
 
-    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
+    def prepare(
+        self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
+    ) -> Mapping[str, Any]:
         """`stats` with the factors of stats["hessian"], which matrices with the same inputs share: stats["factor"]."""
-        return {**stats, "factor": Factors(stats["hessian"], self.order, workers)}
+        return {**stats, "factor": Factors(stats["hessian"], self.order, workers, formats)}
 
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,9 @@ class Nearest:
     needs: frozenset[str] = frozenset()
     codec_is_enough: bool = True
 
-    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
+    def prepare(
+        self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
+    ) -> Mapping[str, Any]:
         """Nothing is shared."""
         return stats
 

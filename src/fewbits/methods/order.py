@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -64,26 +64,31 @@ for _name, _order in (("storage", _storage), ("activation", _activation), ("span
 
 
 class Factors:
-    """The factors of a Hessian (cols, cols), each made when a format first asks for its order of columns.
+    """The factors of a Hessian (cols, cols), by the order of columns that a format asks for.
 
-    That of the order of storage is made at once, by `workers`. Threads may ask at once.
-    Raises RecipeError where `order` is none that is known.
+    Those for `formats` are made at once, by `workers`; others when they are first asked for, and threads may ask at
+    once. Raises RecipeError where `order` is none that is known, and CalibrationError as `factored` does.
     """
 
-    def __init__(self, hessian: torch.Tensor, order: str, workers: Workers | None = None) -> None:
+    def __init__(
+        self, hessian: torch.Tensor, order: str, workers: Workers | None = None, formats: Iterable[Format] = ()
+    ) -> None:
         self._hessian, self._order = hessian, ORDERS.get(order)
         self._made: dict[tuple[int, int], Factor] = {}
         self._lock = Lock()
-        if self._order is _storage:  # the same for every format
-            self._made[0, 0] = factored(hessian, None, workers)
+        for format in formats:
+            self._found(format, workers)
 
     def of(self, format: Format) -> Factor:
-        """The factor for `format`; raises CalibrationError as `factored` does."""
-        key = (format.span if is_refitted(format) else 0, format.vector)
+        """The factor for `format`."""
         with self._lock:
-            order = self._order(self._hessian.diagonal(), *key)
-            if order is None:
-                key = (0, 0)
-            if key not in self._made:
-                self._made[key] = factored(self._hessian, order)
-            return self._made[key]
+            return self._found(format, None)
+
+    def _found(self, format: Format, workers: Workers | None) -> Factor:
+        key = (format.span if is_refitted(format) else 0, format.vector)
+        order = self._order(self._hessian.diagonal(), *key)
+        if order is None:
+            key = (0, 0)
+        if key not in self._made:
+            self._made[key] = factored(self._hessian, order, workers)
+        return self._made[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,13 @@ class Refined:
     passes: int = 3
     clips: tuple[float, ...] = (1.0,)
     """As those of search."""
-    start: GPTQ = field(default_factory=GPTQ)
+    start: GPTQ = field(default_factory=lambda: GPTQ(order="spans"))
 
-    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
+    def prepare(
+        self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
+    ) -> Mapping[str, Any]:
         """What GPTQ shares."""
-        return self.start.prepare(stats, workers)
+        return self.start.prepare(stats, workers, formats)
 
     def solve(
         self, w: torch.Tensor, format: Format, stats: Mapping[str, Any], *, like: Params | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,9 @@ class Search:
     clips: tuple[float, ...] = (1.0, 0.85)
     """Parts of a span's largest magnitude at which its target is cut off before parameters are fitted to it."""
 
-    def prepare(self, stats: Mapping[str, Any], workers: Workers | None = None) -> Mapping[str, Any]:
+    def prepare(
+        self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
+    ) -> Mapping[str, Any]:
         """Nothing is shared."""
         return stats
 
@@ -83,15 +85,15 @@ def refine(
         raise CalibrationError(
             "the inputs of this matrix hold NaN or infinite numbers; the model or its text is damaged."
         )
-    h, wide, count = hessian.double(), w.double(), parts_of(q)
+    wide, count = w.double(), parts_of(q)
     parts = [part_of(q, place) for place in range(count)]
     width = q.shape[1] // count
     error = wide - q.dequantize().double()
     for turn in range(passes):
         for place in range(count):
             cols = slice(place * width, (place + 1) * width)
-            mine = h[cols, cols]
-            part = Part(wide[:, cols], mine, error @ h[:, cols] - error[:, cols] @ mine)
+            h = hessian[:, cols].double()  # never all of it: it is the largest thing in memory
+            part = Part(wide[:, cols], h[cols], error @ h - error[:, cols] @ h[cols])
             parts[place] = _best(part, parts[place], clips if turn == 0 else (), settled)
             error[:, cols] = part.w - parts[place].dequantize().double()
     return replace(joined(parts), remarks=q.remarks)
