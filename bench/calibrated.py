@@ -229,7 +229,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--llama-tools", type=Path, metavar="DIR", help="llama-imatrix, llama-quantize")
     parser.add_argument("--int4", action="append", default=[], metavar="NAME=DIR", help="another tool's decoded int4")
     parser.add_argument("--recipes", nargs="+", default=list(BARS), metavar="RECIPE")
-    parser.add_argument("--method", default="gptq")
+    parser.add_argument("--method", default="gptq_search")
     parser.add_argument("--windows", type=int, default=128, help="windows of calibration text (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=49152, help="tokens of each text (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,6 +1,6 @@
 """Time and memory of calibrated quantization per decoder layer, on a random Llama's first layers.
 
-    python bench/layers.py WORK_DIR [--to int4_g128_sym_f16 Q4_K] [--windows 32] [--layers 2] [--threads 2]
+    python bench/layers.py WORK_DIR [--to int4_g128_sym_f16 Q4_K] [--method gptq] [--windows 32] [--layers 2] [--threads 2]
 
 The shape is that of a model of 1.1 B parameters; embedding and head stay as they are. The seconds are those of the
 whole call, from tokens to a verified file, the guard included, and `walk` those of the walk's parts, wall clock. A
@@ -66,7 +66,7 @@ def main() -> int:
 def quantize(model: Path, options: argparse.Namespace, recipe: str, *, windows: int) -> tuple[Any, float]:
     """The record, and the seconds of the call."""
     output = options.folder / ("out.gguf" if recipe.upper() == recipe else "out")
-    asked = {"method": "gptq", "windows": windows, "threads": options.threads, "tensors": KEPT, "force": True}
+    asked = {"method": options.method, "windows": windows, "threads": options.threads, "tensors": KEPT, "force": True}
     start = time.perf_counter()
     record = fewbits.quantize(model, output, to=recipe, **asked)
     return record, time.perf_counter() - start
@@ -106,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="WORK_DIR")
     parser.add_argument("--to", nargs="+", default=["int4_g128_sym_f16", "Q4_K"], metavar="FORMAT")
+    parser.add_argument("--method", default="gptq")
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
