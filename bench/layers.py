@@ -1,6 +1,7 @@
 """Time and memory of calibrated quantization per decoder layer, on a random Llama's first layers.
 
-    python bench/layers.py WORK_DIR [--to int4_g128_sym_f16 Q4_K] [--method gptq] [--windows 32] [--layers 2] [--threads 2]
+    python bench/layers.py WORK_DIR [--to int4_g128_sym_f16 Q4_K] [--method gptq] [--windows 32] [--layers 2]
+                                    [--threads 2]
 
 The shape is that of a model of 1.1 B parameters; embedding and head stay as they are. The seconds are those of the
 whole call, from tokens to a verified file, the guard included, and `walk` those of the walk's parts, wall clock. A
