@@ -34,6 +34,8 @@ class Refined:
     needs: frozenset[str] = frozenset({"hessian"})
     codec_is_enough: bool = False
     passes: int = 3
+    vector_passes: int = 1
+    """The same where columns are rounded several at once: proposing points of a lattice takes many times as long."""
     clips: tuple[float, ...] = (1.0,)
     """As those of search."""
     start: GPTQ = field(default_factory=lambda: GPTQ(order="spans"))
@@ -50,4 +52,5 @@ class Refined:
         """Codes and parameters for `w` (rows, cols) float32 by stats["hessian"] (cols, cols); raises as GPTQ does."""
         swept = self.start.solve(w, format, stats, like=like)
         hessian, settled = stats["hessian"], like is not None
-        return refine(w, swept, hessian, passes=self.passes, clips=self.clips, settled=settled)
+        passes = self.passes if format.vector == 1 else self.vector_passes
+        return refine(w, swept, hessian, passes=passes, clips=self.clips, settled=settled)
