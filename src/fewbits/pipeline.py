@@ -36,7 +36,7 @@ from fewbits.rotating import Rotating, rotating
 from fewbits.targets import Prepared, Target, Writer, target_of
 from fewbits.verification import Allowance, relative_rms
 from fewbits.versions import versions
-from fewbits.way import BEST, PLAIN, Way, way
+from fewbits.way import Way, asked, way
 from fewbits.workers import Workers, one_torch_thread, row_slabs
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def run(
 
 def _way(request: Request) -> Way:
     """What was asked for, or the best that the calibration text allows; refuses text for a method that reads none."""
-    asked = request.calibration
-    chosen = way(request.method or (BEST if asked.text is not None else PLAIN), request.seed)
-    given = [option for option, value in asked.options().items() if value is not None]
+    texts = request.calibration
+    chosen = way(asked(request.method, text=texts.text is not None), request.seed)
+    given = [option for option, value in texts.options().items() if value is not None]
     if given and not chosen.reads_text:
         raise CalibrationError(
             f"the method {chosen.name} looks at no calibration text; leave {' and '.join(given)} out, or take "

@@ -16,6 +16,15 @@ BEST = "gptq_search"
 """What is taken where text is given and no method: nearest to the source of those that were measured."""
 
 
+def asked(method: str | None, *, text: bool) -> str:
+    """The name of the way that is taken where `method` was asked for; None leaves it to whether there is `text`.
+
+    >>> asked(None, text=True), asked("awq", text=True), asked(None, text=False)
+    ('gptq_search', 'awq', 'nearest')
+    """
+    return method or (BEST if text else PLAIN)
+
+
 @dataclass(frozen=True)
 class Way:
     """Transforms, in their order, and a method; before them, where there is one, a rotation of the whole model."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,6 +19,7 @@ from fewbits.errors import CalibrationError
 from fewbits.methods.gptq import GPTQ, objective
 from references.expert_models import write_experts
 from references.hessians import hessian_of, weights
+from references.stored_files import stored_bytes
 
 TEXT = {"windows": 12, "sequence_length": 32}
 
@@ -141,9 +141,8 @@ def test_the_same_whatever_the_threads_the_container_and_the_source(mixtral: Pat
     quantized(mixtral, tmp_path / "two.gguf", threads=3)
     quantized(tmp_path / "source.gguf", tmp_path / "again.gguf")
 
-    one = GGUFReader(tmp_path / "one.gguf")
-    for other in (GGUFReader(tmp_path / "two.gguf"), GGUFReader(tmp_path / "again.gguf")):
-        assert all(np.array_equal(one.read(name).buffer, other.read(name).buffer) for name in one.names())
+    one, two, again = (stored_bytes(tmp_path / f"{name}.gguf") for name in ("one", "two", "again"))
+    assert one == two == again
 
 
 def test_in_a_directory_experts_stay_listed(mixtral: Path, tmp_path: Path) -> None:

@@ -17,20 +17,15 @@ import numpy as np
 import pytest
 
 import fewbits
-from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.imatrix import read_importance
 from fewbits.errors import CalibrationError
+from references.stored_files import stored_bytes
 
 WINDOWS = {"windows": 6, "sequence_length": 32}
 
 
 def calibrated(source: Path, output: Path, **options: Any) -> Any:
     return fewbits.quantize(source, output, **{"to": "Q4_0", "method": "gptq", **WINDOWS, **options})
-
-
-def blocks(path: Path) -> dict[str, bytes]:
-    reader = GGUFReader(path)
-    return {name: reader.read(name).buffer.tobytes() for name in reader.names()}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +102,7 @@ def test_a_gguf_source_gives_the_same_codes(untied: Path, whole: Path, tmp_path:
 
     calibrated(tmp_path / "lossless.gguf", tmp_path / "o.gguf")
 
-    assert blocks(tmp_path / "o.gguf") == blocks(whole)
+    assert stored_bytes(tmp_path / "o.gguf") == stored_bytes(whole)
 
 
 def test_outputs_are_nearer_and_the_card_says_so(untied: Path, tmp_path: Path) -> None:

@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 
 import fewbits
-from fewbits.checkpoints.gguf import GGUFReader
+from references.stored_files import stored_bytes
 
 OPTIONS: dict[str, Any] = {"to": "Q4_0", "windows": 6, "sequence_length": 32}
 
 
 def calibrated(source: Path, output: Path, method: str = "hadamard+gptq", **options: Any) -> Any:
     return fewbits.quantize(source, output, method=method, **{**OPTIONS, **options})
-
-
-def stored(path: Path) -> dict[str, bytes]:
-    reader = GGUFReader(path)
-    return {name: reader.read(name).buffer.tobytes() for name in reader.names()}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +43,7 @@ def test_the_same_for_any_threads_and_any_source(small: Path, whole: Path, tmp_p
 
     calibrated(tmp_path / "lossless.gguf", tmp_path / "o.gguf", threads=3)
 
-    assert stored(tmp_path / "o.gguf") == stored(whole)
+    assert stored_bytes(tmp_path / "o.gguf") == stored_bytes(whole)
 
 
 def test_a_broken_run_goes_on_and_another_rotation_begins_anew(small: Path, whole: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def pools_of(measured: Measured) -> dict[str, Pool]:
 def _pool(kind: str, hessians: list[Hessian]) -> Pool:
     tokens = sum(hessian.tokens for hessian in hessians)
     if kind.endswith(INNER):
-        energies = [hessian.value.diagonal().mean() * hessian.tokens for hessian in hessians]
+        energies = [hessian.mean_square.mean() * hessian.tokens for hessian in hessians]
         return Pool(torch.stack(energies).sum(0, keepdim=True) / tokens)
     total = torch.zeros_like(hessians[0].value)
     for hessian in hessians:

@@ -28,7 +28,7 @@ def squares_of(measured: Measured) -> Squares:
     found: dict[str, Inputs] = {}
     for leader, names in measured.groups.items():
         hessian = measured.hessians.get(leader)
-        seen = Inputs(hessian.tokens, hessian.value.diagonal().tolist()) if hessian else Inputs(0, None)
+        seen = Inputs(hessian.tokens, hessian.mean_square.tolist()) if hessian else Inputs(0, None)
         found |= dict.fromkeys(names, seen)
     return found
 

@@ -25,7 +25,7 @@ TARGET_WINDOWS = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that `run.Walk` needs beside the formats."""
+    """Everything that a walk needs beside the formats."""
 
     source: SourceNetwork
     calibration: Any

@@ -190,6 +190,12 @@ class Hessian(Counted):
         self._require_tokens()
         return self._sum / self.tokens
 
+    @property
+    def mean_square(self) -> torch.Tensor:
+        """The diagonal of `value` (cols,), without the rest of it."""
+        self._require_tokens()
+        return self._sum.diagonal() / self.tokens
+
     def update(self, x: torch.Tensor) -> None:
         """See the tokens of `x`."""
         tokens = self._count(x).float()

@@ -120,14 +120,13 @@ def _telling_what_is_kept(output: Path) -> Iterator[None]:
         raise
 
 
-_WITHOUT_TEXT = {"", "nearest", "hqq", "hadamard"}
-"""Parts of a method's name that read no text: their bars can be drawn before anything is known."""
-
-
 def _stages(method: str | None, *, given: bool) -> tuple[str, ...]:
-    parts = {part.strip() for part in (method or "").split("+")}
-    rotated = ("rotate",) if "hadamard" in parts else ()
-    walked = ("calibrate",) if given or not parts <= _WITHOUT_TEXT else ()
+    """What gets a bar; raises RecipeError where there is no such method."""
+    from fewbits.way import asked, way
+
+    chosen = way(asked(method, text=given))
+    rotated = ("rotate",) if chosen.rotation else ()
+    walked = ("calibrate",) if chosen.reads_text else ()
     return (*rotated, *walked, "quantize", "verify")
 
 
@@ -135,13 +134,13 @@ def _choices(ctx: click.Context, *, reads_text: bool) -> list[str]:
     """The options that the user left to us, as they would be written."""
     from click.core import ParameterSource
 
-    from fewbits.way import BEST, PLAIN
+    from fewbits.way import asked
 
     names = {"to": "--to", "method": "--method", "threads": "--threads", "seed": "--seed"}
     if reads_text:
         names |= {"calibration": "--calibration", "guard": "--guard"}
         names |= {"windows": "--windows", "sequence_length": "--sequence-length"}
-    instead = {"threads": "all", "method": BEST if reads_text else PLAIN, "guard": "built-in"}
+    instead = {"threads": "all", "method": asked(None, text=reads_text), "guard": "built-in"}
     left = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.DEFAULT]
     values = {name: ctx.params[name] or instead.get(name, ctx.params[name] or "built-in") for name in left}
     values |= {"seed": ctx.params["seed"]} if "seed" in left else {}

@@ -1,0 +1,13 @@
+"""What a written file holds, to compare two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewbits.checkpoints.gguf import GGUFReader
+
+
+def stored_bytes(path: Path) -> dict[str, bytes]:
+    """The bytes of every tensor of a GGUF file, by name."""
+    reader = GGUFReader(path)
+    return {name: reader.read(name).buffer.tobytes() for name in reader.names()}
