@@ -23,6 +23,8 @@ namespace {
 template <typename T>
 using Matrix = nb::ndarray<T, nb::ndim<2>, nb::device::cpu>;
 
+using Whatever = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
+
 template <typename T>
 View<T> view_of(const Matrix<T>& m) { return {m.data(), m.stride(0), m.stride(1)}; }
 
@@ -100,6 +102,25 @@ void round_vectors(const std::tuple<std::string, int, int, bool, bool, bool>& ki
     feedback.round_vectors(ladder, all);
 }
 
+template <typename T>
+View<const T> numbers_of(const Whatever& m) {
+    if (m.dtype() != nb::dtype<T>()) return {nullptr, 0, 0};
+    return {static_cast<const T*>(m.data()), m.stride(0), m.stride(1)};
+}
+
+void add_product(const Matrix<double>& sum, const Matrix<const double>& left, const Whatever& right, bool minus, const std::string& isa) {
+    const auto rows = static_cast<int64_t>(left.shape(0)), terms = static_cast<int64_t>(left.shape(1)),
+               columns = static_cast<int64_t>(right.shape(1));
+    const Numbers numbers{numbers_of<double>(right), numbers_of<float>(right)};
+    require(numbers.wide.data || numbers.narrow.data || terms == 0 || columns == 0, "the right factor holds no floats or doubles");
+    require(static_cast<int64_t>(right.shape(0)) == terms, "factors of a product do not fit each other");
+    require_shape(sum, rows, columns, "a sum per row and column is wanted");
+    const FeedbackKernels& feedback = feedback_of(table_of(isa));
+    const Product all{rows, terms, columns, view_of(left), numbers, view_of(sum), minus};
+    nb::gil_scoped_release unlocked;
+    feedback.add_product(all);
+}
+
 }  // namespace
 
 void bind_feedback(nb::module_& m) {
@@ -109,6 +130,7 @@ void bind_feedback(nb::module_& m) {
           nb::arg("target"), nb::arg("upper"), nb::arg("codes"), nb::arg("errors"), nb::arg("isa") = "");
     m.def("round_vectors", &round_vectors, nb::arg("kind"), nb::arg("w"), nb::arg("step"), nb::arg("shift"), nb::arg("weight"),
           nb::arg("target"), nb::arg("upper"), nb::arg("codes"), nb::arg("errors"), nb::arg("isa") = "");
+    m.def("add_product", &add_product, nb::arg("sum"), nb::arg("left"), nb::arg("right"), nb::arg("minus"), nb::arg("isa") = "");
 }
 
 }  // namespace fewbits

@@ -46,7 +46,17 @@ void round_columns(const Ladder& ladder, const Columns& c) {
         }
 }
 
-constexpr FeedbackKernels kernels_of_feedback = {round_columns, round_vectors};
+void add_product(const Product& p) {
+    for (int64_t i = 0; i < p.rows; ++i)
+        for (int64_t j = 0; j < p.columns; ++j)
+            for (int64_t start = 0; start < p.terms; start += product_stretch) {
+                double sum = 0.0;
+                for (int64_t k = start; k < p.terms && k < start + product_stretch; ++k) sum = std::fma(p.left(i, k), p.right(k, j), sum);
+                p.sum(i, j) = p.minus ? p.sum(i, j) - sum : p.sum(i, j) + sum;
+            }
+}
+
+constexpr FeedbackKernels kernels_of_feedback = {round_columns, round_vectors, add_product};
 
 }  // namespace
 

@@ -24,6 +24,9 @@ struct Doubles {
 inline Doubles operator+(Doubles a, Doubles b) { return {_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)}; }
 inline Doubles operator-(Doubles a, Doubles b) { return {_mm512_sub_pd(a.low, b.low), _mm512_sub_pd(a.high, b.high)}; }
 inline Doubles operator*(Doubles a, Doubles b) { return {_mm512_mul_pd(a.low, b.low), _mm512_mul_pd(a.high, b.high)}; }
+inline Doubles fused(Doubles a, Doubles b, Doubles sum) {
+    return {_mm512_fmadd_pd(a.low, b.low, sum.low), _mm512_fmadd_pd(a.high, b.high, sum.high)};
+}
 #elif defined(__AVX2__)
 struct Doubles {
     __m256d low, high;
@@ -43,6 +46,9 @@ struct Doubles {
 inline Doubles operator+(Doubles a, Doubles b) { return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)}; }
 inline Doubles operator-(Doubles a, Doubles b) { return {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)}; }
 inline Doubles operator*(Doubles a, Doubles b) { return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)}; }
+inline Doubles fused(Doubles a, Doubles b, Doubles sum) {
+    return {_mm256_fmadd_pd(a.low, b.low, sum.low), _mm256_fmadd_pd(a.high, b.high, sum.high)};
+}
 #elif defined(__ARM_NEON)
 struct Doubles {
     float64x2_t low, high;
@@ -58,6 +64,9 @@ struct Doubles {
 inline Doubles operator+(Doubles a, Doubles b) { return {vaddq_f64(a.low, b.low), vaddq_f64(a.high, b.high)}; }
 inline Doubles operator-(Doubles a, Doubles b) { return {vsubq_f64(a.low, b.low), vsubq_f64(a.high, b.high)}; }
 inline Doubles operator*(Doubles a, Doubles b) { return {vmulq_f64(a.low, b.low), vmulq_f64(a.high, b.high)}; }
+inline Doubles fused(Doubles a, Doubles b, Doubles sum) {
+    return {vfmaq_f64(sum.low, a.low, b.low), vfmaq_f64(sum.high, a.high, b.high)};
+}
 #endif
 
 }  // namespace

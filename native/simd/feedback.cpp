@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "double_products.h"
 #include "elements.h"
 #include "feeding.h"
 #include "feedback_vectors.h"
@@ -131,7 +132,7 @@ void round_columns(const Ladder& ladder, const Columns& columns) {
     if (ladder.kind == LadderKind::sign) round_rows<SignSteps>(ladder, columns);
 }
 
-constexpr FeedbackKernels kernels_of_feedback = {round_columns, round_vectors};
+constexpr FeedbackKernels kernels_of_feedback = {round_columns, round_vectors, add_product};
 
 }  // namespace
 

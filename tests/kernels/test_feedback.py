@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewbits import formats
+from fewbits import formats, kernels
 from fewbits.errors import KernelError
 from fewbits.formats.overrides import Feedback
 from fewbits.kernels import feedback, overrides
@@ -53,6 +53,50 @@ def test_fits_are_those_of_torch(name: str) -> None:
         assert params.rows == wanted.rows
         assert all(torch.equal(params[key], array) for key, array in wanted.arrays.items())
     assert torch.equal(encoded[0], codes)
+
+
+def product(
+    rows: int, terms: int, cols: int, isa: str, right: torch.Tensor | None = None, *, minus: bool
+) -> torch.Tensor:
+    """What `add_product` makes of sums that are there before."""
+    left, sums = normal(rows, terms, 5).double(), normal(rows, cols, 6).double()
+    right = normal(terms, cols, 7).double() if right is None else right
+    feedback.add_product(sums, left, right, minus=minus, isa=isa)
+    return sums
+
+
+SIZES = [(1, 1, 1), (3, 0, 2), (5, 7, 17), (13, 255, 9), (12, 256, 16), (97, 257, 33), (25, 600, 1030)]
+
+
+@pytest.mark.parametrize(("rows", "terms", "cols"), SIZES)
+@pytest.mark.parametrize("minus", [False, True])
+def test_products_are_the_same_on_every_instruction_set(rows: int, terms: int, cols: int, minus: bool) -> None:
+    by_torch = (1 - 2 * minus) * normal(rows, terms, 5).double() @ normal(terms, cols, 7).double()
+    scalar = product(rows, terms, cols, "scalar", minus=minus)
+
+    torch.testing.assert_close(scalar, normal(rows, cols, 6).double() + by_torch, rtol=0, atol=1e-12 * (1 + terms))
+    assert all(torch.equal(product(rows, terms, cols, isa, minus=minus), scalar) for isa in kernels.available())
+
+
+@pytest.mark.parametrize("isa", kernels.available())
+def test_no_part_of_a_product_depends_on_the_rest(isa: str) -> None:
+    whole, right = product(40, 300, 50, isa, minus=False), normal(300, 50, 7)
+    part, left = normal(40, 50, 6).double()[9:22, 3:44], normal(40, 300, 5).double()[9:22]
+
+    feedback.add_product(part, left, right.double()[:, 3:44], isa=isa)
+
+    assert torch.equal(part, whole[9:22, 3:44])
+    assert torch.equal(product(40, 300, 50, isa, right, minus=False), whole)  # single precision holds the same numbers
+    assert torch.equal(product(40, 300, 50, isa, right.T.contiguous().T, minus=False), whole)
+
+
+def test_products_that_do_not_fit_are_refused() -> None:
+    sums, left = torch.zeros(2, 3).double(), torch.zeros(2, 4).double()
+    for right, message in ((torch.zeros(5, 3).double(), "do not fit"), (torch.zeros(4, 2).double(), "a sum per row")):
+        with pytest.raises(ValueError, match=message):
+            feedback.add_product(sums, left, right)
+    with pytest.raises(ValueError, match="no floats or doubles"):
+        feedback.add_product(sums, left, torch.zeros(4, 3).int())
 
 
 def turned(part: str, change: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -29,6 +29,8 @@ struct View {
     int64_t by_row, by_column;
     T& operator()(int64_t row, int64_t column) const { return data[row * by_row + column * by_column]; }
     View from(int64_t row) const { return {data + row * by_row, by_row, by_column}; }
+    View part(int64_t row, int64_t column) const { return {data + row * by_row + column * by_column, by_row, by_column}; }
+    View turned() const { return {data, by_column, by_row}; }
 };
 
 // Column k is rounded nearest to t = target[k] + sum over i < k of errors[i] * upper(i, k), in the order of i and in double
@@ -64,9 +66,30 @@ struct Vectors {
     View<double> errors;
 };
 
+// Numbers of either precision; those that are not there have no data.
+struct Numbers {
+    View<const double> wide;
+    View<const float> narrow;
+    double operator()(int64_t row, int64_t column) const { return wide.data ? wide(row, column) : static_cast<double>(narrow(row, column)); }
+};
+
+// sum(i, j) becomes sum(i, j) + or, with `minus`, - the sum over k of left(i, k) * right(k, j): fused multiply-adds in the
+// order of k, over stretches of `product_stretch` terms one after another. How rows and columns are divided among calls
+// changes nothing.
+struct Product {
+    int64_t rows, terms, columns;
+    View<const double> left;
+    Numbers right;
+    View<double> sum;
+    bool minus;
+};
+
+constexpr int64_t product_stretch = 256;
+
 struct FeedbackKernels {
     void (*round_columns)(const Ladder& ladder, const Columns& columns);
     void (*round_vectors)(const PointLadder& ladder, const Vectors& vectors);
+    void (*add_product)(const Product& product);
 };
 
 }  // namespace fewbits

@@ -89,7 +89,8 @@ def divergences(
 ) -> dict[str, float]:
     """Mean KL divergence in nats per token of each of `states` from `reference`, under the head's own matrix.
 
-    Where `weights` names a kind, its logits are made by that matrix instead.
+    Counted over the second half of each window, which has seen enough of its text. Where `weights` names a kind, its
+    logits are made by that matrix instead.
     """
     import torch
 
@@ -121,7 +122,7 @@ def _log_probabilities(
 
     def run(window: int) -> torch.Tensor:
         with torch.no_grad():
-            logits = head.logits(tensor_of(states[window : window + 1]))[0]
+            logits = head.logits(tensor_of(states[window : window + 1, states.shape[1] // 2 :]))[0]
             return logits.float().log_softmax(-1)
 
     return [found for _, found in workers.in_order(run, windows)]

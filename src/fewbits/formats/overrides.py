@@ -47,6 +47,9 @@ class Overrides(Protocol):
     def round_columns(self, grid: Grid, feedback: Feedback) -> torch.Tensor | None:
         """The codes (rows, cols / vector) of a sweep over `grid`; fills in errors and targets."""
 
+    def add_product(self, sums: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, minus: bool) -> None:
+        """Add `left` @ `right` to `sums`, or take it away."""
+
 
 _CPU = cast(Overrides, LazyModule("fewbits.kernels.overrides"))
 
@@ -72,3 +75,14 @@ def encode(
 def round_columns(grid: Grid, feedback: Feedback) -> torch.Tensor | None:
     """The codes of a sweep over `grid`; None, and nothing filled in, where no native kernel sweeps over it."""
     return _CPU.round_columns(grid, feedback) if feedback.w.device.type == "cpu" else None
+
+
+def add_product(sums: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, minus: bool = False) -> torch.Tensor:
+    """`sums` (rows, cols) with `left` (rows, terms) @ `right` (terms, cols) added to it in its place, or taken away.
+
+    All in float64; `right` may be float32. On a CPU no row depends on how many there are, nor any column.
+    """
+    if sums.device.type != "cpu":
+        return sums.addmm_(left, right.double(), alpha=-1 if minus else 1)
+    _CPU.add_product(sums, left, right, minus=minus)
+    return sums

@@ -57,6 +57,13 @@ def round_columns(grid: Grid, feedback: Feedback, *, isa: str = "") -> torch.Ten
     return None
 
 
+def add_product(
+    sums: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, minus: bool = False, isa: str = ""
+) -> None:
+    """Add `left` (rows, terms) @ `right` (terms, cols), or take it away, in float64 (formats/overrides.py)."""
+    native_module().add_product(sums.numpy(), left.numpy(), right.numpy(), minus, isa)
+
+
 def _round_columns(steps: Steps, feedback: Feedback, isa: str) -> torch.Tensor:
     shape = tuple(feedback.w.shape)
     codes = torch.empty(shape, dtype=torch.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fewbits.formats.base import Fields, Format, Params, is_row_format
 from fewbits.kernels import Bytes, encode_rows, formats, grouped
-from fewbits.kernels.feedback import round_columns
+from fewbits.kernels.feedback import add_product, round_columns
 from fewbits.kernels.fields import encode_fields, has_fields_codec
 from fewbits.lazy import LazyModule
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-__all__ = ["encode", "fit", "round_columns"]
+__all__ = ["add_product", "encode", "fit", "round_columns"]
 
 
 def fit(format: Format, w: torch.Tensor, importance: torch.Tensor) -> Params | None:

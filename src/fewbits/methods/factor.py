@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fewbits.errors import CalibrationError
+from fewbits.formats.overrides import add_product
 from fewbits.lazy import LazyModule
 from fewbits.workers import Workers
 
@@ -146,7 +147,7 @@ def _settle(a: torch.Tensor, own: torch.Tensor, start: int, rows: slice) -> None
 def _take_away(a: torch.Tensor, start: int, columns: slice) -> None:
     """What the stripe's columns are in a[:, columns], down to the diagonal."""
     stripe = a[: columns.stop, start : start + STRIPE]
-    a[: columns.stop, columns].addmm_(stripe, stripe[columns].T, alpha=-1)
+    add_product(a[: columns.stop, columns], stripe, stripe[columns].T, minus=True)
 
 
 def _one_by_one(function: Callable[[slice], None], items: Iterable[slice]) -> Iterator[tuple[slice, None]]:

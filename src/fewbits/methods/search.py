@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits.errors import CalibrationError
 from fewbits.formats.base import Format, Params
-from fewbits.formats.overrides import encode
+from fewbits.formats.overrides import add_product, encode
 from fewbits.lazy import LazyModule
 from fewbits.methods.descent import Part, descend
 from fewbits.methods.gptq import importance_of
@@ -92,8 +92,9 @@ def refine(
     for turn in range(passes):
         for place in range(count):
             cols = slice(place * width, (place + 1) * width)
-            h = hessian[:, cols].double()  # never all of it: it is the largest thing in memory
-            part = Part(wide[:, cols], h[cols], error @ h - error[:, cols] @ h[cols])
+            own = hessian[cols, cols].double()  # never all of it: it is the largest thing in memory
+            others = add_product(-(error[:, cols] @ own), error, hessian[:, cols])
+            part = Part(wide[:, cols], own, others)
             parts[place] = _best(part, parts[place], clips if turn == 0 else (), settled)
             error[:, cols] = part.w - parts[place].dequantize().double()
     return replace(joined(parts), remarks=q.remarks)

@@ -83,11 +83,13 @@ class _Slab:
         """Codes and parameters of columns `start` to `stop`, span by span."""
         upper, width = self._factor.upper[:stop, start:stop], self._format.span if self._alone else stop - start
         corners = Corners(upper[start:], self._format.vector)
-        fed = self._errors[:, :start] @ upper[:start]
+        fed = overrides.add_product(
+            torch.zeros_like(self._errors[:, start:stop]), self._errors[:, :start], upper[:start]
+        )
         done = []
         for at in range(start, stop, width):
             here = slice(at - start, at - start + width)
-            reached = fed[:, here] + self._errors[:, start:at] @ upper[start:at, here]
+            reached = overrides.add_product(fed[:, here], self._errors[:, start:at], upper[start:at, here])
             done.append(self._swept_span(slice(at, at + width), reached, corners.part(here)))
         return done
 
