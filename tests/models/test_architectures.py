@@ -54,6 +54,8 @@ CONFIGS: dict[str, Any] = {
     "qwen3": transformers.Qwen3Config,
     "mixtral": transformers.MixtralConfig,
     "qwen3_moe": transformers.Qwen3MoeConfig,
+    "gemma2": transformers.Gemma2Config,
+    "gemma3": transformers.Gemma3TextConfig,
 }
 
 
@@ -63,6 +65,8 @@ CONFIGS: dict[str, Any] = {
 def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, tied: bool, biased: bool) -> None:
     extra = {"attention_bias": biased, "mlp_bias": biased} if architecture.name == "llama" else {}
     extra |= {"num_local_experts": 4} if architecture.experts else {}
+    if tied not in architecture.require.get("tie_word_embeddings", (tied,)):
+        return  # no such model can be converted
     config = small_config(CONFIGS[architecture.name], rows=40, tie_word_embeddings=tied, **extra)
     model = transformers.AutoModelForCausalLM.from_config(config)
     assert type(model).__name__ in architecture.classes
@@ -94,10 +98,10 @@ def test_lookups(architecture: Architecture) -> None:
     "stated", [None, [], [None], "", 7, {}, ["FalconForCausalLM"], ["MambaForCausalLM", "LlamaForCausalLM"]]
 )
 def test_others_are_refused_with_the_list(stated: Any) -> None:
-    with pytest.raises(CheckpointError, match="LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, Qwen2"):
+    with pytest.raises(CheckpointError, match="Gemma2ForCausalLM, .*LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, "):
         for_config({"architectures": stated})
 
 
 def test_an_unknown_gguf_architecture_is_refused_with_the_list() -> None:
-    with pytest.raises(CheckpointError, match=r"'mamba' is not supported\. Supported: llama, qwen2, qwen3"):
+    with pytest.raises(CheckpointError, match=r"'mamba' is not supported\. Supported: .*llama, .*qwen2, .*qwen3"):
         for_gguf("mamba")

@@ -15,6 +15,7 @@ from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.precision import precision_for
 from fewbits.checkpoints.base import Conversion, Order, Placement
 from fewbits.checkpoints.configuration import Configuration, read_configuration
+from fewbits.checkpoints.derived import ShiftedTensor
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.rope import interleaved
 from fewbits.errors import CalibrationError
@@ -38,6 +39,8 @@ class Parameter:
     order: Order | None
     part: range | None = None
     """Its rows in the target, where a stack of experts has more."""
+    add: float = 0.0
+    """What the target's numbers are more than the network's."""
 
     @property
     def target(self) -> str:
@@ -59,7 +62,8 @@ class Parameter:
         """Rows `w` in the target's order as the network has them, in the parameter's own shape."""
         import torch
 
-        ordered = w if self.order is None else w[torch.from_numpy(self.order)]
+        own = w - self.add if self.add else w
+        ordered = own if self.order is None else own[torch.from_numpy(self.order)]
         shape = self.placement.source.shape
         return ordered.reshape(shape if self.part is None else shape[1:])
 
@@ -162,14 +166,15 @@ def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Pa
     for placement in conversion.placements:
         if not placement.computed:
             name = placement.source.name
-            named |= _each_expert(names.get(name, name), placement, _inverse(placement.order))
+            add = placement.source.add if isinstance(placement.source, ShiftedTensor) else 0.0
+            named |= _each_expert(names.get(name, name), placement, _inverse(placement.order), add)
     return named
 
 
-def _each_expert(name: str, placement: Placement, order: Order | None) -> dict[str, Parameter]:
+def _each_expert(name: str, placement: Placement, order: Order | None, add: float) -> dict[str, Parameter]:
     """The parameter, or one per expert of a stack."""
     if EXPERT not in name:
-        return {name: Parameter(placement, order)}
+        return {name: Parameter(placement, order, add=add)}
     experts, rows = placement.source.shape[:2]
     parts = [range(n * rows, (n + 1) * rows) for n in range(experts)]
     return {name.replace(EXPERT, str(n)): Parameter(placement, None, part) for n, part in enumerate(parts)}
@@ -196,7 +201,7 @@ def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
         name, fact = facts[placement.name]
         heads = config.values["num_attention_heads" if fact.shape[0] == "query" else "num_key_value_heads"]
         order = interleaved(placement.source.rows, heads) if fact.order == "rope" else None
-        named |= _each_expert(name, placement, _inverse(order))
+        named |= _each_expert(name, placement, _inverse(order), fact.add)
     return named
 
 

@@ -54,7 +54,7 @@ class Configuration:
     def widths(self) -> dict[str, int]:
         """The named widths of the architecture's tensor shapes."""
         v = self.values
-        return {
+        own = {
             "vocab": v["vocab_size"],
             "hidden": v["hidden_size"],
             "ffn": v["intermediate_size"],
@@ -64,11 +64,18 @@ class Configuration:
             "experts": self.experts,
             "expert": v.get("moe_intermediate_size", v["intermediate_size"]),
         }
+        return own | {name: sum(own[part] for part in parts) for name, parts in self.architecture.widths.items()}
 
     @property
     def experts(self) -> int:
         """Number of experts in a layer; 0 without."""
         return int(self.values.get("num_local_experts", 0))
+
+    def implied_width(self, width: str) -> int:
+        """The width called `width`, or "hidden / heads"."""
+        if width == "hidden / heads":
+            return int(self.values["hidden_size"] // self.values["num_attention_heads"])
+        return self.widths[width]
 
     def heads(self, width: str) -> int:
         """How many heads the width called `width` ("query" or "key") is made of."""
@@ -119,14 +126,52 @@ def _check_requirements(path: Path, architecture: Architecture, values: Mapping[
                 f"{path} has {key} = {value!r}, which a GGUF file of architecture '{architecture.gguf}' cannot state; "
                 f"it can state {' or '.join(repr(v) for v in allowed)}."
             )
-    eps = values.get("rms_norm_eps")
+    key = architecture.epsilon
+    eps = values.get(key)
     if type(eps) not in (int, float) or not 0 < float(eps or 0) < 1:
-        raise CheckpointError(f"{path} has rms_norm_eps = {eps!r}, and a number between 0 and 1 is needed; correct it.")
+        raise CheckpointError(f"{path} has {key} = {eps!r}, and a number between 0 and 1 is needed; correct it.")
 
 
-def _rope(path: Path, raw: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse what a GGUF file needs and is not said, and null where that means something it cannot state."""
+    for key in architecture.stated:
+        if key in raw and raw[key] is None:
+            raise CheckpointError(
+                f"{path} has {key} = null, which a GGUF file of architecture '{architecture.gguf}' cannot state."
+            )
+    for key in architecture.absent:
+        if raw.get(key) is not None:
+            raise CheckpointError(
+                f"{path} has {key} = {raw[key]!r}, which a GGUF file of architecture '{architecture.gguf}' cannot state."
+            )
+    for fact in architecture.metadata.values():
+        if not fact.optional and values.get(fact.key) is None:
+            raise CheckpointError(f"{path} states no {fact.key}, which a GGUF file needs; add it.")
+
+
+def _check_implied(config: Configuration) -> None:
+    """Refuse values and kinds of layers other than those that llama.cpp takes for granted."""
+    values, architecture = config.values, config.architecture
+    for key, width in architecture.implications(config.layers).items():
+        expected = config.implied_width(width)
+        if values.get(key, expected) != expected:
+            raise CheckpointError(
+                f"{config.path} has {key} = {values[key]!r}, and llama.cpp computes architecture "
+                f"'{architecture.gguf}' with {expected} ({width}); it cannot be converted."
+            )
+    kinds = architecture.kinds(config.layers)
+    if kinds and values.get("layer_types", kinds) != kinds:
+        raise CheckpointError(
+            f"{config.path} has layer_types that do not repeat {', '.join(architecture.layer_types)}, as llama.cpp "
+            f"computes architecture '{architecture.gguf}'; it cannot be converted."
+        )
+
+
+def _rope(
+    path: Path, architecture: Architecture, raw: Mapping[str, Any], values: dict[str, Any]
+) -> dict[str, Any]:
     """RoPE parameters from the spelling of transformers 5 (rope_parameters) or 4 (rope_scaling and rope_theta)."""
-    stated = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    stated = _global_rope(path, architecture, raw, values)
     if not isinstance(stated, dict) or any(isinstance(v, dict) for v in stated.values()):
         raise CheckpointError(f"{path} has RoPE parameters that differ by layer, which is not supported.")
     rope = {key: value for key, value in stated.items() if value is not None}
@@ -143,6 +188,21 @@ def _rope(path: Path, raw: Mapping[str, Any], values: dict[str, Any]) -> dict[st
     return rope
 
 
+def _global_rope(
+    path: Path, architecture: Architecture, raw: Mapping[str, Any], values: dict[str, Any]
+) -> Any:
+    """The parameters of all layers, or of those that have not a RoPE of their own; its base goes into `values`."""
+    stated = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    local = architecture.local_rope
+    if local is None or not isinstance(stated, dict) or not {local.kind, local.others} & set(stated):
+        return stated
+    own = stated.get(local.kind) or {}
+    if own.get("rope_type", "default") != "default":
+        raise CheckpointError(f"{path} stretches RoPE in layers of kind {local.kind}, which a GGUF file cannot state.")
+    values[local.base] = own.get("rope_theta", values[local.base])
+    return stated.get(local.others) or {}
+
+
 def read_configuration(directory: Path) -> Configuration:
     """config.json of a model directory; raises CheckpointError when it is missing, contradictory or not supported."""
     path = directory / "config.json"
@@ -157,9 +217,11 @@ def read_configuration(directory: Path) -> Configuration:
     values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
     _derive(values)
     _check_counts(path, values)
-    rope = _rope(path, raw, values)
+    rope = _rope(path, architecture, raw, values)
     _check_requirements(path, architecture, values)
+    _check_stated(path, architecture, raw, values)
     result = Configuration(path, architecture, values, rope)
+    _check_implied(result)
     widths = result.widths
     for first, second in architecture.equal:
         if widths[first] != widths[second]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StackedTensor, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
+from fewbits.checkpoints.derived import ShiftedTensor
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata
@@ -63,8 +64,9 @@ def _check_text(path: Path, metadata: dict[str, Value]) -> None:
 
 def _model_metadata(config: Configuration) -> dict[str, Value]:
     return {
-        key: float32(config.values[source]) if kind == "float32" else Value(config.values[source], kind)
-        for key, (source, kind) in config.architecture.metadata.items()
+        key: float32(config.values[fact.key]) if fact.type == "float32" else Value(config.values[fact.key], fact.type)
+        for key, fact in config.architecture.metadata.items()
+        if config.values.get(fact.key) is not None
     }
 
 
@@ -78,12 +80,14 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
         )
     facts = config.architecture.facts(config.values, config.layers)
     gguf_name = to_gguf(config.architecture, config.layers)
+    by_source = {source: target for target, (source, _) in facts.items()}
     notes: list[str] = []
     found, listed = _stacks(config, reader, facts)
     for source in present:
         if source in listed:
             continue
-        target = gguf_name(source)
+        # Names that the package's map does not know are those of architectures that a user added.
+        target = gguf_name(source) or by_source.get(source)
         if target in facts and facts[target][0] == source:
             found[target] = reader.read(source)
         else:
@@ -157,7 +161,7 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
             f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."
         )
     order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None
-    return Placement(target, tensor, order)
+    return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order)
 
 
 def _window_notes(config: Configuration) -> list[str]:
@@ -165,6 +169,8 @@ def _window_notes(config: Configuration) -> list[str]:
     window = config.values.get("sliding_window")
     context = config.values["max_position_embeddings"]
     if not isinstance(window, int) or window >= context or not config.values.get("use_sliding_window", True):
+        return []
+    if any(fact.key == "sliding_window" for fact in config.architecture.metadata.values()):
         return []
     gguf = config.architecture.gguf
     note = (

@@ -77,7 +77,6 @@ def _filled(config: Any, state: dict[str, torch.Tensor]) -> tuple[Any, dict[str,
             config=config,
             state_dict=state,
             dtype=torch.float32,
-            attn_implementation="sdpa",
             output_loading_info=True,
         )
         return network, report

@@ -47,25 +47,46 @@ def read_config(reader: Reader) -> GGUFConfig:
         raise EvaluationError(f"{reader.path}: the metadata name no architecture (general.architecture).")
     architecture = for_gguf(name, experts=bool(metadata.get(f"{name}.expert_count")))
     values = {**_stated(reader, architecture, metadata), **_optional_parts(reader, architecture)}
-    _fill_defaults(reader, values)
+    _fill_defaults(reader, architecture, values)
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
-    values["rope_parameters"] = _rope_parameters(reader, name, metadata, values.pop("rope_theta"))
+    values |= _implied(architecture, values)
+    rope = _rope_parameters(reader, name, metadata, values.pop("rope_theta"))
+    values["rope_parameters"] = _by_kind(architecture, values, rope)
     facts = architecture.parameters(values, values["num_hidden_layers"])
-    return GGUFConfig(architecture.name, values, facts)
+    return GGUFConfig(architecture.model_type, values, facts)
+
+
+def _implied(architecture: Architecture, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What llama.cpp takes for granted of a model of these widths."""
+    layers = values["num_hidden_layers"]
+    each_head = values["hidden_size"] // values["num_attention_heads"]
+    known = {"head": values["head_dim"], "hidden": values["hidden_size"], "hidden / heads": each_head}
+    found: dict[str, Any] = {key: known[width] for key, width in architecture.implications(layers).items()}
+    kinds = architecture.kinds(layers)
+    return {**found, "layer_types": kinds} if kinds else found
+
+
+def _by_kind(architecture: Architecture, values: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
+    """RoPE parameters as transformers states them: for all layers, or for each kind of them."""
+    local = architecture.local_rope
+    if local is None:
+        return rope
+    base = values.pop(local.base, architecture.defaults[local.base])
+    return {local.others: rope, local.kind: {"rope_theta": base, "rope_type": "default"}}
 
 
 def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration values that the metadata state; keys that share one value must agree."""
     values: dict[str, Any] = {}
-    for key, (target, kind) in architecture.metadata.items():
+    for key, fact in architecture.metadata.items():
         if key not in metadata:
             continue
         value = metadata[key]
-        if isinstance(value, bool) or not isinstance(value, int if "int" in kind else float):
+        if isinstance(value, bool) or not isinstance(value, int if "int" in fact.type else float):
             raise EvaluationError(f"{reader.path}: {key} is {value!r}, not one number, which is not supported.")
-        if values.setdefault(target, value) != value:
+        if values.setdefault(fact.key, value) != value:
             raise EvaluationError(
-                f"{reader.path}: {key} is {value}, but another key says {values[target]}; this is not supported."
+                f"{reader.path}: {key} is {value}, but another key says {values[fact.key]}; this is not supported."
             )
     return values
 
@@ -83,7 +104,7 @@ def _optional_parts(reader: Reader, architecture: Architecture) -> dict[str, boo
     return parts
 
 
-def _fill_defaults(reader: Reader, values: dict[str, Any]) -> None:
+def _fill_defaults(reader: Reader, architecture: Architecture, values: dict[str, Any]) -> None:
     """What a file may leave out, from its tensors and the specification; raises EvaluationError for the rest."""
     if EMBEDDING not in reader.names():
         raise EvaluationError(f"{reader.path}: there is no {EMBEDDING}; only whole language models can be evaluated.")
@@ -91,8 +112,8 @@ def _fill_defaults(reader: Reader, values: dict[str, Any]) -> None:
     if values.setdefault("vocab_size", rows) != rows:
         raise EvaluationError(f"{reader.path}: {EMBEDDING} has {rows} rows for {values['vocab_size']} tokens.")
     values.setdefault("rope_theta", _DEFAULT_ROPE_BASE)
-    needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "rms_norm_eps")
-    for key in (*needed, "max_position_embeddings"):
+    needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size")
+    for key in (*needed, architecture.epsilon, "max_position_embeddings"):
         if not values.get(key):
             raise EvaluationError(f"{reader.path}: the metadata do not state {key.replace('_', ' ')}.")
     values.setdefault("num_key_value_heads", values["num_attention_heads"])

@@ -56,6 +56,7 @@ class GGUFModel:
         state = {}
         for name, (target, fact) in facts.items():
             weight = decoded(self.reader.read(name))
+            weight = weight - fact.add if fact.add else weight
             state[target] = _halves_apart(weight, self.config.values["head_dim"]) if fact.order == "rope" else weight
         network.load_state_dict(put_together(state, dict(network.named_parameters())), strict=False, assign=True)
         network.tie_weights()

@@ -1,0 +1,61 @@
+"""A small random model of each architecture that a GGUF file can hold, with a tokenizer of its kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from references.random_models import save_model, save_pieces, small_config
+
+SPACE = "\u2581"
+PIECES = 700
+
+
+def _pieces(directory: Path) -> int:
+    """A SentencePiece tokenizer as Gemma's tokenizer.json states it; returns the number of tokens."""
+    save_pieces(directory, size=PIECES)
+    transformers.LlamaTokenizer.from_pretrained(directory, add_bos_token=True).save_pretrained(directory)
+    (directory / "tokenizer.model").unlink()
+    path = directory / "tokenizer.json"
+    stated = json.loads(path.read_text())
+    stated["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    stated["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"String": " "},
+        "behavior": "MergedWithPrevious",
+        "invert": False,
+    }
+    path.write_text(json.dumps(stated))
+    settings = directory / "tokenizer_config.json"
+    known = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**known, "tokenizer_class": "PreTrainedTokenizerFast"}))
+    return PIECES
+
+
+def _gemma(directory: Path, kind: type, **changes: Any) -> Path:
+    rows = _pieces(directory)
+    values = {"bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": True, "head_dim": 32}
+    values |= {"query_pre_attn_scalar": 32, "sliding_window": 48, "num_hidden_layers": 3}
+    save_model(directory, small_config(kind, rows=rows, **{**values, **changes}))
+    return directory
+
+
+def gemma2(directory: Path) -> Path:
+    """Gains of 1 + w, soft caps that bite, every other layer with a window."""
+    return _gemma(directory, transformers.Gemma2Config, attn_logit_softcapping=8.0, final_logit_softcapping=5.0)
+
+
+def gemma3(directory: Path) -> Path:
+    """Norms on queries and keys, five layers of six with a window and a RoPE of their own; the others' is stretched."""
+    rope = {
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 50000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 2000.0},
+    }
+    return _gemma(directory, transformers.Gemma3TextConfig, rope_parameters=rope, num_hidden_layers=6)
+
+
+MODELS: tuple[Callable[[Path], Path], ...] = (gemma2, gemma3)

@@ -1,0 +1,119 @@
+"""Every architecture everywhere: GGUF files and directories, read back, walked by text, and faults that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import fewbits
+from fewbits.checkpoints import derived, huggingface
+from fewbits.checkpoints.gguf_writer import GGUFWriter
+from fewbits.errors import VerificationError
+from fewbits.evaluation.fields_model import FieldsModel
+from fewbits.evaluation.gguf_model import GGUFModel
+from references.architecture_models import MODELS
+from references.random_models import manual
+
+TEXT = 8_000
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda make: make.__name__)
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    make: Callable[[Path], Path] = request.param
+    return make(tmp_path_factory.mktemp("models") / make.__name__)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "text.txt"
+    path.write_text(manual()[:TEXT], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(directory: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def log_probabilities(network: Any) -> torch.Tensor:
+    ids = torch.randint(3, 500, (1, 160), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        return torch.Tensor(network(ids).logits[0].double().log_softmax(-1))
+
+
+def divergence(expected: Any, found: Any) -> float:
+    """Mean KL divergence over tokens that are drawn at random."""
+    a, b = log_probabilities(expected), log_probabilities(found)
+    assert float(-(a.exp() * a).sum(-1).mean()) > 1.0
+    return float((a.exp() * (a - b)).sum(-1).mean())
+
+
+def test_a_plain_gguf_file_computes_what_its_source_does(directory: Path, source: Any, tmp_path: Path) -> None:
+    fewbits.quantize(directory, tmp_path / "f16.gguf", to="F16")
+    assert divergence(source, GGUFModel.open(tmp_path / "f16.gguf").load().network) < 1e-9
+
+
+def test_a_plain_directory_computes_what_its_source_does(directory: Path, source: Any, tmp_path: Path) -> None:
+    fewbits.quantize(directory, tmp_path / "plain", to="F16")
+    assert divergence(source, FieldsModel.open(tmp_path / "plain").load().network) < 1e-9
+
+
+def test_quantized_both_ways_it_is_near(directory: Path, source: Any, tmp_path: Path) -> None:
+    fewbits.quantize(directory, tmp_path / "q.gguf", to="Q8_0")
+    fewbits.quantize(directory, tmp_path / "q", to="int8_g32_sym_f16")
+    for network in (GGUFModel.open(tmp_path / "q.gguf").load(), FieldsModel.open(tmp_path / "q").load()):
+        assert 1e-9 < divergence(source, network.network) < 0.2
+
+
+@pytest.mark.parametrize("output", ["walked.gguf", "walked"])
+def test_text_chooses_codes(directory: Path, text: Path, output: str, tmp_path: Path) -> None:
+    record: Any = fewbits.quantize(
+        directory,
+        tmp_path / output,
+        to="Q4_0" if output.endswith("gguf") else "int4_g32_sym_f16",
+        method="awq+gptq",
+        calibration=text,
+        windows=4,
+        sequence_length=48,
+    )
+    solved = [t for t in record.tensors if t.planned.method == "awq+gptq"]
+    assert len(solved) == record.calibration.tensors > 0
+    # The error of the outputs, which is what text is for: in all not above that of plain codes by more than chance.
+    assert sum(t.output_error for t in solved) < sum(t.output_error_plain for t in solved)
+
+
+def refused(directory: Path, output: Path) -> None:
+    with pytest.raises(VerificationError):
+        fewbits.quantize(directory, output, to="Q8_0")
+    assert not output.exists()
+
+
+def test_tensors_of_other_layers_are_refused(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, other = GGUFWriter.write_rows, {"blk.0.": "blk.1.", "blk.1.": "blk.0."}
+    monkeypatch.setattr(
+        GGUFWriter, "write_rows", lambda w, name, *rest: write(w, other.get(name[:6], name[:6]) + name[6:], *rest)
+    )
+    refused(directory, tmp_path / "swapped.gguf")
+
+
+def test_a_forgotten_fact_is_refused(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way in computes something else than the facts say; the verifier reads them by itself."""
+    facts = huggingface.read_configuration(directory).architecture.tensors
+    if any(fact.add for fact in facts):
+        monkeypatch.setattr(
+            derived.ShiftedTensor,
+            "of",
+            staticmethod(lambda own, add: derived.ShiftedTensor(own.name, "F32", own.shape, own.buffer[:0], own, 0.5)),
+        )
+        refused(directory, tmp_path / "unshifted.gguf")
+    if any(fact.order for fact in facts):
+        monkeypatch.setattr(huggingface, "interleaved", lambda rows, heads: np.arange(rows))
+        refused(directory, tmp_path / "unordered.gguf")
