@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import transformers
 import fewbits
 from fewbits.checkpoints import derived, huggingface
 from fewbits.checkpoints.gguf_writer import GGUFWriter
-from fewbits.errors import VerificationError
+from fewbits.cli.main import main
+from fewbits.errors import CheckpointError, TransformError, VerificationError
 from fewbits.evaluation.fields_model import FieldsModel
 from fewbits.evaluation.gguf_model import GGUFModel
-from references.architecture_models import MODELS
+from fewbits.models import known
+from references.architecture_models import MODELS, seed_oss
 from references.random_models import manual
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "architectures" / "seed_oss.toml"
 TEXT = 8_000
 
 
@@ -66,8 +70,8 @@ def test_a_plain_directory_computes_what_its_source_does(directory: Path, source
 
 def test_quantized_both_ways_it_is_near(directory: Path, source: Any, tmp_path: Path) -> None:
     fewbits.quantize(directory, tmp_path / "q.gguf", to="Q8_0")
-    fewbits.quantize(directory, tmp_path / "q", to="int8_g32_sym_f16")
-    for network in (GGUFModel.open(tmp_path / "q.gguf").load(), FieldsModel.open(tmp_path / "q").load()):
+    fewbits.quantize(directory, tmp_path / "fields", to="int8_g32_sym_f16")
+    for network in (GGUFModel.open(tmp_path / "q.gguf").load(), FieldsModel.open(tmp_path / "fields").load()):
         assert 1e-9 < divergence(source, network.network) < 0.2
 
 
@@ -86,6 +90,17 @@ def test_text_chooses_codes(directory: Path, text: Path, output: str, tmp_path: 
     assert len(solved) == record.calibration.tensors > 0
     # The error of the outputs, which is what text is for: in all not above that of plain codes by more than chance.
     assert sum(t.output_error for t in solved) < sum(t.output_error_plain for t in solved)
+
+
+def test_rotated_it_computes_the_same_or_is_refused(directory: Path, source: Any, tmp_path: Path) -> None:
+    """Where the facts say who writes into the residual stream, a rotation of it changes nothing but last bits."""
+    output = tmp_path / "rotated.gguf"
+    if huggingface.read_configuration(directory).architecture.stream.writers:
+        fewbits.quantize(directory, output, to="F32", method="hadamard")
+        assert divergence(source, GGUFModel.open(output).load().network) < 1e-7
+    else:
+        with pytest.raises(TransformError, match="leave hadamard out"):
+            fewbits.quantize(directory, output, to="F32", method="hadamard")
 
 
 def refused(directory: Path, output: Path) -> None:
@@ -117,3 +132,18 @@ def test_a_forgotten_fact_is_refused(directory: Path, tmp_path: Path, monkeypatc
     if any(fact.order for fact in facts):
         monkeypatch.setattr(huggingface, "interleaved", lambda rows, heads: np.arange(rows))
         refused(directory, tmp_path / "unordered.gguf")
+
+
+def test_an_architecture_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line, as docs/architectures.md shows it."""
+    monkeypatch.setattr(known, "_given", {})
+    model, file, text = seed_oss(tmp_path / "model"), tmp_path / "q.gguf", tmp_path / "text.txt"
+    text.write_text(manual()[:TEXT], encoding="utf-8")
+    with pytest.raises(CheckpointError, match="SeedOssForCausalLM is not supported"):
+        fewbits.quantize(model, file, to="Q8_0")
+    assert main(["quantize", str(model), "-o", str(file), "--to", "Q8_0", "-q", "--architecture", str(EXAMPLE)]) == 0
+    known._given.clear()
+    asked = ["compare", str(model), str(file), "--text", str(text), "--context", "64", "--max-tokens", "640", "--json"]
+    assert main([*asked, "--architecture", str(EXAMPLE)]) == 0
+    card = json.loads((tmp_path / "q.gguf.card.json").read_text(encoding="utf-8"))
+    assert any(name.endswith("seed_oss.toml") for name in card["source_sha256"])

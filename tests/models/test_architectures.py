@@ -56,6 +56,7 @@ CONFIGS: dict[str, Any] = {
     "qwen3_moe": transformers.Qwen3MoeConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3": transformers.Gemma3TextConfig,
+    "phi3": transformers.Phi3Config,
 }
 
 
@@ -74,6 +75,7 @@ def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, t
     head = getattr(config, "head_dim", None) or 16
     widths = {"vocab": 40, "hidden": 64, "ffn": 96, "query": 4 * head, "head": head, "key": 2 * head}
     widths |= {"experts": 4, "expert": values.get("moe_intermediate_size", 0)}
+    widths |= {name: sum(widths[part] for part in parts) for name, parts in architecture.widths.items()}
     facts = architecture.parameters(values, 2).values()
     expected = {name: tuple(widths[w] for w in fact.shape) for name, fact in facts}
     found = taken_apart({name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=True)})

@@ -17,7 +17,9 @@ import fewbits
 from fewbits.checkpoints.base import Conversion, Placement, StoredTensor, Value
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.pretokenizers import PreTokenizer, pretokenizers
+from fewbits.models import known
 from references.architecture_models import MODELS as ARCHITECTURES
+from references.architecture_models import seed_oss
 from references.conversion_file import write_f16
 from references.random_models import (
     HARD_TEXT,
@@ -33,6 +35,7 @@ from references.random_models import (
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "architectures" / "seed_oss.toml"
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
 TOKENS = 1000
 
@@ -277,6 +280,17 @@ def test_planted_faults_are_seen(make: Callable[[Path], Path], tmp_path: Path) -
     for fault in FAULTS if biased else (wrong_rope, swapped_layers):
         file = write_f16(fault(conversion), tmp_path / f"{fault.__name__}.gguf")
         assert divergence(directory, file) > 0.01, fault.__name__
+
+
+def test_an_architecture_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/architectures.md: llama.cpp reads what its facts make of a model."""
+    monkeypatch.setattr(known, "_given", {})
+    directory, file = seed_oss(tmp_path / "model"), tmp_path / "model.gguf"
+    fewbits.quantize(directory, file, to="F16", architecture=EXAMPLE)
+    assert divergence(directory, file) < 1e-4
+    for fault in FAULTS:
+        wrong = write_f16(fault(convert_directory(directory)), tmp_path / f"{fault.__name__}.gguf")
+        assert divergence(directory, wrong) > 0.01, fault.__name__
 
 
 def expected_tokens(directory: Path, text: str, *, start: bool) -> list[int]:

@@ -9,7 +9,14 @@ from typing import Any
 
 import transformers
 
-from references.random_models import save_model, save_pieces, small_config
+from references.random_models import (
+    LLAMA3,
+    byte_level_tokenizer,
+    save_byte_level,
+    save_model,
+    save_pieces,
+    small_config,
+)
 
 SPACE = "\u2581"
 PIECES = 700
@@ -44,18 +51,50 @@ def _gemma(directory: Path, kind: type, **changes: Any) -> Path:
     return directory
 
 
-def gemma2(directory: Path) -> Path:
+def gemma2(directory: Path, **changes: Any) -> Path:
     """Gains of 1 + w, soft caps that bite, every other layer with a window."""
-    return _gemma(directory, transformers.Gemma2Config, attn_logit_softcapping=8.0, final_logit_softcapping=5.0)
+    caps = {"attn_logit_softcapping": 8.0, "final_logit_softcapping": 5.0}
+    return _gemma(directory, transformers.Gemma2Config, **{**caps, **changes})
 
 
-def gemma3(directory: Path) -> Path:
+def gemma3(directory: Path, **changes: Any) -> Path:
     """Norms on queries and keys, five layers of six with a window and a RoPE of their own; the others' is stretched."""
     rope = {
         "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 50000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 2000.0},
     }
-    return _gemma(directory, transformers.Gemma3TextConfig, rope_parameters=rope, num_hidden_layers=6)
+    values = {"rope_parameters": rope, "num_hidden_layers": 6, **changes}
+    return _gemma(directory, transformers.Gemma3TextConfig, **values)
 
 
-MODELS: tuple[Callable[[Path], Path], ...] = (gemma2, gemma3)
+def phi3(directory: Path, **changes: Any) -> Path:
+    """Llama's tokenizer, fused matrices, three quarters of a head rotated, two lists of factors of RoPE."""
+    save_pieces(directory, size=PIECES)
+    transformers.LlamaTokenizer.from_pretrained(directory, add_bos_token=True).save_pretrained(directory)
+    rope: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 5000.0, "partial_rotary_factor": 0.75}
+    pairs = changes.get("hidden_size", 64) * 3 // 32
+    rope |= {"long_factor": [1.0 + n for n in range(pairs)], "short_factor": [1.0 + n / 4 for n in range(pairs)]}
+    values: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "rope_parameters": rope}
+    values |= {"max_position_embeddings": 2048, "original_max_position_embeddings": 512}
+    save_model(directory, small_config(transformers.Phi3Config, rows=PIECES, **{**values, **changes}))
+    return directory
+
+
+def _byte_level(directory: Path, kind: type, *, pattern: str | None = None, **values: Any) -> Path:
+    tokenizer = byte_level_tokenizer(pattern=pattern)
+    save_byte_level(directory, tokenizer)
+    save_model(directory, small_config(kind, rows=tokenizer.get_vocab_size(), **values))
+    return directory
+
+
+def phi4(directory: Path, **changes: Any) -> Path:
+    """Byte-level tokens, no stretched RoPE, a tied embedding."""
+    return _byte_level(directory, transformers.Phi3Config, pattern=LLAMA3, **{"tie_word_embeddings": True, **changes})
+
+
+def seed_oss(directory: Path) -> Path:
+    """Of an architecture that does not come with fewbits: examples/architectures has it."""
+    return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
+
+
+MODELS: tuple[Callable[..., Path], ...] = (gemma2, gemma3, phi3, phi4)

@@ -183,9 +183,22 @@ def _rope(
     theta = values["rope_theta"]
     if type(theta) not in (int, float) or not 0 < theta < 1e30:
         raise CheckpointError(f"{path} has rope_theta = {theta!r}, and a positive number is needed; correct it.")
-    if "original_max_position_embeddings" in raw:
-        rope.setdefault("original_max_position_embeddings", raw["original_max_position_embeddings"])
+    if values.get("original_max_position_embeddings") is not None:
+        rope.setdefault("original_max_position_embeddings", values["original_max_position_embeddings"])
+    values["rotary_dim"] = _rotary_width(path, values)
     return rope
+
+
+def _rotary_width(path: Path, values: Mapping[str, Any]) -> int:
+    """As many columns of a head as RoPE rotates."""
+    share = values.get("partial_rotary_factor", 1.0)
+    width = int(values["head_dim"] * share) if type(share) in (int, float) and 0 < share <= 1 else 0
+    if width < 2 or width % 2:
+        raise CheckpointError(
+            f"{path} has partial_rotary_factor = {share!r}, by which RoPE would rotate {width} of {values['head_dim']} "
+            "columns of a head, no even number of at least 2; correct it."
+        )
+    return width
 
 
 def _global_rope(

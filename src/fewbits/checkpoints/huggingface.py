@@ -10,7 +10,7 @@ from fewbits.checkpoints.configuration import Configuration, float32, read_confi
 from fewbits.checkpoints.derived import ShiftedTensor
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
-from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata
+from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata, scaling_notes
 from fewbits.checkpoints.safetensors import open_directory
 from fewbits.checkpoints.tokenizer import read_tokenizer
 from fewbits.errors import CheckpointError
@@ -28,7 +28,6 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
     reader, shards = open_directory(path)
     placements, notes = _place(config, reader)
     tokenizer = read_tokenizer(path, config)
-    factors = frequency_factors(config)
     metadata = {
         **_general(path, name),
         **_model_metadata(config),
@@ -39,9 +38,9 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
     return Conversion(
         architecture=config.architecture.gguf,
         metadata=metadata,
-        placements=(*placements, *([factors] if factors else ())),
+        placements=(*placements, *frequency_factors(config)),
         files=(config.path, *tokenizer.files, *shards),
-        notes=(*notes, *_window_notes(config), *tokenizer.notes),
+        notes=(*notes, *_window_notes(config), *scaling_notes(config), *tokenizer.notes),
         left_out=tuple(notes),
     )
 

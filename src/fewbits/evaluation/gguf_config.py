@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewbits.checkpoints.base import Reader, Value
+from fewbits.checkpoints.rope import LONG, SHORT
 from fewbits.errors import EvaluationError
+from fewbits.evaluation.decoding import decoded
 from fewbits.models import Architecture, TensorFact, for_gguf
 
 EMBEDDING = "token_embd.weight"
@@ -51,9 +53,12 @@ def read_config(reader: Reader) -> GGUFConfig:
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values |= _implied(architecture, values)
     rope = _rope_parameters(reader, name, metadata, values.pop("rope_theta"))
+    rotated = values.pop("rotary_dim", values["head_dim"])
+    rope |= {"partial_rotary_factor": rotated / values["head_dim"]} if rotated != values["head_dim"] else {}
     values["rope_parameters"] = _by_kind(architecture, values, rope)
     facts = architecture.parameters(values, values["num_hidden_layers"])
-    return GGUFConfig(architecture.model_type, values, facts)
+    # Nothing is padded here, and transformers' own number could lie beyond this vocabulary.
+    return GGUFConfig(architecture.model_type, {**values, "pad_token_id": None}, facts)
 
 
 def _implied(architecture: Architecture, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,4 +141,16 @@ def _rope_parameters(reader: Reader, name: str, metadata: Mapping[str, Any], bas
         # llama.cpp multiplies YaRN's own 1 + 0.1 ln(factor) by it; transformers is given the product.
         usual = 1 + 0.1 * math.log(max(stated.get("factor", 1.0), 1.0))
         parameters["attention_factor"] = stated["attn_factor"] * usual
-    return parameters
+    return parameters | _long_factors(reader, stated)
+
+
+def _long_factors(reader: Reader, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """LongRoPE's lists of factors, which a file holds as tensors; raises EvaluationError where one of two is there."""
+    present = [name for name in (LONG, SHORT) if name in reader.names()]
+    if not present:
+        return {}
+    if len(present) < 2 or "original_context_length" not in stated:
+        raise EvaluationError(f"{reader.path}: {present[0]} is there and not all that belongs to it.")
+    factors = {key: decoded(reader.read(name)).tolist() for key, name in (("long_factor", LONG), ("short_factor", SHORT))}
+    original = stated["original_context_length"]
+    return {**factors, "rope_type": "longrope", "original_max_position_embeddings": original}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.rope import LONG, SHORT
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded, require_decodable
 from fewbits.evaluation.experts import put_together, taken_apart
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the RoPE frequencies (Llama 3.1's scaling), one per pair of a head: no parameter of the network."""
+NO_PARAMETERS = {ROPE_FACTORS, LONG, SHORT}
+"""LongRoPE's lists are part of the configuration."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class GGUFModel:
         facts = self.config.facts
         parameters = taken_apart({name: tuple(p.shape) for name, p in network.named_parameters()})
         stored = set(self.reader.names())
-        if extra := sorted(stored - set(facts) - {ROPE_FACTORS}):
+        if extra := sorted(stored - set(facts) - NO_PARAMETERS):
             raise EvaluationError(
                 f"{self.path}: the {self.config.model_type} architecture has no place for tensor {_listed(extra)}."
             )
