@@ -9,12 +9,13 @@ from typing import Protocol
 
 from fewbits.checkpoints import gguf_writer
 from fewbits.checkpoints.base import Conversion, Placement, StackedTensor, Value
+from fewbits.checkpoints.derived import TransposedTensor
 from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter
 from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory, require_replaceable
 from fewbits.checkpoints.partial_file import partial_path
-from fewbits.checkpoints.safetensors import SINGLE_NAME, open_directory
+from fewbits.checkpoints.safetensors import SINGLE_NAME
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 from fewbits.planning import Recipe
@@ -29,6 +30,7 @@ from fewbits.verification_sources import (
     expect_gguf,
     rotated_directory,
     rotated_gguf,
+    stored_directory,
     tensors_of,
 )
 from fewbits.workers import Workers
@@ -261,14 +263,18 @@ class DirectoryTarget:
     ) -> PreparedDirectory:
         """Header and slots of the weights."""
         folder = conversion.files[0].parent
-        rows = [(t.source_name, t.format, t.shape) for t in tensors]
+        turned = {p.name for p in conversion.placements if isinstance(p.source, TransposedTensor)}
+        rows = [(t.source_name, t.format, t.shape, t.name in turned) for t in tensors]
         layout = plan_directory(folder, conversion.files, rows, recipe.name, conversion.configuration)
         return PreparedDirectory(conversion, layout)
 
 
 def _as_stored(placement: Placement) -> Placement:
-    """The tensor as the source has it."""
-    return replace(placement, order=None, source=placement.source.in_file)
+    """The tensor as the source has it, rows being outputs."""
+    source = placement.source
+    # A format's spans lie along the reduction: what lies the other way in the source is turned, and said to be.
+    own = source if isinstance(source, TransposedTensor) else source.in_file
+    return replace(placement, order=None, source=own)
 
 
 def _listed(placement: Placement) -> tuple[Placement, ...]:
@@ -310,13 +316,13 @@ class PreparedDirectory:
     ) -> str:
         """Names are the source's; which tensors there must be, the architecture's facts say."""
         folder = self.conversion.files[0].parent
-        reader, _ = open_directory(folder)
+        stored = stored_directory(folder)
         _require_planned(tensors_of(folder), {t.planned.source_name: t for t in tensors})
         turned = {} if seed is None else rotated_directory(folder, seed)
         expected = {}
         for t in tensors:
             each = turned.get(t.planned.name)
-            source = each.source if each else reader.read(t.planned.source_name)
+            source = each.source if each else stored[t.planned.source_name]
             allowance = allowances.get(t.planned.name, Allowance())
             expected[t.planned.source_name] = _expectation(Origin(source), t, allowance, each)
         return verify_fields(partial_path(output) / SINGLE_NAME, expected, workers, progress)

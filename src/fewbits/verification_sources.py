@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewbits.checkpoints.base import Order, Reader, StackedTensor, StoredTensor
+from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, StoredTensor
 from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.safetensors import open_directory
@@ -26,16 +26,40 @@ class Origin:
     add: float = 0.0
 
 
+@dataclass(frozen=True)
+class Columns(StoredTensor):
+    """The columns of a matrix as rows; `buffer` is that of the matrix."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.buffer.size // self.rows
+
+    def slab(self, start: int, stop: int) -> Bytes:
+        """Columns `start` to `stop` of the matrix, one after another."""
+        size = self.buffer.size // self.elements
+        table = self.buffer.view(f"V{size}").reshape(self.cols, self.rows)
+        picked = [np.ascontiguousarray(table[:, column]).view(np.uint8) for column in range(start, stop)]
+        return np.stack(picked) if picked else np.empty((0, self.row_bytes), np.uint8)
+
+
+def turn(matrix: StoredTensor) -> StoredTensor:
+    """`matrix` (cols, rows) as (rows, cols)."""
+    return Columns(matrix.name, matrix.format, matrix.shape[::-1], matrix.buffer)
+
+
 def expect_directory(path: Path, file: GGUFReader) -> dict[str, Origin]:
     """Target name -> origin for the model directory `path`, from its configuration alone."""
     config = read_configuration(path)
     reader, _ = open_directory(path)
-    facts = config.architecture.facts(config.values, config.layers)
-    width = _head_width(file)
+    facts = config.architecture.stored(config.values, config.layers, reader.names())
+    ordered = any(fact.order for _, fact in facts.values())
+    width = _head_width(file) if ordered else 0
     found: dict[str, Origin] = {}
     for name, (source, fact) in facts.items():
         parts = [reader.read(own) for own in _each_expert(source, config.experts)]
         tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
+        tensor = turn(tensor) if fact.transposed else tensor
         order = _pairs(tensor.rows, width) if fact.order == "rope" else None
         found[name] = Origin(tensor, order, fact.add)
     return found
@@ -49,8 +73,18 @@ def _each_expert(source: str, experts: int) -> list[str]:
 def tensors_of(path: Path) -> dict[str, str]:
     """Source name -> target name of every weight that the model in directory `path` must have."""
     config = read_configuration(path)
-    facts = config.architecture.facts(config.values, config.layers)
+    reader, _ = open_directory(path)
+    facts = config.architecture.stored(config.values, config.layers, reader.names())
     return {own: name for name, (source, _) in facts.items() for own in _each_expert(source, config.experts)}
+
+
+def stored_directory(path: Path) -> dict[str, StoredTensor]:
+    """Source name -> tensor of every weight of the model in directory `path`, rows being outputs."""
+    config = read_configuration(path)
+    reader, _ = open_directory(path)
+    facts = config.architecture.stored(config.values, config.layers, reader.names())
+    turned = {source for source, fact in facts.values() if fact.transposed}
+    return {name: turn(reader.read(name)) if name in turned else reader.read(name) for name in tensors_of(path)}
 
 
 def expect_gguf(reader: Reader) -> dict[str, Origin]:

@@ -92,9 +92,17 @@ def phi4(directory: Path, **changes: Any) -> Path:
     return _byte_level(directory, transformers.Phi3Config, pattern=LLAMA3, **{"tie_word_embeddings": True, **changes})
 
 
+def gpt2(directory: Path, **changes: Any) -> Path:
+    """Matrices that lie the other way, biases everywhere, learned positions."""
+    values = {"num_key_value_heads": 4, "n_inner": changes.pop("intermediate_size", 96), "n_positions": 1024}
+    for key, own in {"hidden_size": "n_embd", "num_hidden_layers": "n_layer"}.items():
+        values |= {own: changes.pop(key)} if key in changes else {}
+    return _byte_level(directory, transformers.GPT2Config, **{**values, **changes})
+
+
 def seed_oss(directory: Path) -> Path:
     """Of an architecture that does not come with fewbits: examples/architectures has it."""
     return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
 
 
-MODELS: tuple[Callable[..., Path], ...] = (gemma2, gemma3, phi3, phi4)
+MODELS: tuple[Callable[..., Path], ...] = (gemma2, gemma3, phi3, phi4, gpt2)

@@ -160,6 +160,7 @@ def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Pa
     facts, architecture = config.values, config.architecture
     sources, parameters = (each(facts, config.layers) for each in (architecture.facts, architecture.parameters))
     names = {sources[target][0]: parameters[target][0] for target in sources}
+    names |= {source.removeprefix(architecture.prefix): own for source, own in names.items()}
     for source, parameter in [pair for pair in names.items() if EXPERT in pair[0]]:
         names |= {source.replace(EXPERT, str(n)): parameter.replace(EXPERT, str(n)) for n in range(config.experts)}
     named: dict[str, Parameter] = {}

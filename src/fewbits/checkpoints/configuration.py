@@ -62,6 +62,7 @@ class Configuration:
             "query": v["num_attention_heads"] * v["head_dim"],
             "key": v["num_key_value_heads"] * v["head_dim"],
             "experts": self.experts,
+            "positions": v["max_position_embeddings"],
             "expert": v.get("moe_intermediate_size", v["intermediate_size"]),
         }
         return own | {name: sum(own[part] for part in parts) for name, parts in self.architecture.widths.items()}
@@ -93,8 +94,14 @@ def _refuse_quantized(path: Path, raw: Mapping[str, Any]) -> None:
             )
 
 
-def _derive(values: dict[str, Any]) -> None:
+def _derive(architecture: Architecture, values: dict[str, Any]) -> None:
     """Fill in what follows from the other values where it is absent, or is called by another name."""
+    for key, own in architecture.aliases.items():
+        if own in values:
+            values[key] = values[own]
+    for key, times in architecture.multiples.items():
+        if values.get(key) is None and isinstance(values.get("hidden_size"), int):
+            values[key] = times * values["hidden_size"]
     if "num_experts" in values:
         values["num_local_experts"] = values["num_experts"]
     if values.get("num_key_value_heads") is None:
@@ -180,6 +187,8 @@ def _rope(
         values["rope_theta"] = rope["rope_theta"]
     if "partial_rotary_factor" in rope:
         values["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    if not architecture.rope_types:  # positions are learned
+        return rope
     theta = values["rope_theta"]
     if type(theta) not in (int, float) or not 0 < theta < 1e30:
         raise CheckpointError(f"{path} has rope_theta = {theta!r}, and a positive number is needed; correct it.")
@@ -228,7 +237,7 @@ def read_configuration(directory: Path) -> Configuration:
         raise CheckpointError(f"{path}: {error}") from None
     _refuse_quantized(path, raw)
     values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
-    _derive(values)
+    _derive(architecture, values)
     _check_counts(path, values)
     rope = _rope(path, architecture, raw, values)
     _check_requirements(path, architecture, values)

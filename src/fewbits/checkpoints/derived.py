@@ -47,6 +47,29 @@ class DerivedTensor(StoredTensor):
 
 
 @dataclass(frozen=True)
+class TransposedTensor(DerivedTensor):
+    """The matrix `own` with its columns as rows: Conv1D keeps (inputs, outputs) where others keep (outputs, inputs)."""
+
+    @staticmethod
+    def of(own: StoredTensor) -> TransposedTensor:
+        """`own`, (cols, rows), as (rows, cols)."""
+        return TransposedTensor(own.name, own.format, own.shape[::-1], own.buffer[:0], own)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        width: int = self.own.row_bytes // self.own.cols
+        return width * self.cols
+
+    def slab(self, start: int, stop: int) -> Bytes:
+        """Rows `start` to `stop`, copied together from all rows of `own`."""
+        width = self.own.row_bytes // self.own.cols
+        numbers = self.own.slab(0, self.own.rows).reshape(self.own.rows, self.own.cols, width)
+        found: Bytes = np.ascontiguousarray(numbers[:, start:stop].swapaxes(0, 1)).reshape(stop - start, self.row_bytes)
+        return found
+
+
+@dataclass(frozen=True)
 class ShiftedTensor(DerivedTensor):
     """The numbers of `own` plus `add`, in float32: Gemma multiplies by 1 + w where others multiply by w."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StackedTensor, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
-from fewbits.checkpoints.derived import ShiftedTensor
+from fewbits.checkpoints.derived import ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata, scaling_notes
@@ -77,7 +77,7 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
             f"{config.path} claims {config.layers} layers but {reader.path} has only {len(present)} tensors; "
             "they belong to different models."
         )
-    facts = config.architecture.facts(config.values, config.layers)
+    facts = config.architecture.stored(config.values, config.layers, present)
     gguf_name = to_gguf(config.architecture, config.layers)
     by_source = {source: target for target, (source, _) in facts.items()}
     notes: list[str] = []
@@ -149,10 +149,11 @@ def _left_out(config: Configuration, reader: Reader, source: str) -> str:
 def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: TensorFact) -> Placement:
     widths = config.widths
     expected = tuple(widths[name] for name in fact.shape)
-    if tensor.shape != expected:
+    stated = expected[::-1] if fact.transposed else expected
+    if tensor.shape != stated:
         raise CheckpointError(
             f"tensor {quoted(tensor.name)} has shape {list(tensor.shape)} where {config.path} calls for "
-            f"{list(expected)}; the configuration belongs to another model."
+            f"{list(stated)}; the configuration belongs to another model."
         )
     if tensor.format not in WEIGHT_TYPES:
         raise CheckpointError(
@@ -160,6 +161,7 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
             f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."
         )
     order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None
+    tensor = TransposedTensor.of(tensor) if fact.transposed else tensor
     return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order)
 
 

@@ -96,6 +96,8 @@ def scaling_metadata(config: Configuration) -> dict[str, Value]:
     """The metadata that states how RoPE is stretched; raises CheckpointError for a kind that GGUF cannot state."""
     kind = config.rope["rope_type"]
     supported = config.architecture.rope_types
+    if not supported:  # positions are learned
+        return {}
     if kind not in supported:
         raise CheckpointError(
             f"{config.path} asks for RoPE scaling {kind!r}, which a GGUF file of architecture "

@@ -90,4 +90,5 @@ def _numbers(stored: StoredMatrix | StoredTensor) -> torch.Tensor:
     rows = 1
     for size in stored.shape[:-1]:
         rows *= size
-    return stored_numbers(format, stored.fields, (rows, stored.shape[-1])).reshape(stored.shape)
+    numbers = stored_numbers(format, stored.fields, (rows, stored.shape[-1])).reshape(stored.shape)
+    return numbers.T.contiguous() if stored.transposed else numbers

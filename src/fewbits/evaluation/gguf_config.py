@@ -52,13 +52,24 @@ def read_config(reader: Reader) -> GGUFConfig:
     _fill_defaults(reader, architecture, values)
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values |= _implied(architecture, values)
-    rope = _rope_parameters(reader, name, metadata, values.pop("rope_theta"))
+    facts = architecture.parameters(values, values["num_hidden_layers"])
+    values |= {own: values[key] for key, own in architecture.aliases.items() if key in values}
+    # Nothing is padded here, and transformers' own number could lie beyond this vocabulary.
+    values |= {"pad_token_id": None, **_rope(reader, architecture, metadata, values)}
+    return GGUFConfig(architecture.model_type, values, facts)
+
+
+def _rope(
+    reader: Reader, architecture: Architecture, metadata: Mapping[str, Any], values: dict[str, Any]
+) -> dict[str, Any]:
+    """The rotation of positions, taken out of `values`; nothing where positions are learned."""
+    base = values.pop("rope_theta")
+    if not architecture.rope_types:
+        return {}
+    rope = _rope_parameters(reader, architecture.gguf, metadata, base)
     rotated = values.pop("rotary_dim", values["head_dim"])
     rope |= {"partial_rotary_factor": rotated / values["head_dim"]} if rotated != values["head_dim"] else {}
-    values["rope_parameters"] = _by_kind(architecture, values, rope)
-    facts = architecture.parameters(values, values["num_hidden_layers"])
-    # Nothing is padded here, and transformers' own number could lie beyond this vocabulary.
-    return GGUFConfig(architecture.model_type, {**values, "pad_token_id": None}, facts)
+    return {"rope_parameters": _by_kind(architecture, values, rope)}
 
 
 def _implied(architecture: Architecture, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,7 +19,8 @@ class TensorFact:
     each head interleaved. `when` and `unless` name the configuration value that decides whether the tensor exists.
     With "{expert}" in its source, a checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers'
     network, its stacks taken apart, where that is not `source`. `add` is what a GGUF file's numbers are more than the
-    source's.
+    source's. A `transposed` matrix lies in the checkpoint, and in transformers' network, with its columns as rows;
+    `shape` is the GGUF file's.
     """
 
     gguf: str
@@ -30,6 +31,7 @@ class TensorFact:
     unless: str = ""
     parameter: str = ""
     add: float = 0.0
+    transposed: bool = False
 
     @property
     def stacked(self) -> bool:
@@ -141,6 +143,12 @@ class Architecture:
     implied: tuple[ImpliedFact, ...] = ()
     stated: tuple[str, ...] = ()
     """Configuration keys where null says something that a GGUF file cannot state."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Configuration key by which a value goes here -> what this architecture's configurations call it."""
+    multiples: Mapping[str, int] = field(default_factory=dict)
+    """Configuration key -> how many times the hidden size it is, where the configuration is silent."""
+    prefix: str = ""
+    """How names of a checkpoint begin that may also lack it."""
     absent: tuple[str, ...] = ()
     """Configuration keys that have to say nothing."""
     layer_types: tuple[str, ...] = ()
@@ -183,6 +191,13 @@ class Architecture:
         The number of an expert is left open.
         """
         return self._named(config, layers, lambda fact: fact.source)
+
+    def stored(self, config: Mapping[str, Any], layers: int, present: Collection[str]) -> dict[str, tuple[str, TensorFact]]:
+        """The same for a checkpoint with the tensors `present`, whose names may lack the prefix."""
+        facts = self.facts(config, layers)
+        if not self.prefix or any(name.startswith(self.prefix) for name in present):
+            return facts
+        return {target: (source.removeprefix(self.prefix), fact) for target, (source, fact) in facts.items()}
 
     def parameters(self, config: Mapping[str, Any], layers: int) -> dict[str, tuple[str, TensorFact]]:
         """GGUF name -> (parameter of transformers' network, its stacks taken apart, fact), as `facts`."""

@@ -25,7 +25,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
 
-WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert")
+WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions")
 """Widths that every configuration gives; an architecture may name sums of them."""
 ORDERS = ("", "rope")
 GROUP_KINDS = ("norm", "rows", "heads")
@@ -116,6 +116,9 @@ def read_architecture(text: str, where: str) -> Architecture:
         widths=MappingProxyType({name: tuple(parts) for name, parts in at.table(raw, "widths").items()}),
         implied=tuple(_implied(at, found, widths) for found in raw.get("implied", [])),
         stated=at.strings(raw.get("stated", []), "stated"),
+        aliases=MappingProxyType({k: at.string(own, "aliases", k) for k, own in at.table(raw, "aliases").items()}),
+        multiples=MappingProxyType({k: _count(at, k, times) for k, times in at.table(raw, "multiples").items()}),
+        prefix=raw.get("prefix", ""),
         absent=at.strings(raw.get("absent", []), "absent"),
         layer_types=at.strings(raw.get("layer_types", []), "layer_types"),
         local_rope=_local_rope(at, raw),
@@ -135,6 +138,12 @@ def _values(at: _Text, key: str, found: Any) -> tuple[Any, ...]:
     if not isinstance(found, list) or not found:
         raise at.wrong(f"{key} has to be a list of the values that can be converted", "require", key)
     return tuple(found)
+
+
+def _count(at: _Text, key: str, found: Any) -> int:
+    if type(found) is not int or found < 1:
+        raise at.wrong(f"{key} has to be a count, and is {found!r}", "multiples", key)
+    return found
 
 
 def _equal(at: _Text, raw: Mapping[str, Any], widths: Collection[str]) -> tuple[tuple[str, str], ...]:
@@ -160,7 +169,7 @@ def _tensor(at: _Text, name: str, found: Any, widths: Collection[str]) -> Tensor
         raise at.wrong(f"{name} has to be a table with source and shape", *path)
     at.known(found, [each.name for each in fields(TensorFact) if each.name != "gguf"], *path)
     for key, value in found.items():
-        kind = {"shape": list, "add": float}.get(key, str)
+        kind = {"shape": list, "add": float, "transposed": bool}.get(key, str)
         if not isinstance(value, kind):
             raise at.wrong(f"{name} has {key} = {value!r}, which is of another kind", *path)
     at.known(at.strings(found["shape"], *path), widths, *path)
