@@ -60,6 +60,7 @@ def expect_directory(path: Path, file: GGUFReader) -> dict[str, Origin]:
         parts = [reader.read(own) for own in _each_expert(source, config.experts)]
         tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
         tensor = turn(tensor) if fact.transposed else tensor
+        tensor = StoredTensor(source, tensor.format, tensor.shape[1:], tensor.buffer) if fact.flat else tensor
         order = _pairs(tensor.rows, width) if fact.order == "rope" else None
         found[name] = Origin(tensor, order, fact.add)
     return found

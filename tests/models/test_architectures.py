@@ -57,6 +57,11 @@ CONFIGS: dict[str, Any] = {
     "gemma2": transformers.Gemma2Config,
     "gemma3": transformers.Gemma3TextConfig,
     "phi3": transformers.Phi3Config,
+    "granite": transformers.GraniteConfig,
+    "starcoder2": transformers.Starcoder2Config,
+    "olmo2": transformers.Olmo2Config,
+    "qwen2_moe": transformers.Qwen2MoeConfig,
+    "gpt2": lambda **values: transformers.GPT2Config(**values, n_inner=96),
 }
 
 
@@ -64,8 +69,9 @@ CONFIGS: dict[str, Any] = {
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, tied: bool, biased: bool) -> None:
-    extra = {"attention_bias": biased, "mlp_bias": biased} if architecture.name == "llama" else {}
-    extra |= {"num_local_experts": 4} if architecture.experts else {}
+    extra = {"attention_bias": biased, "mlp_bias": biased} if architecture.name in ("llama", "granite") else {}
+    count = architecture.aliases.get("num_local_experts", "num_local_experts")
+    extra |= {count: 4} if architecture.experts else {}
     if tied not in architecture.require.get("tie_word_embeddings", (tied,)):
         return  # no such model can be converted
     config = small_config(CONFIGS[architecture.name], rows=40, tie_word_embeddings=tied, **extra)
@@ -74,10 +80,11 @@ def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, t
     values = {**architecture.defaults, **config.to_dict()}
     head = getattr(config, "head_dim", None) or 16
     widths = {"vocab": 40, "hidden": 64, "ffn": 96, "query": 4 * head, "head": head, "key": 2 * head}
-    widths |= {"experts": 4, "expert": values.get("moe_intermediate_size", 0)}
+    widths |= {"experts": 4, "expert": values.get("moe_intermediate_size", 0), "positions": 2048}
+    widths["shared"] = values.get("shared_expert_intermediate_size", 0)
     widths |= {name: sum(widths[part] for part in parts) for name, parts in architecture.widths.items()}
     facts = architecture.parameters(values, 2).values()
-    expected = {name: tuple(widths[w] for w in fact.shape) for name, fact in facts}
+    expected = {name: fact.in_checkpoint(tuple(widths[w] for w in fact.shape)) for name, fact in facts}
     found = taken_apart({name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=True)})
     assert expected == found
 

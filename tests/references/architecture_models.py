@@ -11,6 +11,7 @@ import transformers
 
 from references.random_models import (
     LLAMA3,
+    QWEN2,
     byte_level_tokenizer,
     save_byte_level,
     save_model,
@@ -100,9 +101,34 @@ def gpt2(directory: Path, **changes: Any) -> Path:
     return _byte_level(directory, transformers.GPT2Config, **{**values, **changes})
 
 
+def granite(directory: Path, **changes: Any) -> Path:
+    """Biases, and the four factors, none of them 1."""
+    factors = {"embedding_multiplier": 6.0, "residual_multiplier": 0.5, "attention_multiplier": 0.5}
+    values = {**factors, "logits_scaling": 0.25, "attention_bias": True, "mlp_bias": True, **changes}
+    return _byte_level(directory, transformers.GraniteConfig, **values)
+
+
+def starcoder2(directory: Path, **changes: Any) -> Path:
+    """LayerNorm, a feed-forward without gate, a tied embedding."""
+    values = {"tie_word_embeddings": True, "sliding_window": None, **changes}
+    return _byte_level(directory, transformers.Starcoder2Config, **values)
+
+
+def olmo2(directory: Path, **changes: Any) -> Path:
+    """Norms behind attention and feed-forward, and on all queries and keys together."""
+    return _byte_level(directory, transformers.Olmo2Config, pattern=LLAMA3, **changes)
+
+
+def qwen2_moe(directory: Path, **changes: Any) -> Path:
+    """Experts, three of eight chosen, and one that all tokens share behind its gate; biases."""
+    experts = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
+    values = {**experts, "shared_expert_intermediate_size": 64, "pad_token_id": None, **changes}
+    return _byte_level(directory, transformers.Qwen2MoeConfig, pattern=QWEN2, **values)
+
+
 def seed_oss(directory: Path) -> Path:
     """Of an architecture that does not come with fewbits: examples/architectures has it."""
     return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
 
 
-MODELS: tuple[Callable[..., Path], ...] = (gemma2, gemma3, phi3, phi4, gpt2)
+MODELS: tuple[Callable[..., Path], ...] = (gemma2, gemma3, phi3, phi4, gpt2, granite, starcoder2, olmo2, qwen2_moe)

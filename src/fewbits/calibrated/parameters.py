@@ -15,7 +15,7 @@ from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.precision import precision_for
 from fewbits.checkpoints.base import Conversion, Order, Placement
 from fewbits.checkpoints.configuration import Configuration, read_configuration
-from fewbits.checkpoints.derived import ShiftedTensor
+from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.rope import interleaved
 from fewbits.errors import CalibrationError
@@ -41,6 +41,8 @@ class Parameter:
     """Its rows in the target, where a stack of experts has more."""
     add: float = 0.0
     """What the target's numbers are more than the network's."""
+    shape: tuple[int, ...] | None = None
+    """The network's own shape, where it is another one."""
 
     @property
     def target(self) -> str:
@@ -64,7 +66,7 @@ class Parameter:
 
         own = w - self.add if self.add else w
         ordered = own if self.order is None else own[torch.from_numpy(self.order)]
-        shape = self.placement.source.shape
+        shape = self.shape or self.placement.source.shape
         return ordered.reshape(shape if self.part is None else shape[1:])
 
     def stored(self, fields: Fields) -> Fields:
@@ -167,18 +169,27 @@ def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Pa
     for placement in conversion.placements:
         if not placement.computed:
             name = placement.source.name
-            add = placement.source.add if isinstance(placement.source, ShiftedTensor) else 0.0
-            named |= _each_expert(names.get(name, name), placement, _inverse(placement.order), add)
+            named |= _each_expert(names.get(name, name), _derived(placement))
     return named
 
 
-def _each_expert(name: str, placement: Placement, order: Order | None, add: float) -> dict[str, Parameter]:
+def _derived(placement: Placement) -> Parameter:
+    """The parameter whose numbers the placement was worked out of."""
+    source = placement.source
+    add = source.add if isinstance(source, ShiftedTensor) else 0.0
+    shape = source.in_file.shape if isinstance(source, ReshapedTensor) else None
+    return Parameter(placement, _inverse(placement.order), add=add, shape=shape)
+
+
+def _each_expert(name: str, parameter: Parameter) -> dict[str, Parameter]:
     """The parameter, or one per expert of a stack."""
     if EXPERT not in name:
-        return {name: Parameter(placement, order, add=add)}
-    experts, rows = placement.source.shape[:2]
+        return {name: parameter}
+    experts, rows = parameter.placement.source.shape[:2]
     parts = [range(n * rows, (n + 1) * rows) for n in range(experts)]
-    return {name.replace(EXPERT, str(n)): Parameter(placement, None, part) for n, part in enumerate(parts)}
+    return {
+        name.replace(EXPERT, str(n)): Parameter(parameter.placement, None, part) for n, part in enumerate(parts)
+    }
 
 
 def _most_common_numbers(conversion: Conversion) -> str:
@@ -202,7 +213,8 @@ def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
         name, fact = facts[placement.name]
         heads = config.values["num_attention_heads" if fact.shape[0] == "query" else "num_key_value_heads"]
         order = interleaved(placement.source.rows, heads) if fact.order == "rope" else None
-        named |= _each_expert(name, placement, _inverse(order), fact.add)
+        shape = fact.in_checkpoint(placement.source.shape) if fact.flat else None
+        named |= _each_expert(name, Parameter(placement, _inverse(order), add=fact.add, shape=shape))
     return named
 
 

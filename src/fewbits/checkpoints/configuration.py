@@ -62,6 +62,7 @@ class Configuration:
             "query": v["num_attention_heads"] * v["head_dim"],
             "key": v["num_key_value_heads"] * v["head_dim"],
             "experts": self.experts,
+            "shared": v.get("shared_expert_intermediate_size", 0),
             "positions": v["max_position_embeddings"],
             "expert": v.get("moe_intermediate_size", v["intermediate_size"]),
         }

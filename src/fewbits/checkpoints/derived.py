@@ -70,6 +70,21 @@ class TransposedTensor(DerivedTensor):
 
 
 @dataclass(frozen=True)
+class ReshapedTensor(DerivedTensor):
+    """The numbers of `own` in another shape."""
+
+    @staticmethod
+    def of(own: StoredTensor, shape: tuple[int, ...]) -> ReshapedTensor:
+        """`own` in `shape`."""
+        return ReshapedTensor(own.name, own.format, shape, own.buffer, own)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.buffer.size // self.rows
+
+
+@dataclass(frozen=True)
 class ShiftedTensor(DerivedTensor):
     """The numbers of `own` plus `add`, in float32: Gemma multiplies by 1 + w where others multiply by w."""
 

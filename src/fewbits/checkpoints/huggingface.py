@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StackedTensor, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
-from fewbits.checkpoints.derived import ShiftedTensor, TransposedTensor
+from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata, scaling_notes
@@ -149,7 +149,7 @@ def _left_out(config: Configuration, reader: Reader, source: str) -> str:
 def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: TensorFact) -> Placement:
     widths = config.widths
     expected = tuple(widths[name] for name in fact.shape)
-    stated = expected[::-1] if fact.transposed else expected
+    stated = fact.in_checkpoint(expected)
     if tensor.shape != stated:
         raise CheckpointError(
             f"tensor {quoted(tensor.name)} has shape {list(tensor.shape)} where {config.path} calls for "
@@ -162,6 +162,7 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
         )
     order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None
     tensor = TransposedTensor.of(tensor) if fact.transposed else tensor
+    tensor = ReshapedTensor.of(tensor, expected) if fact.flat else tensor
     return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order)
 
 

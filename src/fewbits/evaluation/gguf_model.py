@@ -60,7 +60,7 @@ class GGUFModel:
         for name, (target, fact) in facts.items():
             weight = decoded(self.reader.read(name))
             weight = weight - fact.add if fact.add else weight
-            weight = weight.T.contiguous() if fact.transposed else weight
+            weight = weight.T.contiguous() if fact.transposed else weight.reshape(fact.in_checkpoint(weight.shape))
             state[target] = _halves_apart(weight, self.config.values["head_dim"]) if fact.order == "rope" else weight
         network.load_state_dict(put_together(state, dict(network.named_parameters())), strict=False, assign=True)
         network.tie_weights()
@@ -94,7 +94,7 @@ class GGUFModel:
             raise EvaluationError(f"{self.path}: no tensor of the file fills parameter {_listed(empty)}.")
         for name, (target, fact) in facts.items():
             shape = self.reader.read(name).shape
-            shape = shape[::-1] if fact.transposed else shape
+            shape = fact.in_checkpoint(shape)
             if parameters.get(target) != shape:
                 raise EvaluationError(
                     f"{self.path}: tensor {name} has shape {shape}, but the file's metadata ask for "

@@ -20,7 +20,7 @@ class TensorFact:
     With "{expert}" in its source, a checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers'
     network, its stacks taken apart, where that is not `source`. `add` is what a GGUF file's numbers are more than the
     source's. A `transposed` matrix lies in the checkpoint, and in transformers' network, with its columns as rows;
-    `shape` is the GGUF file's.
+    `shape` is the GGUF file's. A `flat` vector is a matrix of one row there.
     """
 
     gguf: str
@@ -32,6 +32,7 @@ class TensorFact:
     parameter: str = ""
     add: float = 0.0
     transposed: bool = False
+    flat: bool = False
 
     @property
     def stacked(self) -> bool:
@@ -42,6 +43,12 @@ class TensorFact:
     def layered(self) -> bool:
         """Whether every layer has one."""
         return "{layer}" in self.gguf
+
+    def in_checkpoint(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in a checkpoint of what has `shape` in a GGUF file."""
+        if self.flat:
+            return 1, *shape
+        return shape[::-1] if self.transposed else shape
 
     def exists(self, config: Mapping[str, Any]) -> bool:
         """Whether a model of `config` (defaults filled in) has this tensor."""

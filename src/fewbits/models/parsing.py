@@ -25,7 +25,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
 
-WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions")
+WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions", "shared")
 """Widths that every configuration gives; an architecture may name sums of them."""
 ORDERS = ("", "rope")
 GROUP_KINDS = ("norm", "rows", "heads")
@@ -169,7 +169,7 @@ def _tensor(at: _Text, name: str, found: Any, widths: Collection[str]) -> Tensor
         raise at.wrong(f"{name} has to be a table with source and shape", *path)
     at.known(found, [each.name for each in fields(TensorFact) if each.name != "gguf"], *path)
     for key, value in found.items():
-        kind = {"shape": list, "add": float, "transposed": bool}.get(key, str)
+        kind = {"shape": list, "add": float, "transposed": bool, "flat": bool}.get(key, str)
         if not isinstance(value, kind):
             raise at.wrong(f"{name} has {key} = {value!r}, which is of another kind", *path)
     at.known(at.strings(found["shape"], *path), widths, *path)
