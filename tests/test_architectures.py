@@ -89,8 +89,9 @@ def test_text_chooses_codes(directory: Path, text: Path, output: str, tmp_path: 
     )
     solved = [t for t in record.tensors if t.planned.method == "awq+gptq"]
     assert len(solved) == record.calibration.tensors > 0
-    # The error of the outputs, which is what text is for: in all not above that of plain codes by more than chance.
-    assert sum(t.output_error for t in solved) < sum(t.output_error_plain for t in solved)
+    # Where the guard, which judges on other text, kept what was solved, outputs are nearer than those of plain codes.
+    found, plain = (sum(errors) for errors in zip(*((t.output_error, t.output_error_plain) for t in solved)))
+    assert found < plain if record.calibration.kept else found == plain
 
 
 def test_rotated_it_computes_the_same_or_is_refused(directory: Path, source: Any, tmp_path: Path) -> None:
@@ -139,9 +140,7 @@ def refused(directory: Path, output: Path) -> None:
     assert not output.exists()
 
 
-def test_tensors_of_other_layers_are_refused(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensors_of_other_layers_are_refused(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, other = GGUFWriter.write_rows, {"blk.0.": "blk.1.", "blk.1.": "blk.0."}
     monkeypatch.setattr(
         GGUFWriter, "write_rows", lambda w, name, *rest: write(w, other.get(name[:6], name[:6]) + name[6:], *rest)
@@ -165,7 +164,10 @@ def test_a_forgotten_fact_is_refused(directory: Path, tmp_path: Path, monkeypatc
             derived.TransposedTensor, "slab", lambda self, start, stop: right(self, start, stop)[:, ::-1].copy()
         )
         refused(directory, tmp_path / "mirrored.gguf")
-    if any(fact.order for fact in facts):
+    if any(fact.order == "qkv" for fact in facts):
+        monkeypatch.setattr(huggingface, "parted", lambda rows, heads: np.arange(rows))
+        refused(directory, tmp_path / "together.gguf")
+    if any(fact.order == "rope" for fact in facts):
         monkeypatch.setattr(huggingface, "interleaved", lambda rows, heads: np.arange(rows))
         refused(directory, tmp_path / "unordered.gguf")
 

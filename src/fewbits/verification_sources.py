@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def expect_directory(path: Path, file: GGUFReader) -> dict[str, Origin]:
         tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
         tensor = turn(tensor) if fact.transposed else tensor
         tensor = StoredTensor(source, tensor.format, tensor.shape[1:], tensor.buffer) if fact.flat else tensor
-        order = _pairs(tensor.rows, width) if fact.order == "rope" else None
+        order = _ORDERS[fact.order](tensor.rows, width) if fact.order else None
         found[name] = Origin(tensor, order, fact.add)
     return found
 
@@ -135,8 +136,18 @@ def _head_width(file: GGUFReader) -> int:
     return int(stated.value)
 
 
+def _parts(rows: int, width: int) -> Order:
+    """Source row of each row in the file: a third of them each are queries, keys and values, which lie by heads there."""
+    row = np.arange(rows, dtype=np.int64)
+    part, within = row // (rows // 3), row % (rows // 3)
+    return within // width * 3 * width + part * width + within % width
+
+
 def _pairs(rows: int, width: int) -> Order:
     """Source row of each row in the file: row i of a head comes from i // 2, an odd one from the upper half."""
     row = np.arange(rows, dtype=np.int64)
     within = row % width
     return row - within + within // 2 + (within % 2) * (width // 2)
+
+
+_ORDERS = MappingProxyType({"rope": _pairs, "qkv": _parts})

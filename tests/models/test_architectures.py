@@ -60,6 +60,7 @@ CONFIGS: dict[str, Any] = {
     "granite": transformers.GraniteConfig,
     "starcoder2": transformers.Starcoder2Config,
     "olmo2": transformers.Olmo2Config,
+    "gpt_neox": transformers.GPTNeoXConfig,
     "qwen2_moe": transformers.Qwen2MoeConfig,
     "gpt2": lambda **values: transformers.GPT2Config(**values, n_inner=96),
 }
@@ -107,7 +108,9 @@ def test_lookups(architecture: Architecture) -> None:
     "stated", [None, [], [None], "", 7, {}, ["FalconForCausalLM"], ["MambaForCausalLM", "LlamaForCausalLM"]]
 )
 def test_others_are_refused_with_the_list(stated: Any) -> None:
-    with pytest.raises(CheckpointError, match="Gemma2ForCausalLM, .*LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, "):
+    with pytest.raises(
+        CheckpointError, match="Gemma2ForCausalLM, .*LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, "
+    ):
         for_config({"architectures": stated})
 
 

@@ -220,6 +220,18 @@ def test_logits_are_those_of_transformers(directory: Path, tmp_path: Path) -> No
     assert divergence(directory, file) < 1e-4
 
 
+@pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
+def test_without_rounding_only_gelu_differs(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """llama.cpp looks GELU up in a table of F16 numbers; all else it computes in float32 where weights are F32."""
+    directory, file = make(tmp_path / "model"), tmp_path / "model.gguf"
+    fewbits.quantize(directory, file, to="F32")
+    stated = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    activation = next(
+        stated[key] for key in ("hidden_activation", "hidden_act", "activation_function") if key in stated
+    )
+    assert divergence(directory, file) < (1e-5 if "gelu" in activation else 1e-8)
+
+
 def unordered(conversion: Conversion) -> Conversion:
     """The same conversion with every row left where transformers has it."""
     placements = tuple(dataclasses.replace(p, order=None) for p in conversion.placements)

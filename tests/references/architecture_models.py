@@ -126,9 +126,27 @@ def qwen2_moe(directory: Path, **changes: Any) -> Path:
     return _byte_level(directory, transformers.Qwen2MoeConfig, pattern=QWEN2, **values)
 
 
+def gpt_neox(directory: Path, **changes: Any) -> Path:
+    """Query, key and value of each head together; half of a head rotated."""
+    rope = {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}
+    values = {"num_key_value_heads": 4, "rope_parameters": rope, **changes}
+    return _byte_level(directory, transformers.GPTNeoXConfig, **values)
+
+
 def seed_oss(directory: Path) -> Path:
     """Of an architecture that does not come with fewbits: examples/architectures has it."""
     return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
 
 
-MODELS: tuple[Callable[..., Path], ...] = (gemma2, gemma3, phi3, phi4, gpt2, granite, starcoder2, olmo2, qwen2_moe)
+MODELS: tuple[Callable[..., Path], ...] = (
+    gemma2,
+    gemma3,
+    phi3,
+    phi4,
+    gpt2,
+    granite,
+    starcoder2,
+    olmo2,
+    qwen2_moe,
+    gpt_neox,
+)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fewbits.checkpoints.base import Conversion, Order, Placement
 from fewbits.checkpoints.configuration import Configuration, read_configuration
 from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor
 from fewbits.checkpoints.gguf import GGUFReader
-from fewbits.checkpoints.rope import interleaved
+from fewbits.checkpoints.rope import interleaved, parted
 from fewbits.errors import CalibrationError
 from fewbits.evaluation.gguf_config import read_config
 from fewbits.evaluation.gguf_model import GGUFModel
@@ -187,9 +188,7 @@ def _each_expert(name: str, parameter: Parameter) -> dict[str, Parameter]:
         return {name: parameter}
     experts, rows = parameter.placement.source.shape[:2]
     parts = [range(n * rows, (n + 1) * rows) for n in range(experts)]
-    return {
-        name.replace(EXPERT, str(n)): Parameter(parameter.placement, None, part) for n, part in enumerate(parts)
-    }
+    return {name.replace(EXPERT, str(n)): Parameter(parameter.placement, None, part) for n, part in enumerate(parts)}
 
 
 def _most_common_numbers(conversion: Conversion) -> str:
@@ -211,11 +210,14 @@ def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
         if placement.name not in facts:
             continue  # RoPE factors are no parameter
         name, fact = facts[placement.name]
-        heads = config.values["num_attention_heads" if fact.shape[0] == "query" else "num_key_value_heads"]
-        order = interleaved(placement.source.rows, heads) if fact.order == "rope" else None
+        heads = config.values["num_key_value_heads" if fact.shape[0] == "key" else "num_attention_heads"]
+        order = _ORDERS[fact.order](placement.source.rows, heads) if fact.order else None
         shape = fact.in_checkpoint(placement.source.shape) if fact.flat else None
         named |= _each_expert(name, Parameter(placement, _inverse(order), add=fact.add, shape=shape))
     return named
+
+
+_ORDERS = MappingProxyType({"rope": interleaved, "qkv": parted})
 
 
 def _inverse(order: Order | None) -> Order | None:

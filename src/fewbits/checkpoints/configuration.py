@@ -80,8 +80,8 @@ class Configuration:
         return self.widths[width]
 
     def heads(self, width: str) -> int:
-        """How many heads the width called `width` ("query" or "key") is made of."""
-        return int(self.values["num_attention_heads" if width == "query" else "num_key_value_heads"])
+        """How many heads the width called `width` is made of: those of keys and values for "key", else all."""
+        return int(self.values["num_key_value_heads" if width == "key" else "num_attention_heads"])
 
 
 def _refuse_quantized(path: Path, raw: Mapping[str, Any]) -> None:
@@ -175,9 +175,7 @@ def _check_implied(config: Configuration) -> None:
         )
 
 
-def _rope(
-    path: Path, architecture: Architecture, raw: Mapping[str, Any], values: dict[str, Any]
-) -> dict[str, Any]:
+def _rope(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """RoPE parameters from the spelling of transformers 5 (rope_parameters) or 4 (rope_scaling and rope_theta)."""
     stated = _global_rope(path, architecture, raw, values)
     if not isinstance(stated, dict) or any(isinstance(v, dict) for v in stated.values()):
@@ -211,9 +209,7 @@ def _rotary_width(path: Path, values: Mapping[str, Any]) -> int:
     return width
 
 
-def _global_rope(
-    path: Path, architecture: Architecture, raw: Mapping[str, Any], values: dict[str, Any]
-) -> Any:
+def _global_rope(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: dict[str, Any]) -> Any:
     """The parameters of all layers, or of those that have not a RoPE of their own; its base goes into `values`."""
     stated = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     local = architecture.local_rope

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StackedTensor, StoredTensor, Value
+from fewbits.checkpoints.base import (
+    WEIGHT_TYPES,
+    Conversion,
+    Order,
+    Placement,
+    Reader,
+    StackedTensor,
+    StoredTensor,
+    Value,
+)
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
 from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
-from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata, scaling_notes
+from fewbits.checkpoints.rope import frequency_factors, interleaved, parted, scaling_metadata, scaling_notes
 from fewbits.checkpoints.safetensors import open_directory
 from fewbits.checkpoints.tokenizer import read_tokenizer
 from fewbits.errors import CheckpointError
@@ -160,10 +169,18 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
             f"tensor {quoted(tensor.name)} is stored as {tensor.format}, and weights are read from "
             f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."
         )
-    order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None
+    order = _order(config, fact, expected[0])
     tensor = TransposedTensor.of(tensor) if fact.transposed else tensor
     tensor = ReshapedTensor.of(tensor, expected) if fact.flat else tensor
     return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order)
+
+
+def _order(config: Configuration, fact: TensorFact, rows: int) -> Order | None:
+    """Source row of each target row; None where none moves."""
+    if not fact.order:
+        return None
+    orders = {"rope": interleaved, "qkv": parted}
+    return orders[fact.order](rows, config.heads(fact.shape[0]))
 
 
 def _window_notes(config: Configuration) -> list[str]:

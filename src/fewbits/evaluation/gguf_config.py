@@ -98,8 +98,11 @@ def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, A
         if key not in metadata:
             continue
         value = metadata[key]
-        if isinstance(value, bool) or not isinstance(value, int if "int" in fact.type else float):
-            raise EvaluationError(f"{reader.path}: {key} is {value!r}, not one number, which is not supported.")
+        wanted = {"uint32": int, "float32": float, "bool": bool, "string": str}[fact.type]
+        if type(value) is not wanted:
+            raise EvaluationError(
+                f"{reader.path}: {key} is {value!r}, not one {wanted.__name__}, which is not supported."
+            )
         if values.setdefault(fact.key, value) != value:
             raise EvaluationError(
                 f"{reader.path}: {key} is {value}, but another key says {values[fact.key]}; this is not supported."
@@ -162,6 +165,8 @@ def _long_factors(reader: Reader, stated: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if len(present) < 2 or "original_context_length" not in stated:
         raise EvaluationError(f"{reader.path}: {present[0]} is there and not all that belongs to it.")
-    factors = {key: decoded(reader.read(name)).tolist() for key, name in (("long_factor", LONG), ("short_factor", SHORT))}
+    factors = {
+        key: decoded(reader.read(name)).tolist() for key, name in (("long_factor", LONG), ("short_factor", SHORT))
+    }
     original = stated["original_context_length"]
     return {**factors, "rope_type": "longrope", "original_max_position_embeddings": original}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fewbits.checkpoints.gguf import GGUFReader
@@ -61,7 +62,8 @@ class GGUFModel:
             weight = decoded(self.reader.read(name))
             weight = weight - fact.add if fact.add else weight
             weight = weight.T.contiguous() if fact.transposed else weight.reshape(fact.in_checkpoint(weight.shape))
-            state[target] = _halves_apart(weight, self.config.values["head_dim"]) if fact.order == "rope" else weight
+            back = _BACK.get(fact.order)
+            state[target] = back(weight, self.config.values["head_dim"]) if back else weight
         network.load_state_dict(put_together(state, dict(network.named_parameters())), strict=False, assign=True)
         network.tie_weights()
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -114,3 +116,12 @@ def _halves_apart(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     """
     pairs = weight.reshape(-1, head_dim // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)
+
+
+def _heads_together(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows (3 * heads * head_dim, ...), queries, keys, values, as transformers' GPT-NeoX has them, head by head."""
+    parts = weight.reshape(3, -1, head_dim, *weight.shape[1:])
+    return parts.transpose(0, 1).reshape(weight.shape)
+
+
+_BACK = MappingProxyType({"rope": _halves_apart, "qkv": _heads_together})

@@ -22,9 +22,7 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
 
     try:
         with quiet_transformers() as transformers, torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(
-                configured(transformers), dtype=torch.float32
-            )
+            return transformers.AutoModelForCausalLM.from_config(configured(transformers), dtype=torch.float32)
     except Exception as error:  # transformers raises whatever its checks of a configuration raise
         raise EvaluationError(f"{path}: its metadata describe no model ({first_sentence(error)}).") from error
 

@@ -16,7 +16,7 @@ class TensorFact:
     """One tensor of an architecture: its name on both sides, with "{layer}" for the layer's number.
 
     `shape` names widths ("hidden", "query", ...) in numpy's order. `order` is "rope" where llama.cpp wants the rows of
-    each head interleaved. `when` and `unless` name the configuration value that decides whether the tensor exists.
+    each head interleaved, and "qkv" where a checkpoint has query, key and value of each head together. `when` and `unless` name the configuration value that decides whether the tensor exists.
     With "{expert}" in its source, a checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers'
     network, its stacks taken apart, where that is not `source`. `add` is what a GGUF file's numbers are more than the
     source's. A `transposed` matrix lies in the checkpoint, and in transformers' network, with its columns as rows;
@@ -199,7 +199,9 @@ class Architecture:
         """
         return self._named(config, layers, lambda fact: fact.source)
 
-    def stored(self, config: Mapping[str, Any], layers: int, present: Collection[str]) -> dict[str, tuple[str, TensorFact]]:
+    def stored(
+        self, config: Mapping[str, Any], layers: int, present: Collection[str]
+    ) -> dict[str, tuple[str, TensorFact]]:
         """The same for a checkpoint with the tensors `present`, whose names may lack the prefix."""
         facts = self.facts(config, layers)
         if not self.prefix or any(name.startswith(self.prefix) for name in present):

@@ -27,7 +27,7 @@ else:  # pragma: no cover - Python 3.10
 
 WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions", "shared")
 """Widths that every configuration gives; an architecture may name sums of them."""
-ORDERS = ("", "rope")
+ORDERS = ("", "rope", "qkv")
 GROUP_KINDS = ("norm", "rows", "heads")
 METADATA_TYPES = ("uint32", "float32", "bool", "string")
 
