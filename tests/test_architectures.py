@@ -90,7 +90,9 @@ def test_text_chooses_codes(directory: Path, text: Path, output: str, tmp_path: 
     solved = [t for t in record.tensors if t.planned.method == "awq+gptq"]
     assert len(solved) == record.calibration.tensors > 0
     # Where the guard, which judges on other text, kept what was solved, outputs are nearer than those of plain codes.
-    found, plain = (sum(errors) for errors in zip(*((t.output_error, t.output_error_plain) for t in solved)))
+    found, plain = (
+        sum(errors) for errors in zip(*((t.output_error, t.output_error_plain) for t in solved), strict=True)
+    )
     assert found < plain if record.calibration.kept else found == plain
 
 

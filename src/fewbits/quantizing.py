@@ -50,8 +50,9 @@ def quantize(
     `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`. `target_text`, one file
     or one per group, is compared with the calibration text; `write_importance` keeps what was measured, as llama.cpp's
     importance matrices. `architecture` is a TOML file of facts about an architecture that does not come with fewbits
-    (docs/architectures.md); it stays known in this process. `threads` None means all processors. Returns the record, also written beside `output` as a
-    card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing there on failure.
+    (docs/architectures.md); it stays known in this process. `threads` None means all processors. Returns the record,
+    also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves
+    nothing there on failure.
     """
     texts = CalibrationRequest(
         text=Path(calibration) if isinstance(calibration, str) else calibration,

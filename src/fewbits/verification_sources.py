@@ -137,7 +137,7 @@ def _head_width(file: GGUFReader) -> int:
 
 
 def _parts(rows: int, width: int) -> Order:
-    """Source row of each row in the file: a third of them each are queries, keys and values, which lie by heads there."""
+    """Source row of each row in the file: thirds are queries, keys and values, which lie by heads there."""
     row = np.arange(rows, dtype=np.int64)
     part, within = row // (rows // 3), row % (rows // 3)
     return within // width * 3 * width + part * width + within % width

@@ -150,7 +150,8 @@ def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any]
     for key in architecture.absent:
         if raw.get(key) is not None:
             raise CheckpointError(
-                f"{path} has {key} = {raw[key]!r}, which a GGUF file of architecture '{architecture.gguf}' cannot state."
+                f"{path} has {key} = {raw[key]!r}, which a GGUF file of architecture '{architecture.gguf}' cannot "
+                "state."
             )
     for fact in architecture.metadata.values():
         if not fact.optional and values.get(fact.key) is None:

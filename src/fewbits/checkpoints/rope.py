@@ -170,7 +170,7 @@ def scaling_notes(config: Configuration) -> list[str]:
         return []
     original = int(_number(config, "original_max_position_embeddings"))
     note = (
-        f"RoPE has factors for texts of up to {original} tokens and others beyond; transformers chooses by the length of "
-        "the text, and llama.cpp by the size of the context that it was started with."
+        f"RoPE has factors for texts of up to {original} tokens and others beyond; transformers chooses by the length "
+        "of the text, and llama.cpp by the size of the context that it was started with."
     )
     return [note]

@@ -103,7 +103,8 @@ def compare(
     the second half of each window is scored, as llama.cpp's perplexity tool does. A GGUF file is evaluated through
     its decoded weights in transformers, in float32: the cost is that of the weights alone, where llama.cpp also rounds
     activations to 8 bits (which shows only beside Q8_0). `max_tokens` bounds the tokens read; `progress(done, total)`
-    is called after each window. `architecture` is a TOML file as `quantize` takes it. Raises EvaluationError when a model or the text cannot be evaluated.
+    is called after each window. `architecture` is a TOML file as `quantize` takes it. Raises EvaluationError when a
+    model or the text cannot be evaluated.
     """
     import torch
 

@@ -16,11 +16,12 @@ class TensorFact:
     """One tensor of an architecture: its name on both sides, with "{layer}" for the layer's number.
 
     `shape` names widths ("hidden", "query", ...) in numpy's order. `order` is "rope" where llama.cpp wants the rows of
-    each head interleaved, and "qkv" where a checkpoint has query, key and value of each head together. `when` and `unless` name the configuration value that decides whether the tensor exists.
-    With "{expert}" in its source, a checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers'
-    network, its stacks taken apart, where that is not `source`. `add` is what a GGUF file's numbers are more than the
-    source's. A `transposed` matrix lies in the checkpoint, and in transformers' network, with its columns as rows;
-    `shape` is the GGUF file's. A `flat` vector is a matrix of one row there.
+    each head interleaved, and "qkv" where a checkpoint has query, key and value of each head together. `when` and
+    `unless` name the configuration value that decides whether the tensor exists. With "{expert}" in its source, a
+    checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers' network, its stacks taken apart,
+    where that is not `source`. `add` is what a GGUF file's numbers are more than the source's. A `transposed` matrix
+    lies in the checkpoint, and in transformers' network, with its columns as rows; `shape` is the GGUF file's. A `flat`
+    vector is a matrix of one row there.
     """
 
     gguf: str

@@ -87,7 +87,7 @@ class _Text:
 
 
 def read_architecture(text: str, where: str) -> Architecture:
-    """The architecture that TOML `text` describes; raises CheckpointError, naming `where` and the line that is wrong."""
+    """The architecture that TOML `text` describes; raises CheckpointError, naming `where` and the line of a fault."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
