@@ -58,7 +58,7 @@ def run(
     conversion = target.accept(_open(request))
     turning = rotating(conversion, chosen.rotation) if chosen.rotation else None
     conversion = turning.conversion if turning else conversion
-    files = [*conversion.files, *(Path(file) for file in (recipe.source, request.importance) if file)]
+    files = [*conversion.files, *(Path(file) for file in _named_files(request, recipe) if file)]
     if not request.dry_run:
         for file in files:
             digests.begin(file)
@@ -75,6 +75,11 @@ def run(
         return job.preview
     require_room(request.output, job.prepared.size, turning.bytes if turning else 0)
     return _work(request, job, chosen.method, workers, lambda: digests.of(files))
+
+
+def _named_files(request: Request, recipe: Recipe) -> tuple[str | Path | None, ...]:
+    """Files beside the source on which the result depends."""
+    return recipe.source, request.importance, request.architecture
 
 
 def _way(request: Request) -> Way:

@@ -34,6 +34,7 @@ def quantize(
     threads: int | None = None,
     seed: int = 0,
     revision: str | None = None,
+    architecture: str | Path | None = None,
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
@@ -48,8 +49,10 @@ def quantize(
     rotation of the model by `seed`, "hadamard+gptq". Methods that look at text take a built-in mix without it:
     `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`. `target_text`, one file
     or one per group, is compared with the calibration text; `write_importance` keeps what was measured, as llama.cpp's
-    importance matrices. `threads` None means all processors. Returns the record, also written beside `output` as a
-    card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing there on failure.
+    importance matrices. `architecture` is a TOML file of facts about an architecture that does not come with fewbits
+    (docs/architectures.md); it stays known in this process. `threads` None means all processors. Returns the record,
+    also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves
+    nothing there on failure.
     """
     texts = CalibrationRequest(
         text=Path(calibration) if isinstance(calibration, str) else calibration,
@@ -71,6 +74,7 @@ def quantize(
         dry_run=dry_run,
         seed=seed,
         revision=revision,
+        architecture=_path(architecture),
         progress=progress or silent,
         started=time.perf_counter(),
     )
@@ -78,6 +82,10 @@ def quantize(
 
 
 def _quantize(request: Request, threads: int | None, on_preview: Callable[[Preview], None] | None) -> Record | Preview:
+    if request.architecture is not None:
+        from fewbits.models import add_architecture
+
+        add_architecture(request.architecture)
     with Workers(usable_threads(threads)) as workers:
         digests = Digests(workers)
         weights = _weights(Path(request.source).expanduser())

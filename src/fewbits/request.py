@@ -66,6 +66,8 @@ class Request:
     dry_run: bool
     seed: int
     revision: str | None
+    architecture: Path | None
+    """A TOML file with the facts of the source's architecture."""
     progress: Progress
     started: float
     """The clock at the very beginning."""

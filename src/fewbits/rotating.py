@@ -104,6 +104,11 @@ def rotating(conversion: Conversion, rotation: Hadamard) -> Rotating:
     architecture, config, names = _described(conversion)
     if architecture.experts:
         raise TransformError(f"experts ({architecture.name}) cannot be rotated yet; leave hadamard out of --method.")
+    if not architecture.stream.writers:
+        raise TransformError(
+            f"the residual stream of this architecture ({architecture.name}) cannot be rotated exactly; leave hadamard "
+            "out of --method."
+        )
     placed = {names[p.name]: p for p in conversion.placements if p.name in names}
     stream = stream_of(architecture, config, placed)
     gains = {norm: _numbers(placed[norm].source, (0, placed[norm].source.rows), (0, 1)) for norm in stream.readers}

@@ -8,31 +8,31 @@ from pathlib import Path
 from typing import Protocol
 
 from fewbits.checkpoints import gguf_writer
-from fewbits.checkpoints.base import Conversion, Order, Placement, StackedTensor, StoredTensor, Value
+from fewbits.checkpoints.base import Conversion, Placement, StackedTensor, Value
+from fewbits.checkpoints.derived import TransposedTensor
 from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter
 from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory, require_replaceable
 from fewbits.checkpoints.partial_file import partial_path
-from fewbits.checkpoints.safetensors import SINGLE_NAME, open_directory
+from fewbits.checkpoints.safetensors import SINGLE_NAME
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import (
-    Allowance,
-    Expectation,
+from fewbits.verification import Allowance, Expectation, verify, verify_fields
+from fewbits.verification_rotation import Turned
+from fewbits.verification_sources import (
+    Origin,
     expect_directory,
     expect_gguf,
     rotated_directory,
     rotated_gguf,
+    stored_directory,
     tensors_of,
-    verify,
-    verify_fields,
 )
-from fewbits.verification_rotation import Turned
 from fewbits.workers import Workers
 
 QUANTIZATION_VERSION = 2
@@ -200,27 +200,22 @@ class PreparedGGUF:
         else:
             sources = expect_gguf(GGUFReader(first))
             turned = {} if seed is None else rotated_gguf(GGUFReader(first), seed)
-        computed: dict[str, tuple[StoredTensor, Order | None]] = {
-            p.name: (p.source, None) for p in self.conversion.placements if p.computed
-        }
+        computed = {p.name: Origin(p.source) for p in self.conversion.placements if p.computed}
         planned = {t.planned.name: t for t in tensors}
         _require_planned(sources, planned)
-        heads: dict[str, tuple[StoredTensor, Order | None]] = {
-            name: (each.source, None) for name, each in turned.items() if name not in sources
-        }
+        heads = {name: Origin(each.source) for name, each in turned.items() if name not in sources}
         every = {**sources, **computed, **heads}
         expected = {
-            n: _expectation(*every[n], planned[n], allowances.get(n, Allowance()), turned.get(n))
+            n: _expectation(every[n], planned[n], allowances.get(n, Allowance()), turned.get(n))
             for n in every
             if n in planned
         }
         return verify(written, self.metadata, expected, workers, progress)
 
 
-def _expectation(
-    source: StoredTensor, order: Order | None, result: TensorResult, allowance: Allowance, turned: Turned | None
-) -> Expectation:
-    return Expectation(source, order, result.planned.format, result.relative_rms, allowance, turned)
+def _expectation(origin: Origin, result: TensorResult, allowance: Allowance, turned: Turned | None) -> Expectation:
+    stated, error = result.planned.format, result.relative_rms
+    return Expectation(origin.source, origin.order, stated, error, origin.add, allowance, turned)
 
 
 def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object]) -> None:
@@ -248,7 +243,7 @@ class DirectoryTarget:
                 f"{conversion.files[0]} is no model directory, and only from one can a model directory be made; "
                 "give an output that ends in .gguf, or the model's Hugging Face directory as the source."
             )
-        own = tuple(replace(p, order=None) for each in conversion.placements for p in _listed(each) if not p.computed)
+        own = tuple(_as_stored(p) for each in conversion.placements for p in _listed(each) if not p.computed)
         return replace(conversion, placements=own, notes=conversion.left_out)
 
     def refuses(self, format_name: str) -> str | None:
@@ -268,9 +263,18 @@ class DirectoryTarget:
     ) -> PreparedDirectory:
         """Header and slots of the weights."""
         folder = conversion.files[0].parent
-        rows = [(t.source_name, t.format, t.shape) for t in tensors]
+        turned = {p.name for p in conversion.placements if isinstance(p.source, TransposedTensor)}
+        rows = [(t.source_name, t.format, t.shape, t.name in turned) for t in tensors]
         layout = plan_directory(folder, conversion.files, rows, recipe.name, conversion.configuration)
         return PreparedDirectory(conversion, layout)
+
+
+def _as_stored(placement: Placement) -> Placement:
+    """The tensor as the source has it, rows being outputs."""
+    source = placement.source
+    # A format's spans lie along the reduction: what lies the other way in the source is turned, and said to be.
+    own = source if isinstance(source, TransposedTensor) else source.in_file
+    return replace(placement, order=None, source=own)
 
 
 def _listed(placement: Placement) -> tuple[Placement, ...]:
@@ -312,13 +316,13 @@ class PreparedDirectory:
     ) -> str:
         """Names are the source's; which tensors there must be, the architecture's facts say."""
         folder = self.conversion.files[0].parent
-        reader, _ = open_directory(folder)
+        stored = stored_directory(folder)
         _require_planned(tensors_of(folder), {t.planned.source_name: t for t in tensors})
         turned = {} if seed is None else rotated_directory(folder, seed)
         expected = {}
         for t in tensors:
             each = turned.get(t.planned.name)
-            source = each.source if each else reader.read(t.planned.source_name)
+            source = each.source if each else stored[t.planned.source_name]
             allowance = allowances.get(t.planned.name, Allowance())
-            expected[t.planned.source_name] = _expectation(source, None, t, allowance, each)
+            expected[t.planned.source_name] = _expectation(Origin(source), t, allowance, each)
         return verify_fields(partial_path(output) / SINGLE_NAME, expected, workers, progress)

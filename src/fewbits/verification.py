@@ -19,18 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits import formats, kernels
-from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, StoredTensor, Value
-from fewbits.checkpoints.configuration import read_configuration
+from fewbits.checkpoints.base import Bytes, Order, StoredTensor, Value
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.gguf import GGUFReader
-from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
+from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
 from fewbits.kernels import Doubles
-from fewbits.models import EXPERT, Architecture, for_gguf
 from fewbits.verification_fields import Slab, read_numbers
-from fewbits.verification_rotation import Rows, Turned, expect_rotated
+from fewbits.verification_rotation import Rows, Turned
 from fewbits.workers import Workers, row_slabs
 
 TOLERANCE = 1e-9
@@ -70,12 +68,14 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What one tensor of the file must hold: rows of `source` in `order`, off by exactly `relative_rms`."""
+    """What one tensor of the file must hold: rows of `source` in `order`, plus `add`, off by exactly `relative_rms`."""
 
     source: StoredTensor
     order: Order | None
     format: str
     relative_rms: float
+    add: float = 0.0
+    """What its numbers are more than the source's."""
     allowance: Allowance = Allowance()
     turned: Turned | None = None
     """What a rotation of the whole model has made of the source's rows."""
@@ -83,92 +83,12 @@ class Expectation:
     @property
     def numbers(self) -> str:
         """How `_rows_of` brings the source's rows."""
-        return "F32" if self.allowance.scales or self.turned else self.source.format
+        return "F32" if self.allowance.scales or self.turned or self.add else self.source.format
 
     @property
     def unsure(self) -> float:
         """How far numbers that were worked out twice may be from each other, relatively: a last bit."""
         return LAST_BIT if self.turned else 0.0
-
-
-def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTensor, Order | None]]:
-    """Target name -> (source tensor, row order) for the model directory `path`, from its configuration alone."""
-    config = read_configuration(path)
-    reader, _ = open_directory(path)
-    facts = config.architecture.facts(config.values, config.layers)
-    width = _head_width(file)
-    found: dict[str, tuple[StoredTensor, Order | None]] = {}
-    for name, (source, fact) in facts.items():
-        parts = [reader.read(own) for own in _each_expert(source, config.experts)]
-        tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
-        found[name] = (tensor, _pairs(tensor.rows, width) if fact.order == "rope" else None)
-    return found
-
-
-def _each_expert(source: str, experts: int) -> list[str]:
-    """The names in a checkpoint of what a fact calls `source`."""
-    return [source.replace(EXPERT, str(n)) for n in range(experts)] if EXPERT in source else [source]
-
-
-def tensors_of(path: Path) -> dict[str, str]:
-    """Source name -> target name of every weight that the model in directory `path` must have."""
-    config = read_configuration(path)
-    facts = config.architecture.facts(config.values, config.layers)
-    return {own: name for name, (source, _) in facts.items() for own in _each_expert(source, config.experts)}
-
-
-def expect_gguf(reader: Reader) -> dict[str, tuple[StoredTensor, Order | None]]:
-    """Target name -> source tensor for a GGUF source: the same name, rows as they are."""
-    return {name: (reader.read(name), None) for name in reader.names()}
-
-
-def rotated_directory(path: Path, seed: int) -> dict[str, Turned]:
-    """Target name -> what must have become of each tensor of the model in directory `path`, rotated by `seed`."""
-    config = read_configuration(path)
-    reader, _ = open_directory(path)
-    sources = {name: reader.read(name) for name in tensors_of(path)}
-    return _rotated(config.architecture, config.layers, config.values["num_key_value_heads"], sources, seed)
-
-
-def rotated_gguf(file: GGUFReader, seed: int) -> dict[str, Turned]:
-    """The same for a GGUF source."""
-    name = file.metadata["general.architecture"].value
-    architecture, layers = for_gguf(name), int(file.metadata[f"{name}.block_count"].value)
-    heads = file.metadata.get(f"{name}.attention.head_count_kv") or file.metadata[f"{name}.attention.head_count"]
-    names, present = _names(architecture, layers), set(file.names())
-    sources = {source: file.read(target) for target, source in names.items() if target in present}
-    return _rotated(architecture, layers, int(heads.value), sources, seed)
-
-
-def _rotated(
-    architecture: Architecture, layers: int, key_heads: int, sources: Mapping[str, StoredTensor], seed: int
-) -> dict[str, Turned]:
-    found = expect_rotated(architecture, layers, key_heads, sources, seed)
-    return {target: found[name] for target, name in _names(architecture, layers).items() if name in found}
-
-
-def _names(architecture: Architecture, layers: int) -> dict[str, str]:
-    """Target name -> name in transformers of every tensor that a model of this architecture can have."""
-    return {
-        fact.gguf.format(layer=layer): fact.source.format(layer=layer)
-        for fact in architecture.tensors
-        for layer in (range(layers) if fact.layered else [0])
-    }
-
-
-def _head_width(file: GGUFReader) -> int:
-    name = file.metadata["general.architecture"].value
-    stated = file.metadata.get(f"{name}.attention.key_length") or file.metadata.get(f"{name}.rope.dimension_count")
-    if stated is None:
-        raise VerificationError(f"{file.path} does not state the width of its heads; it is not kept.")
-    return int(stated.value)
-
-
-def _pairs(rows: int, width: int) -> Order:
-    """Source row of each row in the file: row i of a head comes from i // 2, an odd one from the upper half."""
-    row = np.arange(rows, dtype=np.int64)
-    within = row % width
-    return row - within + within // 2 + (within % 2) * (width // 2)
 
 
 def verify(
@@ -341,9 +261,9 @@ def _source_rows(want: Expectation, start: int, stop: int) -> Bytes:
 
 def _scaled_rows(want: Expectation, rows_of: Rows, numbers_are: str, start: int, stop: int) -> Bytes:
     rows = rows_of(start, stop)
-    if not want.allowance.scales:
+    if not want.allowance.scales and not want.add:
         return rows
-    numbers = kernels.decode_rows(numbers_are, rows, want.source.cols)
+    numbers = kernels.decode_rows(numbers_are, rows, want.source.cols) + np.float32(want.add)
     if want.allowance.columns is not None:
         numbers *= want.allowance.columns[None, :]
     if want.allowance.rows is not None:

@@ -36,6 +36,12 @@ CONFIGS = {
     "gemma": lambda: transformers.GemmaConfig(**SIZES),
     "gemma2": lambda: transformers.Gemma2Config(**SIZES, sliding_window=8),
     "olmo2": lambda: transformers.Olmo2Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}),
+    "gemma3": lambda: transformers.Gemma3TextConfig(**{**SIZES, "num_hidden_layers": 6}, sliding_window=8),
+    "granite": lambda: transformers.GraniteConfig(**SIZES, embedding_multiplier=6.0, residual_multiplier=0.5),
+    "starcoder2": lambda: transformers.Starcoder2Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(
+        **{k: v for k, v in SIZES.items() if k not in ("head_dim", "num_key_value_heads")}
+    ),
     "phi3": lambda: transformers.Phi3Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}, pad_token_id=0),
 }
 

@@ -59,7 +59,7 @@ def llama3(factor: float, low: float, high: float, original: int, theta: float) 
 )
 def test_llama3_factors_divide_the_frequencies_as_transformers_does(rope: dict[str, Any], tmp_path: Path) -> None:
     config, theirs = configuration(tmp_path, rope)
-    placement = frequency_factors(config)
+    (placement,) = frequency_factors(config)
     assert placement is not None
     assert placement.computed
     factors = placement.source.buffer.view("<f4")
@@ -72,7 +72,7 @@ def test_llama3_factors_divide_the_frequencies_as_transformers_does(rope: dict[s
 
 def test_plain_rope_needs_no_word(tmp_path: Path) -> None:
     config, _ = configuration(tmp_path, {"rope_type": "default", "rope_theta": 1234.0})
-    assert frequency_factors(config) is None
+    assert frequency_factors(config) == ()
     assert scaling_metadata(config) == {}
     assert config.values["rope_theta"] == 1234.0
 

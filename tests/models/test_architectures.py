@@ -54,6 +54,15 @@ CONFIGS: dict[str, Any] = {
     "qwen3": transformers.Qwen3Config,
     "mixtral": transformers.MixtralConfig,
     "qwen3_moe": transformers.Qwen3MoeConfig,
+    "gemma2": transformers.Gemma2Config,
+    "gemma3": transformers.Gemma3TextConfig,
+    "phi3": transformers.Phi3Config,
+    "granite": transformers.GraniteConfig,
+    "starcoder2": transformers.Starcoder2Config,
+    "olmo2": transformers.Olmo2Config,
+    "gpt_neox": transformers.GPTNeoXConfig,
+    "qwen2_moe": transformers.Qwen2MoeConfig,
+    "gpt2": lambda **values: transformers.GPT2Config(**values, n_inner=96),
 }
 
 
@@ -61,17 +70,22 @@ CONFIGS: dict[str, Any] = {
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, tied: bool, biased: bool) -> None:
-    extra = {"attention_bias": biased, "mlp_bias": biased} if architecture.name == "llama" else {}
-    extra |= {"num_local_experts": 4} if architecture.experts else {}
+    extra = {"attention_bias": biased, "mlp_bias": biased} if architecture.name in ("llama", "granite") else {}
+    count = architecture.aliases.get("num_local_experts", "num_local_experts")
+    extra |= {count: 4} if architecture.experts else {}
+    if tied not in architecture.require.get("tie_word_embeddings", (tied,)):
+        return  # no such model can be converted
     config = small_config(CONFIGS[architecture.name], rows=40, tie_word_embeddings=tied, **extra)
     model = transformers.AutoModelForCausalLM.from_config(config)
     assert type(model).__name__ in architecture.classes
     values = {**architecture.defaults, **config.to_dict()}
     head = getattr(config, "head_dim", None) or 16
     widths = {"vocab": 40, "hidden": 64, "ffn": 96, "query": 4 * head, "head": head, "key": 2 * head}
-    widths |= {"experts": 4, "expert": values.get("moe_intermediate_size", 0)}
+    widths |= {"experts": 4, "expert": values.get("moe_intermediate_size", 0), "positions": 2048}
+    widths["shared"] = values.get("shared_expert_intermediate_size", 0)
+    widths |= {name: sum(widths[part] for part in parts) for name, parts in architecture.widths.items()}
     facts = architecture.parameters(values, 2).values()
-    expected = {name: tuple(widths[w] for w in fact.shape) for name, fact in facts}
+    expected = {name: fact.in_checkpoint(tuple(widths[w] for w in fact.shape)) for name, fact in facts}
     found = taken_apart({name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=True)})
     assert expected == found
 
@@ -94,10 +108,13 @@ def test_lookups(architecture: Architecture) -> None:
     "stated", [None, [], [None], "", 7, {}, ["FalconForCausalLM"], ["MambaForCausalLM", "LlamaForCausalLM"]]
 )
 def test_others_are_refused_with_the_list(stated: Any) -> None:
-    with pytest.raises(CheckpointError, match="LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, Qwen2"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"Supported: GPT2LMHeadModel, .*LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, ",
+    ):
         for_config({"architectures": stated})
 
 
 def test_an_unknown_gguf_architecture_is_refused_with_the_list() -> None:
-    with pytest.raises(CheckpointError, match=r"'mamba' is not supported\. Supported: llama, qwen2, qwen3"):
+    with pytest.raises(CheckpointError, match=r"'mamba' is not supported\. Supported: .*llama, .*qwen2, .*qwen3"):
         for_gguf("mamba")

@@ -14,9 +14,12 @@ import torch
 import transformers
 
 import fewbits
-from fewbits.checkpoints.base import Conversion, Value
+from fewbits.checkpoints.base import Conversion, Placement, StoredTensor, Value
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.pretokenizers import PreTokenizer, pretokenizers
+from fewbits.models import known
+from references.architecture_models import MODELS as ARCHITECTURES
+from references.architecture_models import seed_oss
 from references.conversion_file import write_f16
 from references.random_models import (
     HARD_TEXT,
@@ -32,6 +35,7 @@ from references.random_models import (
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "architectures" / "seed_oss.toml"
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
 TOKENS = 1000
 
@@ -169,6 +173,7 @@ MODELS: tuple[Callable[[Path], Path], ...] = (
     qwen3,
     mixtral,
     qwen3_moe,
+    *ARCHITECTURES,
 )
 
 
@@ -215,6 +220,18 @@ def test_logits_are_those_of_transformers(directory: Path, tmp_path: Path) -> No
     assert divergence(directory, file) < 1e-4
 
 
+@pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
+def test_without_rounding_only_gelu_differs(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """llama.cpp looks GELU up in a table of F16 numbers; all else it computes in float32 where weights are F32."""
+    directory, file = make(tmp_path / "model"), tmp_path / "model.gguf"
+    fewbits.quantize(directory, file, to="F32")
+    stated = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    activation = next(
+        stated[key] for key in ("hidden_activation", "hidden_act", "activation_function") if key in stated
+    )
+    assert divergence(directory, file) < (1e-5 if "gelu" in activation else 1e-8)
+
+
 def unordered(conversion: Conversion) -> Conversion:
     """The same conversion with every row left where transformers has it."""
     placements = tuple(dataclasses.replace(p, order=None) for p in conversion.placements)
@@ -227,6 +244,65 @@ def test_a_wrong_order_of_rows_is_seen(tmp_path: Path) -> None:
     assert any(p.order is not None for p in conversion.placements)
     file = write_f16(unordered(conversion), tmp_path / "wrong.gguf")
     assert divergence(directory, file) > 0.1
+
+
+def wrong_rope(conversion: Conversion) -> Conversion:
+    """Another base of RoPE; where positions are learned, those of the neighbours."""
+    bases = {key: value for key, value in conversion.metadata.items() if ".rope.freq_base" in key}
+    changed = {key: Value(value.value * 4, value.type) for key, value in bases.items()}
+    moved = tuple(map(_neighbours, conversion.placements)) if not bases else conversion.placements
+    return dataclasses.replace(conversion, metadata={**conversion.metadata, **changed}, placements=moved)
+
+
+def _neighbours(placement: Placement) -> Placement:
+    if placement.name != "position_embd.weight":
+        return placement
+    return dataclasses.replace(placement, order=np.roll(np.arange(placement.source.rows), 1))
+
+
+def missing_biases(conversion: Conversion) -> Conversion:
+    """Biases of 0."""
+    return dataclasses.replace(conversion, placements=tuple(map(_without_bias, conversion.placements)))
+
+
+def _without_bias(placement: Placement) -> Placement:
+    if not placement.name.endswith(".bias"):
+        return placement
+    source = placement.source
+    zeros = np.zeros(4 * source.rows, np.uint8)
+    return dataclasses.replace(placement, source=StoredTensor(source.name, "F32", source.shape, zeros))
+
+
+def swapped_layers(conversion: Conversion) -> Conversion:
+    """The first two layers in each other's place."""
+    other = {"blk.0.": "blk.1.", "blk.1.": "blk.0."}
+    names = [p.name.replace(p.name[:6], other.get(p.name[:6], p.name[:6]), 1) for p in conversion.placements]
+    placements = (dataclasses.replace(p, name=n) for p, n in zip(conversion.placements, names, strict=True))
+    return dataclasses.replace(conversion, placements=tuple(placements))
+
+
+FAULTS = (wrong_rope, missing_biases, swapped_layers)
+
+
+@pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
+def test_planted_faults_are_seen(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    directory = make(tmp_path / "model")
+    conversion = convert_directory(directory)
+    biased = any(p.name.endswith(".bias") for p in conversion.placements)
+    for fault in FAULTS if biased else (wrong_rope, swapped_layers):
+        file = write_f16(fault(conversion), tmp_path / f"{fault.__name__}.gguf")
+        assert divergence(directory, file) > 0.01, fault.__name__
+
+
+def test_an_architecture_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/architectures.md: llama.cpp reads what its facts make of a model."""
+    monkeypatch.setattr(known, "_given", {})
+    directory, file = seed_oss(tmp_path / "model"), tmp_path / "model.gguf"
+    fewbits.quantize(directory, file, to="F16", architecture=EXAMPLE)
+    assert divergence(directory, file) < 1e-4
+    for fault in FAULTS:
+        wrong = write_f16(fault(convert_directory(directory)), tmp_path / f"{fault.__name__}.gguf")
+        assert divergence(directory, wrong) > 0.01, fault.__name__
 
 
 def expected_tokens(directory: Path, text: str, *, start: bool) -> list[int]:

@@ -16,6 +16,7 @@ from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.imatrix import read_importance
 from fewbits.planning import wants_importance
 from fewbits.sites import find_sites
+from references.architecture_models import MODELS as ARCHITECTURES
 from references.conversion_file import write_f16
 from references.mixed_models import MODELS as DIRECTORIES
 from references.moe_files import write_moe
@@ -55,6 +56,23 @@ def test_types_for_directories_are_those_of_llama_quantize(model: Path, f16: Pat
             continue  # llama-quantize makes no such file
         preview = fewbits.quantize(model, tmp_path / "ours.gguf", to=recipe, dry_run=True)
         assert {tensor.name: tensor.format for tensor in preview.tensors} == wanted, recipe
+
+
+@pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
+def test_types_for_every_architecture_are_those_of_llama_quantize(make: Callable[..., Path], tmp_path: Path) -> None:
+    """Widths that 256 divides but for one, and as many layers as rules tell apart."""
+    from peers.ggml import planned_types
+
+    model = make(tmp_path / "model", hidden_size=256, intermediate_size=352, num_hidden_layers=12)
+    f16 = write_f16(convert_directory(model), tmp_path / "f16.gguf")
+    for recipe in RECIPES:
+        wanted = planned_types(f16, recipe)
+        if wanted:
+            preview = fewbits.quantize(model, tmp_path / "ours.gguf", to=recipe, dry_run=True)
+            # Kept matrices, routers for instance, stay as they are stored: F16 in that file and F32 in the directory.
+            found = {tensor.name: tensor.format for tensor in preview.tensors if tensor.quantizable}
+            assert set(wanted) == {tensor.name for tensor in preview.tensors}
+            assert found == {name: wanted[name] for name in found}, recipe
 
 
 @pytest.mark.parametrize("recipe", ["Q4_K_M", "Q8_0"])

@@ -124,10 +124,16 @@ def save_model(directory: Path, config: Any, *, seed: int = 0, dtype: torch.dtyp
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
-                start = 1.0 if "norm" in name else 0.0
+                start = 1.0 if ("norm" in name or ".ln_" in name) and not name.endswith("bias") else 0.0
                 parameter.copy_(start + 0.3 * torch.randn_like(parameter))
             # At this small width attention would look everywhere alike, and a wrong position would not matter.
-            if "q_proj" in name or "k_proj" in name:
+            if (
+                "q_proj" in name
+                or "k_proj" in name
+                or "qkv_proj" in name
+                or "c_attn.weight" in name
+                or "query_key_value.weight" in name
+            ):
                 parameter.mul_(3.0)
             parameter.copy_(parameter.half().float())
     model.to(dtype).save_pretrained(directory)

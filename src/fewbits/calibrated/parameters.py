@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.precision import precision_for
 from fewbits.checkpoints.base import Conversion, Order, Placement
 from fewbits.checkpoints.configuration import Configuration, read_configuration
+from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor
 from fewbits.checkpoints.gguf import GGUFReader
-from fewbits.checkpoints.rope import interleaved
+from fewbits.checkpoints.rope import interleaved, parted
 from fewbits.errors import CalibrationError
 from fewbits.evaluation.gguf_config import read_config
 from fewbits.evaluation.gguf_model import GGUFModel
@@ -38,6 +40,10 @@ class Parameter:
     order: Order | None
     part: range | None = None
     """Its rows in the target, where a stack of experts has more."""
+    add: float = 0.0
+    """What the target's numbers are more than the network's."""
+    shape: tuple[int, ...] | None = None
+    """The network's own shape, where it is another one."""
 
     @property
     def target(self) -> str:
@@ -59,8 +65,9 @@ class Parameter:
         """Rows `w` in the target's order as the network has them, in the parameter's own shape."""
         import torch
 
-        ordered = w if self.order is None else w[torch.from_numpy(self.order)]
-        shape = self.placement.source.shape
+        own = w - self.add if self.add else w
+        ordered = own if self.order is None else own[torch.from_numpy(self.order)]
+        shape = self.shape or self.placement.source.shape
         return ordered.reshape(shape if self.part is None else shape[1:])
 
     def stored(self, fields: Fields) -> Fields:
@@ -156,23 +163,32 @@ def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Pa
     facts, architecture = config.values, config.architecture
     sources, parameters = (each(facts, config.layers) for each in (architecture.facts, architecture.parameters))
     names = {sources[target][0]: parameters[target][0] for target in sources}
+    names |= {source.removeprefix(architecture.prefix): own for source, own in names.items()}
     for source, parameter in [pair for pair in names.items() if EXPERT in pair[0]]:
         names |= {source.replace(EXPERT, str(n)): parameter.replace(EXPERT, str(n)) for n in range(config.experts)}
     named: dict[str, Parameter] = {}
     for placement in conversion.placements:
         if not placement.computed:
             name = placement.source.name
-            named |= _each_expert(names.get(name, name), placement, _inverse(placement.order))
+            named |= _each_expert(names.get(name, name), _derived(placement))
     return named
 
 
-def _each_expert(name: str, placement: Placement, order: Order | None) -> dict[str, Parameter]:
+def _derived(placement: Placement) -> Parameter:
+    """The parameter whose numbers the placement was worked out of."""
+    source = placement.source
+    add = source.add if isinstance(source, ShiftedTensor) else 0.0
+    shape = source.in_file.shape if isinstance(source, ReshapedTensor) else None
+    return Parameter(placement, _inverse(placement.order), add=add, shape=shape)
+
+
+def _each_expert(name: str, parameter: Parameter) -> dict[str, Parameter]:
     """The parameter, or one per expert of a stack."""
     if EXPERT not in name:
-        return {name: Parameter(placement, order)}
-    experts, rows = placement.source.shape[:2]
+        return {name: parameter}
+    experts, rows = parameter.placement.source.shape[:2]
     parts = [range(n * rows, (n + 1) * rows) for n in range(experts)]
-    return {name.replace(EXPERT, str(n)): Parameter(placement, None, part) for n, part in enumerate(parts)}
+    return {name.replace(EXPERT, str(n)): Parameter(parameter.placement, None, part) for n, part in enumerate(parts)}
 
 
 def _most_common_numbers(conversion: Conversion) -> str:
@@ -194,10 +210,14 @@ def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
         if placement.name not in facts:
             continue  # RoPE factors are no parameter
         name, fact = facts[placement.name]
-        heads = config.values["num_attention_heads" if fact.shape[0] == "query" else "num_key_value_heads"]
-        order = interleaved(placement.source.rows, heads) if fact.order == "rope" else None
-        named |= _each_expert(name, placement, _inverse(order))
+        heads = config.values["num_key_value_heads" if fact.shape[0] == "key" else "num_attention_heads"]
+        order = _ORDERS[fact.order](placement.source.rows, heads) if fact.order else None
+        shape = fact.in_checkpoint(placement.source.shape) if fact.flat else None
+        named |= _each_expert(name, Parameter(placement, _inverse(order), add=fact.add, shape=shape))
     return named
+
+
+_ORDERS = MappingProxyType({"rope": interleaved, "qkv": parted})
 
 
 def _inverse(order: Order | None) -> Order | None:

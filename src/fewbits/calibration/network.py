@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits.calibration.experts import list_experts
 from fewbits.calibration.precision import FLOAT32, computing
+from fewbits.calibration.transposed import straighten
 from fewbits.errors import CalibrationError
 from fewbits.lazy import LazyModule
 
@@ -45,6 +46,7 @@ class LayeredNetwork:
 
     def __init__(self, network: Any, parameters: Parameters, precision: str = FLOAT32) -> None:
         list_experts(network)
+        straighten(network)
         self.network = network
         self.precision = precision
         """In which layers and head are computed."""

@@ -60,6 +60,11 @@ class StoredTensor:
         """Stored bytes of one row."""
         return self.buffer.size // self.rows if self.rows else 0
 
+    @property
+    def in_file(self) -> StoredTensor:
+        """The tensor as its file has it: itself, where nothing is worked out of it."""
+        return self
+
     def slab(self, start: int, stop: int) -> Bytes:
         """Rows `start` to `stop` as stored bytes, (stop - start, bytes per row), without a copy."""
         width = self.row_bytes

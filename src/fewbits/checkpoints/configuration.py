@@ -54,7 +54,7 @@ class Configuration:
     def widths(self) -> dict[str, int]:
         """The named widths of the architecture's tensor shapes."""
         v = self.values
-        return {
+        own = {
             "vocab": v["vocab_size"],
             "hidden": v["hidden_size"],
             "ffn": v["intermediate_size"],
@@ -62,17 +62,26 @@ class Configuration:
             "query": v["num_attention_heads"] * v["head_dim"],
             "key": v["num_key_value_heads"] * v["head_dim"],
             "experts": self.experts,
+            "shared": v.get("shared_expert_intermediate_size", 0),
+            "positions": v["max_position_embeddings"],
             "expert": v.get("moe_intermediate_size", v["intermediate_size"]),
         }
+        return own | {name: sum(own[part] for part in parts) for name, parts in self.architecture.widths.items()}
 
     @property
     def experts(self) -> int:
         """Number of experts in a layer; 0 without."""
         return int(self.values.get("num_local_experts", 0))
 
+    def implied_width(self, width: str) -> int:
+        """The width called `width`, or "hidden / heads"."""
+        if width == "hidden / heads":
+            return int(self.values["hidden_size"] // self.values["num_attention_heads"])
+        return self.widths[width]
+
     def heads(self, width: str) -> int:
-        """How many heads the width called `width` ("query" or "key") is made of."""
-        return int(self.values["num_attention_heads" if width == "query" else "num_key_value_heads"])
+        """How many heads the width called `width` is made of: those of keys and values for "key", else all."""
+        return int(self.values["num_key_value_heads" if width == "key" else "num_attention_heads"])
 
 
 def _refuse_quantized(path: Path, raw: Mapping[str, Any]) -> None:
@@ -86,8 +95,14 @@ def _refuse_quantized(path: Path, raw: Mapping[str, Any]) -> None:
             )
 
 
-def _derive(values: dict[str, Any]) -> None:
+def _derive(architecture: Architecture, values: dict[str, Any]) -> None:
     """Fill in what follows from the other values where it is absent, or is called by another name."""
+    for key, own in architecture.aliases.items():
+        if own in values:
+            values[key] = values[own]
+    for key, times in architecture.multiples.items():
+        if values.get(key) is None and isinstance(values.get("hidden_size"), int):
+            values[key] = times * values["hidden_size"]
     if "num_experts" in values:
         values["num_local_experts"] = values["num_experts"]
     if values.get("num_key_value_heads") is None:
@@ -119,14 +134,51 @@ def _check_requirements(path: Path, architecture: Architecture, values: Mapping[
                 f"{path} has {key} = {value!r}, which a GGUF file of architecture '{architecture.gguf}' cannot state; "
                 f"it can state {' or '.join(repr(v) for v in allowed)}."
             )
-    eps = values.get("rms_norm_eps")
+    key = architecture.epsilon
+    eps = values.get(key)
     if type(eps) not in (int, float) or not 0 < float(eps or 0) < 1:
-        raise CheckpointError(f"{path} has rms_norm_eps = {eps!r}, and a number between 0 and 1 is needed; correct it.")
+        raise CheckpointError(f"{path} has {key} = {eps!r}, and a number between 0 and 1 is needed; correct it.")
 
 
-def _rope(path: Path, raw: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse what a GGUF file needs and is not said, and null where that means something it cannot state."""
+    for key in architecture.stated:
+        if key in raw and raw[key] is None:
+            raise CheckpointError(
+                f"{path} has {key} = null, which a GGUF file of architecture '{architecture.gguf}' cannot state."
+            )
+    for key in architecture.absent:
+        if raw.get(key) is not None:
+            raise CheckpointError(
+                f"{path} has {key} = {raw[key]!r}, which a GGUF file of architecture '{architecture.gguf}' cannot "
+                "state."
+            )
+    for fact in architecture.metadata.values():
+        if not fact.optional and values.get(fact.key) is None:
+            raise CheckpointError(f"{path} states no {fact.key}, which a GGUF file needs; add it.")
+
+
+def _check_implied(config: Configuration) -> None:
+    """Refuse values and kinds of layers other than those that llama.cpp takes for granted."""
+    values, architecture = config.values, config.architecture
+    for key, width in architecture.implications(config.layers).items():
+        expected = config.implied_width(width)
+        if values.get(key, expected) != expected:
+            raise CheckpointError(
+                f"{config.path} has {key} = {values[key]!r}, and llama.cpp computes architecture "
+                f"'{architecture.gguf}' with {expected} ({width}); it cannot be converted."
+            )
+    kinds = architecture.kinds(config.layers)
+    if kinds and values.get("layer_types", kinds) != kinds:
+        raise CheckpointError(
+            f"{config.path} has layer_types that do not repeat {', '.join(architecture.layer_types)}, as llama.cpp "
+            f"computes architecture '{architecture.gguf}'; it cannot be converted."
+        )
+
+
+def _rope(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """RoPE parameters from the spelling of transformers 5 (rope_parameters) or 4 (rope_scaling and rope_theta)."""
-    stated = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    stated = _global_rope(path, architecture, raw, values)
     if not isinstance(stated, dict) or any(isinstance(v, dict) for v in stated.values()):
         raise CheckpointError(f"{path} has RoPE parameters that differ by layer, which is not supported.")
     rope = {key: value for key, value in stated.items() if value is not None}
@@ -135,12 +187,40 @@ def _rope(path: Path, raw: Mapping[str, Any], values: dict[str, Any]) -> dict[st
         values["rope_theta"] = rope["rope_theta"]
     if "partial_rotary_factor" in rope:
         values["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    if not architecture.rope_types:  # positions are learned
+        return rope
     theta = values["rope_theta"]
     if type(theta) not in (int, float) or not 0 < theta < 1e30:
         raise CheckpointError(f"{path} has rope_theta = {theta!r}, and a positive number is needed; correct it.")
-    if "original_max_position_embeddings" in raw:
-        rope.setdefault("original_max_position_embeddings", raw["original_max_position_embeddings"])
+    if values.get("original_max_position_embeddings") is not None:
+        rope.setdefault("original_max_position_embeddings", values["original_max_position_embeddings"])
+    values["rotary_dim"] = _rotary_width(path, values)
     return rope
+
+
+def _rotary_width(path: Path, values: Mapping[str, Any]) -> int:
+    """As many columns of a head as RoPE rotates."""
+    share = values.get("partial_rotary_factor", 1.0)
+    width = int(values["head_dim"] * share) if type(share) in (int, float) and 0 < share <= 1 else 0
+    if width < 2 or width % 2:
+        raise CheckpointError(
+            f"{path} has partial_rotary_factor = {share!r}, by which RoPE would rotate {width} of {values['head_dim']} "
+            "columns of a head, no even number of at least 2; correct it."
+        )
+    return width
+
+
+def _global_rope(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: dict[str, Any]) -> Any:
+    """The parameters of all layers, or of those that have not a RoPE of their own; its base goes into `values`."""
+    stated = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    local = architecture.local_rope
+    if local is None or not isinstance(stated, dict) or not {local.kind, local.others} & set(stated):
+        return stated
+    own = stated.get(local.kind) or {}
+    if own.get("rope_type", "default") != "default":
+        raise CheckpointError(f"{path} stretches RoPE in layers of kind {local.kind}, which a GGUF file cannot state.")
+    values[local.base] = own.get("rope_theta", values[local.base])
+    return stated.get(local.others) or {}
 
 
 def read_configuration(directory: Path) -> Configuration:
@@ -155,11 +235,13 @@ def read_configuration(directory: Path) -> Configuration:
         raise CheckpointError(f"{path}: {error}") from None
     _refuse_quantized(path, raw)
     values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
-    _derive(values)
+    _derive(architecture, values)
     _check_counts(path, values)
-    rope = _rope(path, raw, values)
+    rope = _rope(path, architecture, raw, values)
     _check_requirements(path, architecture, values)
+    _check_stated(path, architecture, raw, values)
     result = Configuration(path, architecture, values, rope)
+    _check_implied(result)
     widths = result.widths
     for first, second in architecture.equal:
         if widths[first] != widths[second]:

@@ -2,7 +2,8 @@
 
 A matrix NAME of a format with fields `codes` and `scale` lies in the file as NAME.codes and NAME.scale; plain numbers
 lie there as NAME. The entry "fewbits" of the header's metadata is JSON that says, for every matrix, its format's name
-and its shape: {"version": 1, "tensors": {NAME: {"format": "int4_g128_sym_f16", "shape": [4096, 4096]}}}.
+and its shape: {"version": 1, "tensors": {NAME: {"format": "int4_g128_sym_f16", "shape": [4096, 4096]}}}. With
+"transposed": true the network has the matrix with its columns as rows (GPT-2's Conv1D); rows are outputs here always.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class StoredMatrix:
     format: str
     shape: tuple[int, ...]
     fields: Fields
+    transposed: bool = False
+    """The network has its columns as rows."""
 
     @property
     def bytes(self) -> int:
@@ -84,7 +87,7 @@ class FieldsReader:
         except FormatError as error:
             raise CheckpointError(f"{where} cannot be read: {error}; a newer fewbits may know it.") from error
         fields = {field: self._field(name, field, *stated) for field, stated in shapes.items()}
-        return StoredMatrix(name, raw["format"], tuple(raw["shape"]), fields)
+        return StoredMatrix(name, raw["format"], tuple(raw["shape"]), fields, bool(raw.get("transposed", False)))
 
     def _field(self, tensor: str, field: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         name = field_name(tensor, field)
@@ -122,7 +125,9 @@ def _stated(file: SafetensorsReader) -> dict[str, Any]:
     return tensors
 
 
-def statement(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
-    """The metadata entry for matrices, name to format and shape."""
-    stated = {name: {"format": format_name, "shape": list(shape)} for name, (format_name, shape) in tensors.items()}
+def statement(tensors: Mapping[str, tuple[str, tuple[int, ...], bool]]) -> str:
+    """The metadata entry for matrices: name to format, shape, and whether the network has them transposed."""
+    stated: dict[str, dict[str, Any]] = {}
+    for name, (format_name, shape, transposed) in tensors.items():
+        stated[name] = {"format": format_name, "shape": list(shape), **({"transposed": True} if transposed else {})}
     return json.dumps({"version": VERSION, "tensors": stated})

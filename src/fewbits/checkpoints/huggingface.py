@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StackedTensor, StoredTensor, Value
+from fewbits.checkpoints.base import (
+    WEIGHT_TYPES,
+    Conversion,
+    Order,
+    Placement,
+    Reader,
+    StackedTensor,
+    StoredTensor,
+    Value,
+)
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
+from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.quoting import quoted
-from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata
+from fewbits.checkpoints.rope import frequency_factors, interleaved, parted, scaling_metadata, scaling_notes
 from fewbits.checkpoints.safetensors import open_directory
 from fewbits.checkpoints.tokenizer import read_tokenizer
 from fewbits.errors import CheckpointError
@@ -27,7 +37,6 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
     reader, shards = open_directory(path)
     placements, notes = _place(config, reader)
     tokenizer = read_tokenizer(path, config)
-    factors = frequency_factors(config)
     metadata = {
         **_general(path, name),
         **_model_metadata(config),
@@ -38,9 +47,9 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
     return Conversion(
         architecture=config.architecture.gguf,
         metadata=metadata,
-        placements=(*placements, *([factors] if factors else ())),
+        placements=(*placements, *frequency_factors(config)),
         files=(config.path, *tokenizer.files, *shards),
-        notes=(*notes, *_window_notes(config), *tokenizer.notes),
+        notes=(*notes, *_window_notes(config), *scaling_notes(config), *tokenizer.notes),
         left_out=tuple(notes),
     )
 
@@ -63,8 +72,9 @@ def _check_text(path: Path, metadata: dict[str, Value]) -> None:
 
 def _model_metadata(config: Configuration) -> dict[str, Value]:
     return {
-        key: float32(config.values[source]) if kind == "float32" else Value(config.values[source], kind)
-        for key, (source, kind) in config.architecture.metadata.items()
+        key: float32(config.values[fact.key]) if fact.type == "float32" else Value(config.values[fact.key], fact.type)
+        for key, fact in config.architecture.metadata.items()
+        if config.values.get(fact.key) is not None
     }
 
 
@@ -76,14 +86,16 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
             f"{config.path} claims {config.layers} layers but {reader.path} has only {len(present)} tensors; "
             "they belong to different models."
         )
-    facts = config.architecture.facts(config.values, config.layers)
+    facts = config.architecture.stored(config.values, config.layers, present)
     gguf_name = to_gguf(config.architecture, config.layers)
+    by_source = {source: target for target, (source, _) in facts.items()}
     notes: list[str] = []
     found, listed = _stacks(config, reader, facts)
     for source in present:
         if source in listed:
             continue
-        target = gguf_name(source)
+        # Names that the package's map does not know are those of architectures that a user added.
+        target = gguf_name(source) or by_source.get(source)
         if target in facts and facts[target][0] == source:
             found[target] = reader.read(source)
         else:
@@ -146,18 +158,29 @@ def _left_out(config: Configuration, reader: Reader, source: str) -> str:
 def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: TensorFact) -> Placement:
     widths = config.widths
     expected = tuple(widths[name] for name in fact.shape)
-    if tensor.shape != expected:
+    stated = fact.in_checkpoint(expected)
+    if tensor.shape != stated:
         raise CheckpointError(
             f"tensor {quoted(tensor.name)} has shape {list(tensor.shape)} where {config.path} calls for "
-            f"{list(expected)}; the configuration belongs to another model."
+            f"{list(stated)}; the configuration belongs to another model."
         )
     if tensor.format not in WEIGHT_TYPES:
         raise CheckpointError(
             f"tensor {quoted(tensor.name)} is stored as {tensor.format}, and weights are read from "
             f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."
         )
-    order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None
-    return Placement(target, tensor, order)
+    order = _order(config, fact, expected[0])
+    tensor = TransposedTensor.of(tensor) if fact.transposed else tensor
+    tensor = ReshapedTensor.of(tensor, expected) if fact.flat else tensor
+    return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order)
+
+
+def _order(config: Configuration, fact: TensorFact, rows: int) -> Order | None:
+    """Source row of each target row; None where none moves."""
+    if not fact.order:
+        return None
+    orders = {"rope": interleaved, "qkv": parted}
+    return orders[fact.order](rows, config.heads(fact.shape[0]))
 
 
 def _window_notes(config: Configuration) -> list[str]:
@@ -165,6 +188,8 @@ def _window_notes(config: Configuration) -> list[str]:
     window = config.values.get("sliding_window")
     context = config.values["max_position_embeddings"]
     if not isinstance(window, int) or window >= context or not config.values.get("use_sliding_window", True):
+        return []
+    if any(fact.key == "sliding_window" for fact in config.architecture.metadata.values()):
         return []
     gguf = config.architecture.gguf
     note = (

@@ -53,23 +53,26 @@ class DirectoryLayout:
 def plan_directory(
     source: Path,
     files: tuple[Path, ...],
-    tensors: list[tuple[str, str, tuple[int, ...]]],
+    tensors: list[tuple[str, str, tuple[int, ...], bool]],
     recipe: str,
     changes: Mapping[str, Any] | None = None,
 ) -> DirectoryLayout:
-    """The layout of a directory with `tensors` (name, format, shape), made from the model directory `source`.
+    """The layout of a directory with `tensors`, made from the model directory `source`.
+
+    Of each its name, format, shape, and whether the network has it transposed; then its header says so.
 
     `changes` are keys of its config.json that have to say something else.
     """
-    matrices = {name: (format_name, shape) for name, format_name, shape in tensors if format_name not in PLAIN}
+    matrices = {name: (kind, shape, turned) for name, kind, shape, turned in tensors if turned or kind not in PLAIN}
     header: dict[str, Any] = {"__metadata__": {"format": "pt", METHOD: statement(matrices)}}
     slots: dict[tuple[str, str], FieldSlot] = {}
     position = 0
-    for name, format_name, shape in tensors:
-        for field, (dtype, lines) in _fields(format_name, shape).items():
+    for name, format_name, shape, _ in tensors:
+        plain = name not in matrices
+        for field, (dtype, lines) in _fields(format_name, shape, plain=plain).items():
             size = prod(lines) * np.dtype(dtype).itemsize
             entry = {"dtype": DTYPES[dtype], "shape": list(lines), "data_offsets": [position, position + size]}
-            header[name if format_name in PLAIN else field_name(name, field)] = entry
+            header[name if plain else field_name(name, field)] = entry
             rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
             slots[name, field] = FieldSlot(position, lines[0], size // lines[0], rows)
             position += size
@@ -85,9 +88,9 @@ def plan_directory(
     )
 
 
-def _fields(format_name: str, shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _fields(format_name: str, shape: tuple[int, ...], *, plain: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Field -> numpy type and shape; a plain tensor of any number of dimensions is its own field `data`."""
-    if format_name in PLAIN:
+    if plain:
         return {"data": ({"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16"}[format_name], shape)}
     return formats.get(format_name).shapes(prod(shape[:-1]), shape[-1])
 

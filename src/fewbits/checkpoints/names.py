@@ -13,7 +13,9 @@ def to_gguf(architecture: Architecture, layers: int) -> Callable[[str], str | No
     """A function from a Hugging Face tensor name to its GGUF name, by the gguf package's own map; None = no name."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-    number = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture.gguf)
+    number = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture.gguf), None)
+    if number is None:
+        return lambda name: None
     table = get_tensor_name_map(number, layers)
 
     def name_in_gguf(name: str) -> str | None:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from fewbits.checkpoints.base import Order, Placement, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, float32
 from fewbits.errors import CheckpointError
 
 FREQUENCIES = "rope_freqs.weight"
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
 
 def interleaved(rows: int, heads: int) -> Order:
@@ -25,6 +27,16 @@ def interleaved(rows: int, heads: int) -> Order:
     """
     halves = np.arange(rows, dtype=np.int64).reshape(heads, 2, rows // heads // 2)
     return halves.swapaxes(1, 2).reshape(rows)
+
+
+def parted(rows: int, heads: int) -> Order:
+    """Source row of each target row, (rows,): query, key and value of each of `heads` heads become three parts.
+
+    >>> parted(12, 2).tolist()
+    [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
+    """
+    together = np.arange(rows, dtype=np.int64).reshape(heads, 3, rows // heads // 3)
+    return together.swapaxes(0, 1).reshape(rows)
 
 
 def _number(config: Configuration, key: str, default: float | None = None) -> float:
@@ -74,8 +86,19 @@ def _yarn_attention(config: Configuration, factor: float) -> float | None:
     return None
 
 
+def _longrope(config: Configuration, prefix: str) -> dict[str, Value]:
+    """LongRoPE (https://arxiv.org/abs/2402.13753): its factors are tensors; the factor on cosine and sine is stated."""
+    original = _number(config, "original_max_position_embeddings")
+    factor = _number(config, "factor", config.values["max_position_embeddings"] / original)
+    usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return {
+        f"{prefix}.original_context_length": Value(int(original), "uint32"),
+        f"{prefix}.attn_factor": float32(_number(config, "attention_factor", usual)),
+    }
+
+
 _SCALINGS: Mapping[str, Callable[[Configuration, str], dict[str, Value]]] = MappingProxyType(
-    {"linear": _linear, "yarn": _yarn}
+    {"linear": _linear, "yarn": _yarn, "longrope": _longrope}
 )
 
 
@@ -83,6 +106,8 @@ def scaling_metadata(config: Configuration) -> dict[str, Value]:
     """The metadata that states how RoPE is stretched; raises CheckpointError for a kind that GGUF cannot state."""
     kind = config.rope["rope_type"]
     supported = config.architecture.rope_types
+    if not supported:  # positions are learned
+        return {}
     if kind not in supported:
         raise CheckpointError(
             f"{config.path} asks for RoPE scaling {kind!r}, which a GGUF file of architecture "
@@ -93,14 +118,21 @@ def scaling_metadata(config: Configuration) -> dict[str, Value]:
     return state(config, f"{config.architecture.gguf}.rope.scaling") if state else {}
 
 
-def frequency_factors(config: Configuration) -> Placement | None:
-    """Llama 3's divisors of the RoPE frequencies, (head width / 2,) float32; None for every other kind of scaling.
+def frequency_factors(config: Configuration) -> tuple[Placement, ...]:
+    """Divisors of the RoPE frequencies, (rotated width / 2,) float32 each, for kinds of scaling that have some."""
+    make = _FACTORS.get(config.rope["rope_type"])
+    return tuple(_factors(name, numbers) for name, numbers in make(config).items()) if make else ()
 
-    Wavelengths below original / high_freq_factor stay, those above original / low_freq_factor are stretched by
-    factor, and those between go smoothly from one to the other (the Llama 3.1 reference implementation).
+
+def _factors(name: str, numbers: npt.NDArray[np.float64]) -> Placement:
+    factors = numbers.astype("<f4")
+    return Placement(name, StoredTensor(name, "F32", factors.shape, factors.view(np.uint8)), computed=True)
+
+
+def _llama3_factors(config: Configuration) -> dict[str, npt.NDArray[np.float64]]:
+    """Llama 3's: wavelengths below original / high_freq_factor stay, those above original / low_freq_factor are
+    stretched by factor, and those between go smoothly from one to the other (the Llama 3.1 reference implementation).
     """
-    if config.rope["rope_type"] != "llama3":
-        return None
     factor = _number(config, "factor")
     low, high = _number(config, "low_freq_factor"), _number(config, "high_freq_factor")
     original = _number(config, "original_max_position_embeddings")
@@ -111,6 +143,34 @@ def frequency_factors(config: Configuration) -> Placement | None:
     width = config.values["head_dim"]
     wavelengths = 2 * np.pi * float(config.values["rope_theta"]) ** (np.arange(0, width, 2, dtype=np.float64) / width)
     share = np.clip((original / wavelengths - low) / (high - low), 0.0, 1.0)
-    factors = (1.0 / ((1.0 - share) / factor + share)).astype("<f4")
-    stored = StoredTensor(FREQUENCIES, "F32", factors.shape, factors.view(np.uint8))
-    return Placement(FREQUENCIES, stored, computed=True)
+    return {FREQUENCIES: 1.0 / ((1.0 - share) / factor + share)}
+
+
+def _long_factors(config: Configuration) -> dict[str, npt.NDArray[np.float64]]:
+    """LongRoPE's two lists: for texts beyond the original context, and for the others."""
+    return {LONG: _list(config, "long_factor"), SHORT: _list(config, "short_factor")}
+
+
+def _list(config: Configuration, key: str) -> npt.NDArray[np.float64]:
+    stated, pairs = config.rope.get(key), config.values["rotary_dim"] // 2
+    numbers = stated if isinstance(stated, list) and all(type(n) in (int, float) and n > 0 for n in stated) else []
+    if len(numbers) != pairs:
+        raise CheckpointError(f"{config.path} needs {pairs} positive numbers as {key} of RoPE; correct it.")
+    return np.array(numbers, np.float64)
+
+
+_FACTORS: Mapping[str, Callable[[Configuration], dict[str, npt.NDArray[np.float64]]]] = MappingProxyType(
+    {"llama3": _llama3_factors, "longrope": _long_factors}
+)
+
+
+def scaling_notes(config: Configuration) -> list[str]:
+    """What a person should know about how RoPE is stretched."""
+    if config.rope["rope_type"] != "longrope":
+        return []
+    original = int(_number(config, "original_max_position_embeddings"))
+    note = (
+        f"RoPE has factors for texts of up to {original} tokens and others beyond; transformers chooses by the length "
+        "of the text, and llama.cpp by the size of the context that it was started with."
+    )
+    return [note]

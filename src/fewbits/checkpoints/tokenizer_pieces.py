@@ -105,6 +105,8 @@ def _prepend_scheme(source: TokenizerSource) -> str:
             scheme = "plain"
         elif kind == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE:
             replaced = True
+        elif kind == "Split" and step.get("pattern") == {"String": " "} and replaced:
+            pass  # Gemma's: no space is left to cut at
         elif kind == "Metaspace" and step.get("replacement", SPACE) == SPACE and not _cuts(source, step):
             scheme, replaced = _metaspace_scheme(source, step), True
         else:

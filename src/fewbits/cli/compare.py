@@ -15,6 +15,7 @@ import click
     "--context", type=click.IntRange(min=2), default=512, show_default=True, metavar="N", help="Tokens per window."
 )
 @click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Read only the first N tokens of the text.")
+@click.option("--architecture", metavar="FILE", help="Facts of an architecture of your own, as TOML.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
 def command(
@@ -23,6 +24,7 @@ def command(
     text: str,
     context: int,
     max_tokens: int | None,
+    architecture: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -44,6 +46,7 @@ def command(
             text=text,
             context=context,
             max_tokens=max_tokens,
+            architecture=architecture,
             threads=threads,
             progress=lambda done, total: report("compare", done, total),
         )

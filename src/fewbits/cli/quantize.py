@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Tokens of a window.",
 )
+@click.option("--architecture", metavar="FILE", help="Facts of an architecture of your own, as TOML.")
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")

@@ -15,6 +15,7 @@ from fewbits.errors import EvaluationError
 from fewbits.evaluation.metrics import Estimate, Tally, estimate, score_window
 from fewbits.evaluation.model_files import LoadedModel, ModelFile, Vocabulary, open_model
 from fewbits.evaluation.text import Ids, evaluation_windows, read_text, scored_positions
+from fewbits.models import add_architecture
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +93,7 @@ def compare(
     context: int = 512,
     threads: int | None = None,
     max_tokens: int | None = None,
+    architecture: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure perplexity, KL divergence and top-1 agreement of `quantized` against `original` on a text file.
@@ -101,10 +103,13 @@ def compare(
     the second half of each window is scored, as llama.cpp's perplexity tool does. A GGUF file is evaluated through
     its decoded weights in transformers, in float32: the cost is that of the weights alone, where llama.cpp also rounds
     activations to 8 bits (which shows only beside Q8_0). `max_tokens` bounds the tokens read; `progress(done, total)`
-    is called after each window. Raises EvaluationError when a model or the text cannot be evaluated.
+    is called after each window. `architecture` is a TOML file as `quantize` takes it. Raises EvaluationError when a
+    model or the text cannot be evaluated.
     """
     import torch
 
+    if architecture is not None:
+        add_architecture(Path(architecture))
     source = read_text(text)
     files = open_model(original), open_model(quantized)
     vocabulary = files[0].vocabulary()

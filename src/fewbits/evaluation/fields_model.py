@@ -77,7 +77,6 @@ def _filled(config: Any, state: dict[str, torch.Tensor]) -> tuple[Any, dict[str,
             config=config,
             state_dict=state,
             dtype=torch.float32,
-            attn_implementation="sdpa",
             output_loading_info=True,
         )
         return network, report
@@ -91,4 +90,5 @@ def _numbers(stored: StoredMatrix | StoredTensor) -> torch.Tensor:
     rows = 1
     for size in stored.shape[:-1]:
         rows *= size
-    return stored_numbers(format, stored.fields, (rows, stored.shape[-1])).reshape(stored.shape)
+    numbers = stored_numbers(format, stored.fields, (rows, stored.shape[-1])).reshape(stored.shape)
+    return numbers.T.contiguous() if stored.transposed else numbers

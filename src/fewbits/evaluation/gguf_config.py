@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewbits.checkpoints.base import Reader, Value
+from fewbits.checkpoints.rope import LONG, SHORT
 from fewbits.errors import EvaluationError
+from fewbits.evaluation.decoding import decoded
 from fewbits.models import Architecture, TensorFact, for_gguf
 
 EMBEDDING = "token_embd.weight"
@@ -47,25 +49,63 @@ def read_config(reader: Reader) -> GGUFConfig:
         raise EvaluationError(f"{reader.path}: the metadata name no architecture (general.architecture).")
     architecture = for_gguf(name, experts=bool(metadata.get(f"{name}.expert_count")))
     values = {**_stated(reader, architecture, metadata), **_optional_parts(reader, architecture)}
-    _fill_defaults(reader, values)
+    _fill_defaults(reader, architecture, values)
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
-    values["rope_parameters"] = _rope_parameters(reader, name, metadata, values.pop("rope_theta"))
+    values |= _implied(architecture, values)
     facts = architecture.parameters(values, values["num_hidden_layers"])
-    return GGUFConfig(architecture.name, values, facts)
+    values |= {own: values[key] for key, own in architecture.aliases.items() if key in values}
+    # Nothing is padded here, and transformers' own number could lie beyond this vocabulary.
+    values |= {"pad_token_id": None, **_rope(reader, architecture, metadata, values)}
+    return GGUFConfig(architecture.model_type, values, facts)
+
+
+def _rope(
+    reader: Reader, architecture: Architecture, metadata: Mapping[str, Any], values: dict[str, Any]
+) -> dict[str, Any]:
+    """The rotation of positions, taken out of `values`; nothing where positions are learned."""
+    base = values.pop("rope_theta")
+    if not architecture.rope_types:
+        return {}
+    rope = _rope_parameters(reader, architecture.gguf, metadata, base)
+    rotated = values.pop("rotary_dim", values["head_dim"])
+    rope |= {"partial_rotary_factor": rotated / values["head_dim"]} if rotated != values["head_dim"] else {}
+    return {"rope_parameters": _by_kind(architecture, values, rope)}
+
+
+def _implied(architecture: Architecture, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What llama.cpp takes for granted of a model of these widths."""
+    layers = values["num_hidden_layers"]
+    each_head = values["hidden_size"] // values["num_attention_heads"]
+    known = {"head": values["head_dim"], "hidden": values["hidden_size"], "hidden / heads": each_head}
+    found: dict[str, Any] = {key: known[width] for key, width in architecture.implications(layers).items()}
+    kinds = architecture.kinds(layers)
+    return {**found, "layer_types": kinds} if kinds else found
+
+
+def _by_kind(architecture: Architecture, values: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
+    """RoPE parameters as transformers states them: for all layers, or for each kind of them."""
+    local = architecture.local_rope
+    if local is None:
+        return rope
+    base = values.pop(local.base, architecture.defaults[local.base])
+    return {local.others: rope, local.kind: {"rope_theta": base, "rope_type": "default"}}
 
 
 def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration values that the metadata state; keys that share one value must agree."""
     values: dict[str, Any] = {}
-    for key, (target, kind) in architecture.metadata.items():
+    for key, fact in architecture.metadata.items():
         if key not in metadata:
             continue
         value = metadata[key]
-        if isinstance(value, bool) or not isinstance(value, int if "int" in kind else float):
-            raise EvaluationError(f"{reader.path}: {key} is {value!r}, not one number, which is not supported.")
-        if values.setdefault(target, value) != value:
+        wanted = {"uint32": int, "float32": float, "bool": bool, "string": str}[fact.type]
+        if type(value) is not wanted:
             raise EvaluationError(
-                f"{reader.path}: {key} is {value}, but another key says {values[target]}; this is not supported."
+                f"{reader.path}: {key} is {value!r}, not one {wanted.__name__}, which is not supported."
+            )
+        if values.setdefault(fact.key, value) != value:
+            raise EvaluationError(
+                f"{reader.path}: {key} is {value}, but another key says {values[fact.key]}; this is not supported."
             )
     return values
 
@@ -83,7 +123,7 @@ def _optional_parts(reader: Reader, architecture: Architecture) -> dict[str, boo
     return parts
 
 
-def _fill_defaults(reader: Reader, values: dict[str, Any]) -> None:
+def _fill_defaults(reader: Reader, architecture: Architecture, values: dict[str, Any]) -> None:
     """What a file may leave out, from its tensors and the specification; raises EvaluationError for the rest."""
     if EMBEDDING not in reader.names():
         raise EvaluationError(f"{reader.path}: there is no {EMBEDDING}; only whole language models can be evaluated.")
@@ -91,8 +131,8 @@ def _fill_defaults(reader: Reader, values: dict[str, Any]) -> None:
     if values.setdefault("vocab_size", rows) != rows:
         raise EvaluationError(f"{reader.path}: {EMBEDDING} has {rows} rows for {values['vocab_size']} tokens.")
     values.setdefault("rope_theta", _DEFAULT_ROPE_BASE)
-    needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "rms_norm_eps")
-    for key in (*needed, "max_position_embeddings"):
+    needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size")
+    for key in (*needed, architecture.epsilon, "max_position_embeddings"):
         if not values.get(key):
             raise EvaluationError(f"{reader.path}: the metadata do not state {key.replace('_', ' ')}.")
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
@@ -115,4 +155,18 @@ def _rope_parameters(reader: Reader, name: str, metadata: Mapping[str, Any], bas
         # llama.cpp multiplies YaRN's own 1 + 0.1 ln(factor) by it; transformers is given the product.
         usual = 1 + 0.1 * math.log(max(stated.get("factor", 1.0), 1.0))
         parameters["attention_factor"] = stated["attn_factor"] * usual
-    return parameters
+    return parameters | _long_factors(reader, stated)
+
+
+def _long_factors(reader: Reader, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """LongRoPE's lists of factors, which a file holds as tensors; raises EvaluationError where one of two is there."""
+    present = [name for name in (LONG, SHORT) if name in reader.names()]
+    if not present:
+        return {}
+    if len(present) < 2 or "original_context_length" not in stated:
+        raise EvaluationError(f"{reader.path}: {present[0]} is there and not all that belongs to it.")
+    factors = {
+        key: decoded(reader.read(name)).tolist() for key, name in (("long_factor", LONG), ("short_factor", SHORT))
+    }
+    original = stated["original_context_length"]
+    return {**factors, "rope_type": "longrope", "original_max_position_embeddings": original}

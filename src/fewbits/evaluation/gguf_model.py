@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.rope import LONG, SHORT
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded, require_decodable
 from fewbits.evaluation.experts import put_together, taken_apart
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the RoPE frequencies (Llama 3.1's scaling), one per pair of a head: no parameter of the network."""
+NO_PARAMETERS = {ROPE_FACTORS, LONG, SHORT}
+"""LongRoPE's lists are part of the configuration."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,10 @@ class GGUFModel:
         state = {}
         for name, (target, fact) in facts.items():
             weight = decoded(self.reader.read(name))
-            state[target] = _halves_apart(weight, self.config.values["head_dim"]) if fact.order == "rope" else weight
+            weight = weight - fact.add if fact.add else weight
+            weight = weight.T.contiguous() if fact.transposed else weight.reshape(fact.in_checkpoint(weight.shape))
+            back = _BACK.get(fact.order)
+            state[target] = back(weight, self.config.values["head_dim"]) if back else weight
         network.load_state_dict(put_together(state, dict(network.named_parameters())), strict=False, assign=True)
         network.tie_weights()
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -79,7 +86,7 @@ class GGUFModel:
         facts = self.config.facts
         parameters = taken_apart({name: tuple(p.shape) for name, p in network.named_parameters()})
         stored = set(self.reader.names())
-        if extra := sorted(stored - set(facts) - {ROPE_FACTORS}):
+        if extra := sorted(stored - set(facts) - NO_PARAMETERS):
             raise EvaluationError(
                 f"{self.path}: the {self.config.model_type} architecture has no place for tensor {_listed(extra)}."
             )
@@ -87,8 +94,9 @@ class GGUFModel:
             raise EvaluationError(f"{self.path}: the file lacks tensor {_listed(missing)}.")
         if empty := sorted(set(parameters) - {target for target, _ in facts.values()}):
             raise EvaluationError(f"{self.path}: no tensor of the file fills parameter {_listed(empty)}.")
-        for name, (target, _) in facts.items():
+        for name, (target, fact) in facts.items():
             shape = self.reader.read(name).shape
+            shape = fact.in_checkpoint(shape)
             if parameters.get(target) != shape:
                 raise EvaluationError(
                     f"{self.path}: tensor {name} has shape {shape}, but the file's metadata ask for "
@@ -108,3 +116,12 @@ def _halves_apart(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     """
     pairs = weight.reshape(-1, head_dim // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)
+
+
+def _heads_together(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows (3 * heads * head_dim, ...), queries, keys, values, as transformers' GPT-NeoX has them, head by head."""
+    parts = weight.reshape(3, -1, head_dim, *weight.shape[1:])
+    return parts.transpose(0, 1).reshape(weight.shape)
+
+
+_BACK = MappingProxyType({"rope": _halves_apart, "qkv": _heads_together})

@@ -61,7 +61,6 @@ class HuggingFaceModel:
                     self.path,
                     config=self.config,
                     dtype=torch.float32,
-                    attn_implementation="sdpa",
                     use_safetensors=True,
                     output_loading_info=True,
                     **SAFE,

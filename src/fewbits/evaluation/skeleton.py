@@ -22,25 +22,31 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
 
     try:
         with quiet_transformers() as transformers, torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(
-                configured(transformers), dtype=torch.float32, attn_implementation="sdpa"
-            )
+            return transformers.AutoModelForCausalLM.from_config(configured(transformers), dtype=torch.float32)
     except Exception as error:  # transformers raises whatever its checks of a configuration raise
         raise EvaluationError(f"{path}: its metadata describe no model ({first_sentence(error)}).") from error
 
 
 def give_frequencies(path: Path, network: Any, factors: torch.Tensor | None = None) -> None:
-    """Compute the RoPE tables of `network`, which no file holds, and divide their frequencies by `factors`.
+    """Compute what no file holds of `network`, RoPE tables and constants, and divide RoPE's frequencies by `factors`.
 
-    Raises EvaluationError where there is another number of factors.
+    Raises EvaluationError where there is another number of factors, or something is left that nothing computes.
     """
+    import torch
+
     for name, module in list(network.named_modules()):
-        if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+        empty = [own for own, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        if not empty:
             continue
-        rotary = type(module)(network.config)
-        network.set_submodule(name, rotary)
-        if factors is not None:
-            if factors.shape != rotary.inv_freq.shape:
-                counts = f"{factors.numel()} factors for {rotary.inv_freq.numel()} pairs"
+        for own in empty:
+            shape = module.get_buffer(own)
+            module.register_buffer(own, torch.full(shape.shape, torch.nan, dtype=shape.dtype), persistent=False)
+        with torch.no_grad():
+            network._init_weights(module)  # parameters are on the meta device, so that nothing happens to them
+        if any(bool(module.get_buffer(own).isnan().any()) for own in empty):
+            raise EvaluationError(f"{path}: nothing computes {empty[0]} of {name} in this version of transformers.")
+        if factors is not None and hasattr(module, "inv_freq"):
+            if factors.shape != module.inv_freq.shape:
+                counts = f"{factors.numel()} factors for {module.inv_freq.numel()} pairs"
                 raise EvaluationError(f"{path}: RoPE has {counts}.")
-            rotary.inv_freq.div_(factors)
+            module.inv_freq.div_(factors)

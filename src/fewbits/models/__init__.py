@@ -9,11 +9,25 @@ from fewbits.models.architecture import (
     EXPERT,
     Architecture,
     GroupFact,
+    ImpliedFact,
+    LocalRope,
+    MetadataFact,
     StreamFact,
     TensorFact,
-    architectures,
-    for_config,
-    for_gguf,
 )
+from fewbits.models.known import add_architecture, architectures, for_config, for_gguf
 
-__all__ = ["EXPERT", "Architecture", "GroupFact", "StreamFact", "TensorFact", "architectures", "for_config", "for_gguf"]
+__all__ = [
+    "EXPERT",
+    "Architecture",
+    "GroupFact",
+    "ImpliedFact",
+    "LocalRope",
+    "MetadataFact",
+    "StreamFact",
+    "TensorFact",
+    "add_architecture",
+    "architectures",
+    "for_config",
+    "for_gguf",
+]

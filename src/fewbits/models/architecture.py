@@ -1,23 +1,11 @@
-"""Load architecture facts and find the architecture of a configuration or a GGUF file."""
+"""What is known about an architecture: the facts that its TOML file states."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache
-from importlib import resources
-from types import MappingProxyType
 from typing import Any
-
-from fewbits.errors import CheckpointError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - Python 3.10
-    import tomli as tomllib
-
 
 EXPERT = "{expert}"
 """Stands for an expert's number in a name."""
@@ -28,9 +16,12 @@ class TensorFact:
     """One tensor of an architecture: its name on both sides, with "{layer}" for the layer's number.
 
     `shape` names widths ("hidden", "query", ...) in numpy's order. `order` is "rope" where llama.cpp wants the rows of
-    each head interleaved. `when` and `unless` name the configuration value that decides whether the tensor exists.
-    With "{expert}" in its source, a checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers'
-    network, its stacks taken apart, where that is not `source`.
+    each head interleaved, and "qkv" where a checkpoint has query, key and value of each head together. `when` and
+    `unless` name the configuration value that decides whether the tensor exists. With "{expert}" in its source, a
+    checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers' network, its stacks taken apart,
+    where that is not `source`. `add` is what a GGUF file's numbers are more than the source's. A `transposed` matrix
+    lies in the checkpoint, and in transformers' network, with its columns as rows; `shape` is the GGUF file's. A `flat`
+    vector is a matrix of one row there.
     """
 
     gguf: str
@@ -40,6 +31,9 @@ class TensorFact:
     when: str = ""
     unless: str = ""
     parameter: str = ""
+    add: float = 0.0
+    transposed: bool = False
+    flat: bool = False
 
     @property
     def stacked(self) -> bool:
@@ -51,9 +45,51 @@ class TensorFact:
         """Whether every layer has one."""
         return "{layer}" in self.gguf
 
+    def in_checkpoint(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in a checkpoint of what has `shape` in a GGUF file."""
+        if self.flat:
+            return 1, *shape
+        return shape[::-1] if self.transposed else shape
+
     def exists(self, config: Mapping[str, Any]) -> bool:
         """Whether a model of `config` (defaults filled in) has this tensor."""
         return (not self.when or bool(config.get(self.when))) and not (self.unless and config.get(self.unless))
+
+
+@dataclass(frozen=True)
+class MetadataFact:
+    """One metadata value of a GGUF file: the configuration key that says it, and its GGUF type.
+
+    An `optional` one is written where the configuration says something.
+    """
+
+    key: str
+    type: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class ImpliedFact:
+    """A configuration value that llama.cpp takes from elsewhere: `key` has to be the width called `width`.
+
+    `layers` are the numbers of layers for which that is so; empty: all that no other fact about `key` names.
+    """
+
+    key: str
+    width: str
+    layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LocalRope:
+    """RoPE of its own for layers of one kind: their base is the configuration value `base`, and never stretched.
+
+    `kind` and `others` are what the configuration calls those layers and all others.
+    """
+
+    kind: str
+    others: str
+    base: str
 
 
 @dataclass(frozen=True)
@@ -77,11 +113,14 @@ class GroupFact:
 
 @dataclass(frozen=True)
 class StreamFact:
-    """Who begins the residual stream and who writes into it by rows; behind norms, its readers are consumers."""
+    """Who begins the residual stream and who writes into it by rows; behind norms, its readers are consumers.
+
+    Without writers it is not known how the stream could be rotated.
+    """
 
     embedding: str
     head: str
-    writers: tuple[str, ...]
+    writers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,13 +139,31 @@ class Architecture:
     defaults: Mapping[str, Any]
     require: Mapping[str, tuple[Any, ...]]
     """Configuration key -> the values that can be converted; a missing key is fine."""
-    equal: tuple[tuple[str, str], ...]
-    """Pairs of widths that must be equal."""
-    metadata: Mapping[str, tuple[str, str]]
-    """GGUF key -> (configuration key, GGUF type)."""
+    metadata: Mapping[str, MetadataFact]
+    """GGUF key -> what it states."""
     tensors: tuple[TensorFact, ...]
-    groups: tuple[GroupFact, ...]
     stream: StreamFact
+    groups: tuple[GroupFact, ...] = ()
+    equal: tuple[tuple[str, str], ...] = ()
+    """Pairs of widths that must be equal."""
+    widths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Width of fused tensors -> the widths that it is the sum of."""
+    implied: tuple[ImpliedFact, ...] = ()
+    stated: tuple[str, ...] = ()
+    """Configuration keys where null says something that a GGUF file cannot state."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Configuration key by which a value goes here -> what this architecture's configurations call it."""
+    multiples: Mapping[str, int] = field(default_factory=dict)
+    """Configuration key -> how many times the hidden size it is, where the configuration is silent."""
+    prefix: str = ""
+    """How names of a checkpoint begin that may also lack it."""
+    absent: tuple[str, ...] = ()
+    """Configuration keys that have to say nothing."""
+    layer_types: tuple[str, ...] = ()
+    """Kinds of the first layers, repeated over all of them; empty where all are of one kind."""
+    local_rope: LocalRope | None = None
+    transformers: str = ""
+    """The model type in transformers, where that is not `name`."""
 
     def skips(self, name: str) -> bool:
         """Whether the source tensor `name` holds no weight and is left out."""
@@ -117,12 +174,40 @@ class Architecture:
         """Whether its layers have experts."""
         return any(fact.stacked for fact in self.tensors)
 
+    @property
+    def model_type(self) -> str:
+        """What transformers calls it."""
+        return self.transformers or self.name
+
+    @property
+    def epsilon(self) -> str:
+        """The configuration key of what is added to a variance in its norms."""
+        return next(fact.key for key, fact in self.metadata.items() if "layer_norm" in key)
+
+    def kinds(self, layers: int) -> list[str]:
+        """The kind of each of `layers` layers; empty where all are of one kind."""
+        return [self.layer_types[n % len(self.layer_types)] for n in range(layers)] if self.layer_types else []
+
+    def implications(self, layers: int) -> dict[str, str]:
+        """Configuration key -> the width that it has to be in a model of `layers` layers."""
+        general = {fact.key: fact.width for fact in self.implied if not fact.layers}
+        return general | {fact.key: fact.width for fact in self.implied if layers in fact.layers}
+
     def facts(self, config: Mapping[str, Any], layers: int) -> dict[str, tuple[str, TensorFact]]:
         """GGUF name -> (source name, fact) for every tensor of a model of `config`, layer by layer.
 
         The number of an expert is left open.
         """
         return self._named(config, layers, lambda fact: fact.source)
+
+    def stored(
+        self, config: Mapping[str, Any], layers: int, present: Collection[str]
+    ) -> dict[str, tuple[str, TensorFact]]:
+        """The same for a checkpoint with the tensors `present`, whose names may lack the prefix."""
+        facts = self.facts(config, layers)
+        if not self.prefix or any(name.startswith(self.prefix) for name in present):
+            return facts
+        return {target: (source.removeprefix(self.prefix), fact) for target, (source, fact) in facts.items()}
 
     def parameters(self, config: Mapping[str, Any], layers: int) -> dict[str, tuple[str, TensorFact]]:
         """GGUF name -> (parameter of transformers' network, its stacks taken apart, fact), as `facts`."""
@@ -145,60 +230,3 @@ class Architecture:
 
 def _in_layer(name: str, layer: int) -> str:
     return name.replace("{layer}", str(layer))
-
-
-def _parse(text: str) -> Architecture:
-    raw = tomllib.loads(text)
-    return Architecture(
-        name=raw["name"],
-        gguf=raw["gguf"],
-        classes=tuple(raw["classes"]),
-        skip=tuple(raw["skip"]),
-        rope_types=tuple(raw["rope_types"]),
-        defaults=MappingProxyType(raw["defaults"]),
-        require=MappingProxyType({key: tuple(values) for key, values in raw["require"].items()}),
-        equal=tuple((a, b) for a, b in raw.get("equal", ())),
-        metadata=MappingProxyType({key: (source, kind) for key, (source, kind) in raw["metadata"].items()}),
-        tensors=tuple(
-            TensorFact(gguf=name, **{**fields, "shape": tuple(fields["shape"])})
-            for name, fields in raw["tensors"].items()
-        ),
-        groups=tuple(
-            GroupFact(g["name"], g["kind"], tuple(g["producers"]), tuple(g["consumers"])) for g in raw["groups"]
-        ),
-        stream=StreamFact(raw["stream"]["embedding"], raw["stream"]["head"], tuple(raw["stream"]["writers"])),
-    )
-
-
-@cache
-def architectures() -> tuple[Architecture, ...]:
-    """Every supported architecture, ordered by name."""
-    files = resources.files("fewbits.models").iterdir()
-    texts = {f.name: f.read_text(encoding="utf-8") for f in files if f.name.endswith(".toml")}
-    return tuple(_parse(texts[name]) for name in sorted(texts))
-
-
-def for_config(config: Mapping[str, Any]) -> Architecture:
-    """The architecture that a Hugging Face configuration names; raises CheckpointError, listing the supported ones."""
-    stated = config.get("architectures")
-    names = stated if isinstance(stated, list) else [stated]
-    for architecture in architectures():
-        if names and names[0] in architecture.classes:
-            return architecture
-    known = ", ".join(sorted(c for a in architectures() for c in a.classes))
-    if not names or not isinstance(names[0], str):
-        raise CheckpointError(f"the configuration names no architecture ('architectures'). Supported: {known}.")
-    raise CheckpointError(f"the architecture {names[0]} is not supported. Supported: {known}.")
-
-
-def for_gguf(name: str, *, experts: bool = False) -> Architecture:
-    """The first architecture, with or without experts, that GGUF files call `name`.
-
-    Raises CheckpointError, listing the supported ones.
-    """
-    for architecture in architectures():
-        if architecture.gguf == name and architecture.experts == experts:
-            return architecture
-    known = ", ".join(sorted({a.gguf for a in architectures()}))
-    having = " with experts" if experts else ""
-    raise CheckpointError(f"the GGUF architecture {name!r}{having} is not supported. Supported: {known}.")

@@ -1,0 +1,208 @@
+"""Read an architecture's facts from TOML, and say which line is wrong where one is."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+from fewbits.errors import CheckpointError
+from fewbits.models.architecture import (
+    Architecture,
+    GroupFact,
+    ImpliedFact,
+    LocalRope,
+    MetadataFact,
+    StreamFact,
+    TensorFact,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - Python 3.10
+    import tomli as tomllib
+
+WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions", "shared")
+"""Widths that every configuration gives; an architecture may name sums of them."""
+ORDERS = ("", "rope", "qkv")
+GROUP_KINDS = ("norm", "rows", "heads")
+METADATA_TYPES = ("uint32", "float32", "bool", "string")
+
+_NEEDED = ("name", "gguf", "classes", "metadata", "tensors", "stream")
+_TABLE = re.compile(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A TOML text, where it is from, and what it says."""
+
+    text: str
+    where: str
+
+    def wrong(self, message: str, *path: str) -> CheckpointError:
+        """The error about what stands under `path`: (key,), (table, key) or (table,)."""
+        return CheckpointError(f"{self.where}, line {self._line(path)}: {message}.")
+
+    def _line(self, path: tuple[str, ...]) -> int:
+        """The line of the last key of `path`; of its table, or the first one, where it has none."""
+        table, found = "", 1
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := _TABLE.match(line):
+                table = header[1]
+                found = number if path and table == path[0] else found
+                continue
+            key = line.partition("=")[0].strip().strip("\"'")
+            if key and (*([table] if table else []), key) == path:
+                return number
+        return found
+
+    def table(self, raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        """The table `name`, empty where there is none."""
+        found = raw.get(name, {})
+        if not isinstance(found, dict):
+            raise self.wrong(f"{name} has to be a table", name)
+        return found
+
+    def strings(self, found: Any, *path: str) -> tuple[str, ...]:
+        """A list of texts."""
+        if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+            raise self.wrong(f"{path[-1]} has to be a list of texts, and is {found!r}", *path)
+        return tuple(found)
+
+    def string(self, found: Any, *path: str) -> str:
+        """A text that is not empty."""
+        if not isinstance(found, str) or not found:
+            raise self.wrong(f"{path[-1]} has to be a text, and is {found!r}", *path)
+        return found
+
+    def known(self, found: Collection[str], allowed: Collection[str], *path: str) -> None:
+        """Raise for what is not among `allowed`."""
+        for each in found:
+            if each not in allowed:
+                names = ", ".join(name for name in allowed if name)
+                raise self.wrong(f"{path[-1]} says {each!r}, which is not known; known: {names}", *path)
+
+
+def read_architecture(text: str, where: str) -> Architecture:
+    """The architecture that TOML `text` describes; raises CheckpointError, naming `where` and the line of a fault."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CheckpointError(f"{where} is no TOML: {error}.") from None
+    at = _Text(text, where)
+    for key in _NEEDED:
+        if key not in raw:
+            raise at.wrong(f"there is no {key}, which every architecture needs")
+    for key in raw:
+        if key not in {each.name for each in fields(Architecture)}:
+            raise at.wrong(f"{key} is no fact that is known", key)
+    widths = _widths(at, raw)
+    return Architecture(
+        name=at.string(raw["name"], "name"),
+        gguf=at.string(raw["gguf"], "gguf"),
+        classes=at.strings(raw["classes"], "classes"),
+        skip=at.strings(raw.get("skip", []), "skip"),
+        rope_types=at.strings(raw.get("rope_types", []), "rope_types"),
+        defaults=MappingProxyType(dict(at.table(raw, "defaults"))),
+        require=MappingProxyType({key: _values(at, key, found) for key, found in at.table(raw, "require").items()}),
+        equal=_equal(at, raw, widths),
+        metadata=MappingProxyType({key: _metadata(at, key, found) for key, found in at.table(raw, "metadata").items()}),
+        tensors=tuple(_tensor(at, name, found, widths) for name, found in at.table(raw, "tensors").items()),
+        groups=tuple(_group(at, found) for found in raw.get("groups", [])),
+        stream=_stream(at, raw),
+        widths=MappingProxyType({name: tuple(parts) for name, parts in at.table(raw, "widths").items()}),
+        implied=tuple(_implied(at, found, widths) for found in raw.get("implied", [])),
+        stated=at.strings(raw.get("stated", []), "stated"),
+        aliases=MappingProxyType({k: at.string(own, "aliases", k) for k, own in at.table(raw, "aliases").items()}),
+        multiples=MappingProxyType({k: _count(at, k, times) for k, times in at.table(raw, "multiples").items()}),
+        prefix=raw.get("prefix", ""),
+        absent=at.strings(raw.get("absent", []), "absent"),
+        layer_types=at.strings(raw.get("layer_types", []), "layer_types"),
+        local_rope=_local_rope(at, raw),
+        transformers=raw.get("transformers", ""),
+    )
+
+
+def _widths(at: _Text, raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of all widths."""
+    own = at.table(raw, "widths")
+    for name, parts in own.items():
+        at.known(at.strings(parts, "widths", name), WIDTHS, "widths", name)
+    return (*WIDTHS, *own)
+
+
+def _values(at: _Text, key: str, found: Any) -> tuple[Any, ...]:
+    if not isinstance(found, list) or not found:
+        raise at.wrong(f"{key} has to be a list of the values that can be converted", "require", key)
+    return tuple(found)
+
+
+def _count(at: _Text, key: str, found: Any) -> int:
+    if type(found) is not int or found < 1:
+        raise at.wrong(f"{key} has to be a count, and is {found!r}", "multiples", key)
+    return found
+
+
+def _equal(at: _Text, raw: Mapping[str, Any], widths: Collection[str]) -> tuple[tuple[str, str], ...]:
+    pairs = raw.get("equal", [])
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise at.wrong("equal has to be a list of pairs of widths", "equal")
+    for pair in pairs:
+        at.known(pair, widths, "equal")
+    return tuple((a, b) for a, b in pairs)
+
+
+def _metadata(at: _Text, key: str, found: Any) -> MetadataFact:
+    parts = at.strings(found, "metadata", key)
+    if len(parts) not in (2, 3) or parts[2:] not in ((), ("optional",)):
+        raise at.wrong(f'{key} has to be [configuration key, type] or [.., .., "optional"]', "metadata", key)
+    at.known(parts[1:2], METADATA_TYPES, "metadata", key)
+    return MetadataFact(parts[0], parts[1], optional=len(parts) > 2)
+
+
+def _tensor(at: _Text, name: str, found: Any, widths: Collection[str]) -> TensorFact:
+    path = ("tensors", name)
+    if not isinstance(found, dict) or not {"source", "shape"} <= set(found):
+        raise at.wrong(f"{name} has to be a table with source and shape", *path)
+    at.known(found, [each.name for each in fields(TensorFact) if each.name != "gguf"], *path)
+    for key, value in found.items():
+        kind = {"shape": list, "add": float, "transposed": bool, "flat": bool}.get(key, str)
+        if not isinstance(value, kind):
+            raise at.wrong(f"{name} has {key} = {value!r}, which is of another kind", *path)
+    at.known(at.strings(found["shape"], *path), widths, *path)
+    at.known([found.get("order", "")], ORDERS, *path)
+    if ("{layer}" in name) != ("{layer}" in found["source"]):
+        raise at.wrong(f"{name} and its source have to name the layer both, or neither", *path)
+    return TensorFact(gguf=name, **{**found, "shape": tuple(found["shape"])})
+
+
+def _group(at: _Text, found: Mapping[str, Any]) -> GroupFact:
+    missing = {"name", "kind", "producers", "consumers"} ^ set(found)
+    if missing:
+        raise at.wrong(f"a group has name, kind, producers and consumers; see {sorted(missing)[0]}", "groups")
+    at.known([found["kind"]], GROUP_KINDS, "groups", "kind")
+    producers, consumers = (at.strings(found[key], "groups", key) for key in ("producers", "consumers"))
+    return GroupFact(found["name"], found["kind"], producers, consumers)
+
+
+def _stream(at: _Text, raw: Mapping[str, Any]) -> StreamFact:
+    stream = at.table(raw, "stream")
+    embedding, head = (at.string(stream.get(key), "stream", key) for key in ("embedding", "head"))
+    return StreamFact(embedding, head, at.strings(stream.get("writers", []), "stream", "writers"))
+
+
+def _implied(at: _Text, found: Mapping[str, Any], widths: Collection[str]) -> ImpliedFact:
+    key, width = (at.string(found.get(name), "implied", name) for name in ("key", "width"))
+    at.known([width], (*widths, "hidden / heads"), "implied", "width")
+    return ImpliedFact(key, width, tuple(found.get("layers", ())))
+
+
+def _local_rope(at: _Text, raw: Mapping[str, Any]) -> LocalRope | None:
+    if "local_rope" not in raw:
+        return None
+    found = at.table(raw, "local_rope")
+    kind, others, base = (at.string(found.get(key), "local_rope", key) for key in ("kind", "others", "base"))
+    return LocalRope(kind, others, base)

@@ -1,0 +1,153 @@
+"""Where the verifier finds what a file must hold: the source, read again, by the facts of its architecture alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, StoredTensor
+from fewbits.checkpoints.configuration import read_configuration
+from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.safetensors import open_directory
+from fewbits.errors import VerificationError
+from fewbits.models import EXPERT, Architecture, for_gguf
+from fewbits.verification_rotation import Turned, expect_rotated
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a tensor of the target is made of: rows of `source` in `order`, plus `add`."""
+
+    source: StoredTensor
+    order: Order | None = None
+    add: float = 0.0
+
+
+@dataclass(frozen=True)
+class Columns(StoredTensor):
+    """The columns of a matrix as rows; `buffer` is that of the matrix."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.buffer.size // self.rows
+
+    def slab(self, start: int, stop: int) -> Bytes:
+        """Columns `start` to `stop` of the matrix, one after another."""
+        size = self.buffer.size // self.elements
+        table = self.buffer.view(f"V{size}").reshape(self.cols, self.rows)
+        picked = [np.ascontiguousarray(table[:, column]).view(np.uint8) for column in range(start, stop)]
+        return np.stack(picked) if picked else np.empty((0, self.row_bytes), np.uint8)
+
+
+def turn(matrix: StoredTensor) -> StoredTensor:
+    """`matrix` (cols, rows) as (rows, cols)."""
+    return Columns(matrix.name, matrix.format, matrix.shape[::-1], matrix.buffer)
+
+
+def expect_directory(path: Path, file: GGUFReader) -> dict[str, Origin]:
+    """Target name -> origin for the model directory `path`, from its configuration alone."""
+    config = read_configuration(path)
+    reader, _ = open_directory(path)
+    facts = config.architecture.stored(config.values, config.layers, reader.names())
+    ordered = any(fact.order for _, fact in facts.values())
+    width = _head_width(file) if ordered else 0
+    found: dict[str, Origin] = {}
+    for name, (source, fact) in facts.items():
+        parts = [reader.read(own) for own in _each_expert(source, config.experts)]
+        tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
+        tensor = turn(tensor) if fact.transposed else tensor
+        tensor = StoredTensor(source, tensor.format, tensor.shape[1:], tensor.buffer) if fact.flat else tensor
+        order = _ORDERS[fact.order](tensor.rows, width) if fact.order else None
+        found[name] = Origin(tensor, order, fact.add)
+    return found
+
+
+def _each_expert(source: str, experts: int) -> list[str]:
+    """The names in a checkpoint of what a fact calls `source`."""
+    return [source.replace(EXPERT, str(n)) for n in range(experts)] if EXPERT in source else [source]
+
+
+def tensors_of(path: Path) -> dict[str, str]:
+    """Source name -> target name of every weight that the model in directory `path` must have."""
+    config = read_configuration(path)
+    reader, _ = open_directory(path)
+    facts = config.architecture.stored(config.values, config.layers, reader.names())
+    return {own: name for name, (source, _) in facts.items() for own in _each_expert(source, config.experts)}
+
+
+def stored_directory(path: Path) -> dict[str, StoredTensor]:
+    """Source name -> tensor of every weight of the model in directory `path`, rows being outputs."""
+    config = read_configuration(path)
+    reader, _ = open_directory(path)
+    facts = config.architecture.stored(config.values, config.layers, reader.names())
+    turned = {source for source, fact in facts.values() if fact.transposed}
+    return {name: turn(reader.read(name)) if name in turned else reader.read(name) for name in tensors_of(path)}
+
+
+def expect_gguf(reader: Reader) -> dict[str, Origin]:
+    """Target name -> origin for a GGUF source: the same name, rows as they are."""
+    return {name: Origin(reader.read(name)) for name in reader.names()}
+
+
+def rotated_directory(path: Path, seed: int) -> dict[str, Turned]:
+    """Target name -> what must have become of each tensor of the model in directory `path`, rotated by `seed`."""
+    config = read_configuration(path)
+    reader, _ = open_directory(path)
+    sources = {name: reader.read(name) for name in tensors_of(path)}
+    return _rotated(config.architecture, config.layers, config.values["num_key_value_heads"], sources, seed)
+
+
+def rotated_gguf(file: GGUFReader, seed: int) -> dict[str, Turned]:
+    """The same for a GGUF source."""
+    name = file.metadata["general.architecture"].value
+    architecture, layers = for_gguf(name), int(file.metadata[f"{name}.block_count"].value)
+    heads = file.metadata.get(f"{name}.attention.head_count_kv") or file.metadata[f"{name}.attention.head_count"]
+    names, present = _names(architecture, layers), set(file.names())
+    sources = {source: file.read(target) for target, source in names.items() if target in present}
+    return _rotated(architecture, layers, int(heads.value), sources, seed)
+
+
+def _rotated(
+    architecture: Architecture, layers: int, key_heads: int, sources: Mapping[str, StoredTensor], seed: int
+) -> dict[str, Turned]:
+    found = expect_rotated(architecture, layers, key_heads, sources, seed)
+    return {target: found[name] for target, name in _names(architecture, layers).items() if name in found}
+
+
+def _names(architecture: Architecture, layers: int) -> dict[str, str]:
+    """Target name -> name in transformers of every tensor that a model of this architecture can have."""
+    return {
+        fact.gguf.format(layer=layer): fact.source.format(layer=layer)
+        for fact in architecture.tensors
+        for layer in (range(layers) if fact.layered else [0])
+    }
+
+
+def _head_width(file: GGUFReader) -> int:
+    name = file.metadata["general.architecture"].value
+    stated = file.metadata.get(f"{name}.attention.key_length") or file.metadata.get(f"{name}.rope.dimension_count")
+    if stated is None:
+        raise VerificationError(f"{file.path} does not state the width of its heads; it is not kept.")
+    return int(stated.value)
+
+
+def _parts(rows: int, width: int) -> Order:
+    """Source row of each row in the file: thirds are queries, keys and values, which lie by heads there."""
+    row = np.arange(rows, dtype=np.int64)
+    part, within = row // (rows // 3), row % (rows // 3)
+    return within // width * 3 * width + part * width + within % width
+
+
+def _pairs(rows: int, width: int) -> Order:
+    """Source row of each row in the file: row i of a head comes from i // 2, an odd one from the upper half."""
+    row = np.arange(rows, dtype=np.int64)
+    within = row % width
+    return row - within + within // 2 + (within % 2) * (width // 2)
+
+
+_ORDERS = MappingProxyType({"rope": _pairs, "qkv": _parts})

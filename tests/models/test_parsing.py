@@ -1,0 +1,98 @@
+"""Architectures of the user's own: found, used, and refused with the line that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fewbits.errors import CheckpointError
+from fewbits.models import add_architecture, architectures, known
+from fewbits.models.parsing import read_architecture
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "architectures" / "seed_oss.toml"
+TEXT = EXAMPLE.read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that another test added, and nothing left behind."""
+    monkeypatch.setattr(known, "_given", {})
+    monkeypatch.delenv(known.DIRECTORY, raising=False)
+
+
+def test_a_file_makes_an_architecture_known() -> None:
+    assert "seed_oss" not in {each.name for each in architectures()}
+    found = add_architecture(EXAMPLE)
+    assert found in architectures()
+    assert known.for_config({"architectures": ["SeedOssForCausalLM"]}) is found
+
+
+def test_a_directory_makes_all_of_its_files_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(known.DIRECTORY, str(EXAMPLE.parent))
+    assert known.for_gguf("seed_oss").classes == ("SeedOssForCausalLM",)
+
+
+def test_ones_own_takes_the_place_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(TEXT.replace('name = "seed_oss"', 'name = "llama"', 1))
+    add_architecture(tmp_path / "mine.toml")
+    assert [each.gguf for each in architectures() if each.name == "llama"] == ["seed_oss"]
+
+
+def line_of(text: str, part: str) -> int:
+    return next(n for n, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+# What stands there -> what it becomes, and what the sentence says.
+FAULTS = [
+    ('gguf = "seed_oss"', "gguf = 7", "gguf has to be a text, and is 7"),
+    ('classes = ["SeedOssForCausalLM"]', 'classes = "SeedOss"', "classes has to be a list of texts"),
+    ('rope_types = ["default"]', 'rope_kinds = ["default"]', "rope_kinds is no fact that is known"),
+    ("mlp_bias = [false]", "mlp_bias = false", "mlp_bias has to be a list of the values"),
+    ('["vocab_size", "uint32"]', '["vocab_size", "uint31"]', "says 'uint31', which is not known; known: uint32"),
+    ('["vocab_size", "uint32"]', '["vocab_size", "uint32", "maybe"]', "has to be .configuration key, type"),
+    ('shape = ["vocab", "hidden"] }', 'shape = ["vocab", "hiden"] }', "says 'hiden', which is not known; known: vocab"),
+    ('shape = ["hidden", "ffn"]', 'shape = ["hidden", "ffn"], order = "rop"', "says 'rop', which is not known"),
+    ('shape = ["hidden", "ffn"]', 'shape = ["hidden", "ffn"], add = "1"', "has add = '1', which is of another kind"),
+    ('shape = ["hidden", "ffn"]', 'shape = ["hidden", "ffn"], adds = 1.0', "says 'adds', which is not known"),
+    ('source = "model.norm.weight", ', "", "has to be a table with source and shape"),
+    ('source = "model.norm.weight"', 'source = "model.{layer}.weight"', "have to name the layer both, or neither"),
+    ('kind = "rows"', 'kind = "row"', "says 'row', which is not known; known: norm, rows, heads"),
+    ('head = "lm_head.weight"', "head = 1", "head has to be a text"),
+]
+
+
+@pytest.mark.parametrize(("part", "wrong", "sentence"), FAULTS, ids=lambda value: str(value)[:30])
+def test_the_line_that_is_wrong_is_named(part: str, wrong: str, sentence: str) -> None:
+    text = TEXT.replace(part, wrong, 1)
+    assert text != TEXT
+    with pytest.raises(CheckpointError, match=rf"^mine\.toml, line {line_of(TEXT, part)}: .*{sentence}") as caught:
+        read_architecture(text, "mine.toml")
+    assert str(caught.value).count("\n") == 0
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"mine\.toml, line 1: there is no name"):
+        read_architecture(TEXT.replace('name = "seed_oss"', "", 1), "mine.toml")
+
+
+def test_what_is_no_toml_is_named_by_its_line() -> None:
+    with pytest.raises(CheckpointError, match=r"mine\.toml is no TOML: .*line 2"):
+        read_architecture('name = "a"\ngguf = = 1\n', "mine.toml")
+
+
+@pytest.mark.parametrize("kind", ["missing", "binary", "folder"])
+def test_files_that_cannot_be_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    if kind == "binary":
+        path.write_bytes(b"\xff\xfe")
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        add_architecture(path)
+
+
+def test_a_variable_that_names_no_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(known.DIRECTORY, str(tmp_path / "nothing"))
+    with pytest.raises(CheckpointError, match=r"FEWBITS_ARCHITECTURES names .*, which is no directory"):
+        architectures()
