@@ -96,9 +96,11 @@ def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTens
     config = read_configuration(path)
     reader, _ = open_directory(path)
     facts = config.architecture.facts(config.values, config.layers)
-    width = _head_width(file)
+    width = _head_width(file) if config.architecture.rotates else 0
     found: dict[str, tuple[StoredTensor, Order | None]] = {}
     for name, (source, fact) in facts.items():
+        if fact.aside:
+            continue
         parts = [reader.read(own) for own in _each_expert(source, config.experts)]
         tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
         found[name] = (tensor, _pairs(tensor.rows, width) if fact.order == "rope" else None)
@@ -111,10 +113,13 @@ def _each_expert(source: str, experts: int) -> list[str]:
 
 
 def tensors_of(path: Path) -> dict[str, str]:
-    """Source name -> target name of every weight that the model in directory `path` must have."""
+    """Source name -> target name of every weight that the model in directory `path` must have, or has beside it."""
     config = read_configuration(path)
+    reader, _ = open_directory(path)
+    present = set(reader.names())
     facts = config.architecture.facts(config.values, config.layers)
-    return {own: name for name, (source, _) in facts.items() for own in _each_expert(source, config.experts)}
+    needed = {name: source for name, (source, fact) in facts.items() if not fact.aside or source in present}
+    return {own: name for name, source in needed.items() for own in _each_expert(source, config.experts)}
 
 
 def expect_gguf(reader: Reader) -> dict[str, tuple[StoredTensor, Order | None]]:

@@ -104,13 +104,15 @@ class Placement:
     """Where one tensor of the target comes from.
 
     Row r of the target is row `order[r]` of the source (None: the same row). `computed` marks tensors that no file
-    holds (RoPE frequency factors), which are made from the configuration.
+    holds (RoPE frequency factors), which are made from the configuration; `aside` those that only a directory holds (the
+    pooler or the head of an encoder), as they are.
     """
 
     name: str
     source: StoredTensor
     order: Order | None = None
     computed: bool = False
+    aside: bool = False
 
     def slab(self, start: int, stop: int) -> Bytes:
         """Target rows `start` to `stop` as source bytes; a view, or a copy of one slab when rows are reordered."""

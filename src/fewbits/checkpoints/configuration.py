@@ -23,7 +23,7 @@ _COUNTS = (
     "max_position_embeddings",
     "head_dim",
 )
-_EXPERT_COUNTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
+_SOME_COUNTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "type_vocab_size")
 """Checked where they are stated."""
 
 _LARGEST = 2**31 - 1
@@ -63,6 +63,8 @@ class Configuration:
             "key": v["num_key_value_heads"] * v["head_dim"],
             "experts": self.experts,
             "expert": v.get("moe_intermediate_size", v["intermediate_size"]),
+            "positions": v["max_position_embeddings"],
+            "types": v.get("type_vocab_size", 0),
         }
 
     @property
@@ -97,8 +99,8 @@ def _derive(values: dict[str, Any]) -> None:
         values["head_dim"] = hidden // heads
 
 
-def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
-    for key in (*_COUNTS, *(key for key in _EXPERT_COUNTS if key in values)):
+def _check_counts(path: Path, values: Mapping[str, Any], *, rotates: bool) -> None:
+    for key in (*_COUNTS, *(key for key in _SOME_COUNTS if key in values)):
         value = values.get(key)
         if type(value) is not int or not 1 <= value <= _LARGEST:
             raise CheckpointError(f"{path} has {key} = {value!r}, and a count of at least 1 is needed; correct it.")
@@ -107,7 +109,7 @@ def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
             f"{path} has {values['num_attention_heads']} attention heads, no multiple of its "
             f"{values['num_key_value_heads']} key-value heads; correct it."
         )
-    if values["head_dim"] % 2:
+    if rotates and values["head_dim"] % 2:
         raise CheckpointError(f"{path} has heads of odd width {values['head_dim']}, which RoPE cannot rotate.")
 
 
@@ -119,9 +121,10 @@ def _check_requirements(path: Path, architecture: Architecture, values: Mapping[
                 f"{path} has {key} = {value!r}, which a GGUF file of architecture '{architecture.gguf}' cannot state; "
                 f"it can state {' or '.join(repr(v) for v in allowed)}."
             )
-    eps = values.get("rms_norm_eps")
+    name = architecture.epsilon
+    eps = values.get(name)
     if type(eps) not in (int, float) or not 0 < float(eps or 0) < 1:
-        raise CheckpointError(f"{path} has rms_norm_eps = {eps!r}, and a number between 0 and 1 is needed; correct it.")
+        raise CheckpointError(f"{path} has {name} = {eps!r}, and a number between 0 and 1 is needed; correct it.")
 
 
 def _rope(path: Path, raw: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -156,8 +159,8 @@ def read_configuration(directory: Path) -> Configuration:
     _refuse_quantized(path, raw)
     values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
     _derive(values)
-    _check_counts(path, values)
-    rope = _rope(path, raw, values)
+    _check_counts(path, values, rotates=architecture.rotates)
+    rope = _rope(path, raw, values) if architecture.rotates else {}
     _check_requirements(path, architecture, values)
     result = Configuration(path, architecture, values, rope)
     widths = result.widths

@@ -81,6 +81,8 @@ _SCALINGS: Mapping[str, Callable[[Configuration, str], dict[str, Value]]] = Mapp
 
 def scaling_metadata(config: Configuration) -> dict[str, Value]:
     """The metadata that states how RoPE is stretched; raises CheckpointError for a kind that GGUF cannot state."""
+    if not config.architecture.rotates:
+        return {}
     kind = config.rope["rope_type"]
     supported = config.architecture.rope_types
     if kind not in supported:
@@ -99,7 +101,7 @@ def frequency_factors(config: Configuration) -> Placement | None:
     Wavelengths below original / high_freq_factor stay, those above original / low_freq_factor are stretched by
     factor, and those between go smoothly from one to the other (the Llama 3.1 reference implementation).
     """
-    if config.rope["rope_type"] != "llama3":
+    if config.rope.get("rope_type") != "llama3":
         return None
     factor = _number(config, "factor")
     low, high = _number(config, "low_freq_factor"), _number(config, "high_freq_factor")

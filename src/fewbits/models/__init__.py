@@ -14,6 +14,17 @@ from fewbits.models.architecture import (
     architectures,
     for_config,
     for_gguf,
+    is_encoder,
 )
 
-__all__ = ["EXPERT", "Architecture", "GroupFact", "StreamFact", "TensorFact", "architectures", "for_config", "for_gguf"]
+__all__ = [
+    "EXPERT",
+    "Architecture",
+    "GroupFact",
+    "StreamFact",
+    "TensorFact",
+    "architectures",
+    "for_config",
+    "for_gguf",
+    "is_encoder",
+]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -22,6 +22,9 @@ else:  # pragma: no cover - Python 3.10
 EXPERT = "{expert}"
 """Stands for an expert's number in a name."""
 
+HEADS = ("cls.", "lm_head.")
+"""How names begin of what stands on an encoder and is no part of it."""
+
 
 @dataclass(frozen=True)
 class TensorFact:
@@ -30,7 +33,8 @@ class TensorFact:
     `shape` names widths ("hidden", "query", ...) in numpy's order. `order` is "rope" where llama.cpp wants the rows of
     each head interleaved. `when` and `unless` name the configuration value that decides whether the tensor exists.
     With "{expert}" in its source, a checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers'
-    network, its stacks taken apart, where that is not `source`.
+    network, its stacks taken apart, where that is not `source`. `aside` marks what a checkpoint of an encoder may hold
+    beside it (a pooler, a head that guesses masked tokens): no GGUF file has it, and a directory keeps it as it is.
     """
 
     gguf: str
@@ -40,6 +44,7 @@ class TensorFact:
     when: str = ""
     unless: str = ""
     parameter: str = ""
+    aside: bool = False
 
     @property
     def stacked(self) -> bool:
@@ -50,6 +55,12 @@ class TensorFact:
     def layered(self) -> bool:
         """Whether every layer has one."""
         return "{layer}" in self.gguf
+
+    def under(self, prefix: str) -> TensorFact:
+        """The same tensor in a checkpoint where names of the encoder begin with `prefix`; a head's are its own."""
+        if self.source.startswith(HEADS):
+            return self
+        return replace(self, source=prefix + self.source, parameter=self.parameter or self.source)
 
     def exists(self, config: Mapping[str, Any]) -> bool:
         """Whether a model of `config` (defaults filled in) has this tensor."""
@@ -107,6 +118,25 @@ class Architecture:
     tensors: tuple[TensorFact, ...]
     groups: tuple[GroupFact, ...]
     stream: StreamFact
+    encoder: bool = False
+    """Whether tokens see those behind them too: it answers with states and embeddings and continues no text."""
+    prefixes: Mapping[str, str] = MappingProxyType({})
+    """Class -> how names of the encoder's tensors begin in its checkpoints, where they do not begin as in the facts."""
+
+    def of_class(self, name: str) -> Architecture:
+        """The same facts with the names that checkpoints of the class `name` use; parameters keep theirs."""
+        prefix = self.prefixes.get(name, "")
+        return replace(self, tensors=tuple(fact.under(prefix) for fact in self.tensors)) if prefix else self
+
+    @property
+    def rotates(self) -> bool:
+        """Whether positions are told by rotating heads (RoPE)."""
+        return bool(self.rope_types)
+
+    @property
+    def epsilon(self) -> str:
+        """The configuration key of what its norms add to a variance."""
+        return next(source for key, (source, _) in self.metadata.items() if key.endswith("_epsilon"))
 
     def skips(self, name: str) -> bool:
         """Whether the source tensor `name` holds no weight and is left out."""
@@ -167,6 +197,8 @@ def _parse(text: str) -> Architecture:
             GroupFact(g["name"], g["kind"], tuple(g["producers"]), tuple(g["consumers"])) for g in raw["groups"]
         ),
         stream=StreamFact(raw["stream"]["embedding"], raw["stream"]["head"], tuple(raw["stream"]["writers"])),
+        encoder=raw.get("encoder", False),
+        prefixes=MappingProxyType(raw.get("prefixes", {})),
     )
 
 
@@ -184,11 +216,20 @@ def for_config(config: Mapping[str, Any]) -> Architecture:
     names = stated if isinstance(stated, list) else [stated]
     for architecture in architectures():
         if names and names[0] in architecture.classes:
-            return architecture
+            return architecture.of_class(names[0])
     known = ", ".join(sorted(c for a in architectures() for c in a.classes))
     if not names or not isinstance(names[0], str):
         raise CheckpointError(f"the configuration names no architecture ('architectures'). Supported: {known}.")
     raise CheckpointError(f"the architecture {names[0]} is not supported. Supported: {known}.")
+
+
+def is_encoder(classes: Sequence[str] | None) -> bool:
+    """Whether the first of the `classes` that a configuration names is one of an encoder that is known here.
+
+    >>> is_encoder(["BertModel"]), is_encoder(["LlamaForCausalLM"]), is_encoder(None)
+    (True, False, False)
+    """
+    return bool(classes) and any(a.encoder and classes[0] in a.classes for a in architectures())
 
 
 def for_gguf(name: str, *, experts: bool = False) -> Architecture:
