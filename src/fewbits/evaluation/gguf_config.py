@@ -47,11 +47,14 @@ def read_config(reader: Reader) -> GGUFConfig:
         raise EvaluationError(f"{reader.path}: the metadata name no architecture (general.architecture).")
     architecture = for_gguf(name, experts=bool(metadata.get(f"{name}.expert_count")))
     values = {**_stated(reader, architecture, metadata), **_optional_parts(reader, architecture)}
-    _fill_defaults(reader, values)
+    _fill_defaults(reader, architecture, values)
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
-    values["rope_parameters"] = _rope_parameters(reader, name, metadata, values.pop("rope_theta"))
+    if architecture.rotates:
+        values["rope_parameters"] = _rope_parameters(reader, name, metadata, values.pop("rope_theta"))
+    if architecture.encoder:
+        values["architectures"] = [architecture.classes[0]]
     facts = architecture.parameters(values, values["num_hidden_layers"])
-    return GGUFConfig(architecture.name, values, facts)
+    return GGUFConfig(architecture.name, values, {k: each for k, each in facts.items() if not each[1].aside})
 
 
 def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,8 +64,10 @@ def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, A
         if key not in metadata:
             continue
         value = metadata[key]
-        if isinstance(value, bool) or not isinstance(value, int if "int" in kind else float):
-            raise EvaluationError(f"{reader.path}: {key} is {value!r}, not one number, which is not supported.")
+        wanted = bool if kind == "bool" else int if "int" in kind else float
+        what = "true or false" if wanted is bool else "one number"
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
+            raise EvaluationError(f"{reader.path}: {key} is {value!r}, not {what}, which is not supported.")
         if values.setdefault(target, value) != value:
             raise EvaluationError(
                 f"{reader.path}: {key} is {value}, but another key says {values[target]}; this is not supported."
@@ -83,15 +88,16 @@ def _optional_parts(reader: Reader, architecture: Architecture) -> dict[str, boo
     return parts
 
 
-def _fill_defaults(reader: Reader, values: dict[str, Any]) -> None:
+def _fill_defaults(reader: Reader, architecture: Architecture, values: dict[str, Any]) -> None:
     """What a file may leave out, from its tensors and the specification; raises EvaluationError for the rest."""
     if EMBEDDING not in reader.names():
         raise EvaluationError(f"{reader.path}: there is no {EMBEDDING}; only whole language models can be evaluated.")
     rows = reader.read(EMBEDDING).shape[0]
     if values.setdefault("vocab_size", rows) != rows:
         raise EvaluationError(f"{reader.path}: {EMBEDDING} has {rows} rows for {values['vocab_size']} tokens.")
-    values.setdefault("rope_theta", _DEFAULT_ROPE_BASE)
-    needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "rms_norm_eps")
+    if architecture.rotates:
+        values.setdefault("rope_theta", _DEFAULT_ROPE_BASE)
+    needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", architecture.epsilon)
     for key in (*needed, "max_position_embeddings"):
         if not values.get(key):
             raise EvaluationError(f"{reader.path}: the metadata do not state {key.replace('_', ' ')}.")

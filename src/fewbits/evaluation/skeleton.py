@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.model_files import first_sentence, quiet_transformers
+from fewbits.evaluation.network_kinds import kind_for
 
 if TYPE_CHECKING:
     import torch
 
 
 def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
-    """The causal language model of `configured(transformers)`, all of it on the meta device.
+    """The network of `configured(transformers)`, a causal language model or an encoder, all of it on the meta device.
 
     Raises EvaluationError, naming `path`, where transformers refuses the configuration.
     """
@@ -22,8 +23,10 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
 
     try:
         with quiet_transformers() as transformers, torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(
-                configured(transformers), dtype=torch.float32, attn_implementation="sdpa"
+            config = configured(transformers)
+            kind = kind_for(config)
+            return kind.of(transformers).from_config(
+                config, dtype=torch.float32, attn_implementation="sdpa", **kind.options
             )
     except Exception as error:  # transformers raises whatever its checks of a configuration raise
         raise EvaluationError(f"{path}: its metadata describe no model ({first_sentence(error)}).") from error
@@ -32,12 +35,17 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
 def give_frequencies(path: Path, network: Any, factors: torch.Tensor | None = None) -> None:
     """Compute the RoPE tables of `network`, which no file holds, and divide their frequencies by `factors`.
 
+    An encoder's numbers of positions are such tables too; what has parameters beside them keeps those on the meta device.
     Raises EvaluationError where there is another number of factors.
     """
     for name, module in list(network.named_modules()):
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             continue
         rotary = type(module)(network.config)
+        if next(module.parameters(), None) is not None:
+            for leaf, buffer in rotary.named_buffers(recurse=False):
+                setattr(module, leaf, buffer)
+            continue
         network.set_submodule(name, rotary)
         if factors is not None:
             if factors.shape != rotary.inv_freq.shape:

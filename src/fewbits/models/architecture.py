@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -120,7 +120,7 @@ class Architecture:
     stream: StreamFact
     encoder: bool = False
     """Whether tokens see those behind them too: it answers with states and embeddings and continues no text."""
-    prefixes: Mapping[str, str] = MappingProxyType({})
+    prefixes: Mapping[str, str] = field(default_factory=dict)
     """Class -> how names of the encoder's tensors begin in its checkpoints, where they do not begin as in the facts."""
 
     def of_class(self, name: str) -> Architecture:
