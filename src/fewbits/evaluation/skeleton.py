@@ -25,9 +25,10 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
         with quiet_transformers() as transformers, torch.device("meta"):
             config = configured(transformers)
             kind = kind_for(config)
-            return kind.of(transformers).from_config(
+            network = kind.of(transformers).from_config(
                 config, dtype=torch.float32, attn_implementation="sdpa", **kind.options
             )
+            return network.eval()  # BERT drops a tenth of its states while it is trained
     except Exception as error:  # transformers raises whatever its checks of a configuration raise
         raise EvaluationError(f"{path}: its metadata describe no model ({first_sentence(error)}).") from error
 

@@ -1,0 +1,160 @@
+"""Encoders as conversions: what a file and a directory hold of them, and how they pool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+import fewbits
+from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.huggingface import convert_directory
+from fewbits.checkpoints.pooling import read_pooling
+from fewbits.errors import CheckpointError
+from references.encoder_models import save_encoder, save_pooling
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM"])
+def test_a_file_holds_the_encoder_and_says_what_it_left_out(kind: str, tmp_path: Path) -> None:
+    directory = save_encoder(tmp_path / "model", kind)
+
+    record = fewbits.quantize(directory, tmp_path / "o.gguf", to="Q8_0")
+
+    names = set(GGUFReader(tmp_path / "o.gguf").names())
+    assert len(names) == 5 + 3 * 16
+    assert not any(name.startswith(("pooler", "cls")) for name in names)
+    assert any("stand beside the encoder" in note for note in record.preview.notes)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM"])
+def test_a_directory_keeps_what_stands_beside_the_encoder(kind: str, tmp_path: Path) -> None:
+    directory = save_encoder(tmp_path / "model", kind)
+
+    record = fewbits.quantize(directory, tmp_path / "out", to="Q8_0")
+
+    own = {t.planned.source_name: t.planned for t in record.tensors}  # type: ignore[union-attr]
+    aside = {name: planned for name, planned in own.items() if "pooler" in name or name.startswith("cls")}
+    assert len(aside) == {"BertModel": 2, "BertForMaskedLM": 5}[kind]
+    assert {planned.format for planned in aside.values()} == {"F32"}
+    assert not any("left out" in note for note in record.preview.notes)  # type: ignore[union-attr]
+    for name in ("modules.json", "1_Pooling/config.json", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_a_missing_tensor_of_the_encoder_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    directory = save_encoder(tmp_path / "model")
+    weights = load_file(directory / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.bias"]
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(CheckpointError, match=r"no tensor 'encoder\.layer\.1\.output\.dense\.bias'"):
+        convert_directory(directory)
+
+
+@pytest.mark.parametrize(("mode", "number"), [("mean_tokens", 1), ("cls_token", 2)])
+def test_pooling_is_stated(mode: str, number: int, tmp_path: Path) -> None:
+    metadata = convert_directory(save_encoder(tmp_path / "model", pooling=mode)).metadata
+
+    assert metadata["bert.pooling_type"].value == number
+    assert metadata["bert.attention.causal"].value is False
+
+
+def test_a_directory_that_does_not_pool_is_told_of(tmp_path: Path) -> None:
+    conversion = convert_directory(save_encoder(tmp_path / "model", pooling=None))
+
+    assert "bert.pooling_type" not in conversion.metadata
+    assert any("llama.cpp gives states of tokens" in note for note in conversion.notes)
+
+
+def newer(directory: Path) -> None:
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "lasttoken"}), encoding="utf-8")
+
+
+def test_newer_files_state_one_mode(tmp_path: Path) -> None:
+    save_pooling(tmp_path, "mean_tokens")
+    newer(tmp_path)
+
+    assert read_pooling(tmp_path).mode == "last"
+
+
+def steps(*kinds: str, path: str = "1_Pooling") -> Callable[[Path], None]:
+    def write(directory: Path) -> None:
+        listed = [{"idx": n, "path": path, "type": f"sentence_transformers.models.{kind}"} for n, kind in enumerate(kinds)]
+        (directory / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+
+    return write
+
+
+def largest(directory: Path) -> None:
+    save_pooling(directory, "max_tokens")
+
+
+def no_list(directory: Path) -> None:
+    (directory / "modules.json").write_text("{}", encoding="utf-8")
+
+
+def no_json(directory: Path) -> None:
+    (directory / "modules.json").write_text("[", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (steps("Transformer", "Pooling", "Dense"), "step 'sentence_transformers.models.Dense', which would be lost"),
+        (steps("Transformer"), "names 0 steps that pool"),
+        (steps("Transformer", "Pooling", path="../elsewhere"), "where no config.json is"),
+        (largest, "pools by pooling_mode_max_tokens"),
+        (no_list, "lists no steps"),
+        (no_json, "cannot be read as JSON"),
+    ],
+)
+def test_pooling_that_would_be_lost_is_refused(change: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    directory = save_encoder(tmp_path / "model")
+    change(directory)
+
+    with pytest.raises(CheckpointError, match=said):
+        convert_directory(directory)
+
+
+CONFIGURATIONS: list[tuple[dict[str, Any], str]] = [
+    ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
+    ({"position_embedding_type": "relative_key"}, "relative_key"),
+    ({"is_decoder": True}, "is_decoder = True"),
+    ({"layer_norm_eps": 0}, "layer_norm_eps = 0"),
+    ({"type_vocab_size": 0}, "type_vocab_size = 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), CONFIGURATIONS)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    directory = save_encoder(tmp_path / "model")
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+
+    with pytest.raises(CheckpointError, match=said):
+        convert_directory(directory)
+
+
+def test_an_encoder_that_answers_conversations_is_refused(tmp_path: Path) -> None:
+    directory = save_encoder(tmp_path / "model")
+    (directory / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+
+    with pytest.raises(CheckpointError, match="has a chat template, and a BertModel is an encoder"):
+        convert_directory(directory)
+
+
+def test_transformers_reads_the_names_that_were_written(tmp_path: Path) -> None:
+    """A lossless directory is the model: no name or shape of a tensor got lost on the way."""
+    directory = save_encoder(tmp_path / "model", "BertForMaskedLM")
+    fewbits.quantize(directory, tmp_path / "out", to="F32")
+
+    _, report = transformers.BertForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True, config=None)
+
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
