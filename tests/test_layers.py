@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints",
         "encoding",
         "evaluation",
+        "reporting.measures",
         "reporting.record",
         "request",
         "workers",

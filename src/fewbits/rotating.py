@@ -104,8 +104,8 @@ def rotating(conversion: Conversion, rotation: Hadamard) -> Rotating:
     architecture, config, names = _described(conversion)
     if architecture.encoder:
         raise TransformError(
-            f"encoders ({architecture.name}) cannot be rotated: their norms subtract a mean from the residual stream itself; "
-            "leave hadamard out of --method."
+            f"encoders ({architecture.name}) cannot be rotated: their norms subtract a mean from the residual stream "
+            "itself; leave hadamard out of --method."
         )
     if architecture.experts:
         raise TransformError(f"experts ({architecture.name}) cannot be rotated yet; leave hadamard out of --method.")

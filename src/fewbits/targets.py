@@ -135,8 +135,8 @@ class GGUFTarget:
         if not aside:
             return conversion
         note = (
-            f"{aside[0]}{f' and {len(aside) - 1} more tensors' if aside[1:] else ''}, which stand beside the encoder, are "
-            "left out: a GGUF file has no place for them. A model directory keeps them."
+            f"Beside the encoder stand {', '.join(aside)}, which are left out: a GGUF file has no place for them. A "
+            "model directory keeps them."
         )
         kept = tuple(p for p in conversion.placements if not p.aside)
         return replace(conversion, placements=kept, notes=(*conversion.notes, note))

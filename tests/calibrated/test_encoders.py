@@ -30,9 +30,7 @@ def calibrated(source: Path, output: Path, **options: Any) -> Any:
     return fewbits.quantize(source, output, **{"to": "Q4_0", "method": "gptq", **WINDOWS, **options})
 
 
-def test_the_verdict_is_the_error_of_the_file(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verdict_is_the_error_of_the_file(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last checkpoint sees the whole quantized encoder: transformers, given the file, has to agree."""
     from fewbits.evaluation.model_files import open_model
 
@@ -56,7 +54,9 @@ def test_the_verdict_is_the_error_of_the_file(
     assert whole[:3] == pytest.approx(found, rel=1e-6)
     last = record.calibration.verdicts[-1]
     assert set(last) == {"first", "last", "state_error_solved", "state_error_plain", "measure", "kept"}
-    assert last["state_error_solved" if last["kept"] else "state_error_plain"] == pytest.approx(np.mean(whole), rel=1e-3)
+    assert last["state_error_solved" if last["kept"] else "state_error_plain"] == pytest.approx(
+        np.mean(whole), rel=1e-3
+    )
 
 
 def _errors(before: Any, after: Any, window: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -51,7 +51,9 @@ def test_layer_by_layer_is_the_whole_network(kind: str, workers: Workers, tmp_pa
 
 
 def test_windows_begin_and_end_as_a_text_does_and_documents_are_set_apart() -> None:
-    tokenizer: Any = SimpleNamespace(start_token=1, closing_token=2, end_token=9, encode=lambda text: list(map(ord, text)))
+    tokenizer: Any = SimpleNamespace(
+        start_token=1, closing_token=2, end_token=9, encode=lambda text: list(map(ord, text))
+    )
 
     data = read_calibration(["abcdefgh", "ijklmnop"], tokenizer, length=8, windows=2)
 

@@ -27,7 +27,7 @@ def test_a_file_holds_the_encoder_and_says_what_it_left_out(kind: str, tmp_path:
     names = set(GGUFReader(tmp_path / "o.gguf").names())
     assert len(names) == 5 + 3 * 16
     assert not any(name.startswith(("pooler", "cls")) for name in names)
-    assert any("stand beside the encoder" in note for note in record.preview.notes)  # type: ignore[union-attr]
+    assert any("Beside the encoder stand" in note for note in record.preview.notes)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM"])
@@ -85,7 +85,9 @@ def test_newer_files_state_one_mode(tmp_path: Path) -> None:
 
 def steps(*kinds: str, path: str = "1_Pooling") -> Callable[[Path], None]:
     def write(directory: Path) -> None:
-        listed = [{"idx": n, "path": path, "type": f"sentence_transformers.models.{kind}"} for n, kind in enumerate(kinds)]
+        listed = [
+            {"idx": n, "path": path, "type": f"sentence_transformers.models.{kind}"} for n, kind in enumerate(kinds)
+        ]
         (directory / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
 
     return write

@@ -33,8 +33,9 @@ def test_the_way_back_gives_the_tokens_of_transformers(options: dict[str, Any], 
 
     for text in (HARD_TEXT, manual()[:20_000], "", "ÀÉ é", "[MASK] in [SEP] text", "x" * 101):
         assert rebuilt.encode(text).ids == expected(text)["input_ids"], text[:40]
-    said = any("keeps" in note for note in conversion.notes)
-    assert said == bool(options)
+    assert any("The tokenizer keeps" in note for note in conversion.notes) == bool(options)
+    accents = options.get("strip_accents", not options.get("cased", False))
+    assert any("Korean" in note for note in conversion.notes) == accents
 
 
 def test_pieces_are_marked_where_words_begin(tmp_path: Path) -> None:

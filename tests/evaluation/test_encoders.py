@@ -107,7 +107,9 @@ def test_what_it_says_is_what_transformers_says(encoder: Path, text: Path, tmp_p
 
 def windows_of(directory: Path, text: Path, length: int) -> list[list[int]]:
     """Windows the slow way: the tokenizer's own two tokens around what lies between."""
-    ids = transformers.AutoTokenizer.from_pretrained(directory)(text.read_text(encoding="utf-8"), verbose=False)["input_ids"]
+    ids = transformers.AutoTokenizer.from_pretrained(directory)(text.read_text(encoding="utf-8"), verbose=False)[
+        "input_ids"
+    ]
     start, *inner, end = ids
     stream = [start, *inner]
     windows = [stream[at : at + length] for at in range(0, len(stream) - length + 1, length)]
@@ -115,10 +117,13 @@ def windows_of(directory: Path, text: Path, length: int) -> list[list[int]]:
 
 
 def with_weights_of(file: Path, directory: Path) -> Any:
-    """The source's network with a file's numbers, decoded by the gguf package, under names that are written out here."""
+    """The source's network with a file's numbers: decoded by the gguf package, names written out here."""
     import gguf
 
-    found = {t.name: torch.from_numpy(gguf.quants.dequantize(t.data, t.tensor_type).copy()) for t in gguf.GGUFReader(file).tensors}
+    found = {
+        t.name: torch.from_numpy(gguf.quants.dequantize(t.data, t.tensor_type).copy())
+        for t in gguf.GGUFReader(file).tensors
+    }
     model = transformers.BertModel.from_pretrained(directory, add_pooling_layer=False).eval()
     embeddings = model.embeddings
     pairs = [("token_embd", embeddings.word_embeddings), ("position_embd", embeddings.position_embeddings)]
@@ -149,12 +154,12 @@ def test_models_that_pool_otherwise_are_refused(encoder: Path, text: Path, tmp_p
     fewbits.quantize(encoder, tmp_path / "o", to="F16")
     save_pooling(tmp_path / "o", "cls_token")
 
-    with pytest.raises(EvaluationError, match="pooling 'mean' and .* by 'cls'"):
+    with pytest.raises(EvaluationError, match=r"pooling 'mean' and .* by 'cls'"):
         compared(encoder, tmp_path / "o", text)
 
 
 def test_an_encoder_and_another_kind_are_refused(encoder: Path, text: Path, pocket: Path) -> None:
-    with pytest.raises(EvaluationError, match="is an encoder and .*pocket-llama continues text"):
+    with pytest.raises(EvaluationError, match=r"is an encoder and .*pocket-llama continues text"):
         compared(encoder, pocket, text)
 
 

@@ -1,7 +1,7 @@
 """The guard: codes stay only where they leave less distance, end to end on held-out text, than plain codes do.
 
-The distance is the KL divergence of the next token's distribution; of encoders, which predict none, the squared error of
-the last states.
+The distance is the KL divergence of the next token's distribution; of encoders, which predict none, the squared error
+of the last states.
 
 A lower error of a matrix's outputs does not always mean a better model. So at a few checkpoints the rest of the model,
 in full precision, is run on guard text behind the layers since the last checkpoint, once with the method's codes and
@@ -119,7 +119,7 @@ def divergences(
 
 
 def state_error(reference: States, states: States) -> float:
-    """Mean over tokens of |q - p|^2 / |p|^2, with p states of `reference` (windows, length, hidden), q those of `states`.
+    """Mean over tokens of |q - p|^2 / |p|^2: p from `reference`, q from `states`, both (windows, length, hidden).
 
     >>> p = np.array([[[3.0, 4.0], [0.0, 1.0]]], np.float32)
     >>> state_error(p, p + np.float32([0.0, 0.5]))
@@ -133,7 +133,8 @@ def _squared_error(p: States, q: States) -> npt.NDArray[np.float64]:
     """One number per token (length,); 1 where the reference is all zeros."""
     wide, energy = p.astype(np.float64), np.square(p, dtype=np.float64).sum(-1)
     missed = np.square(q - wide).sum(-1)
-    return np.divide(missed, energy, out=np.ones_like(energy), where=energy > 0)
+    found: npt.NDArray[np.float64] = np.divide(missed, energy, out=np.ones_like(energy), where=energy > 0)
+    return found
 
 
 _TOGETHER = 2

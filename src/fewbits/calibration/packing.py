@@ -22,8 +22,8 @@ CHARACTERS_PER_TOKEN = 16
 class Tokenizer(Protocol):
     """What calibration asks of a tokenizer.
 
-    Three more members are used where a tokenizer has them: `end_token: int | None`, which separates documents where there
-    is no start token, `closing_token: int | None`, which an encoder wants behind every text, and
+    Three more members are used where a tokenizer has them: `end_token: int | None`, which separates documents where
+    there is no start token, `closing_token: int | None`, which an encoder wants behind every text, and
     `render(messages: list[dict[str, str]]) -> str | None`, its chat template.
     """
 
@@ -123,8 +123,8 @@ def packed(
 ) -> Ids:
     """Token ids (n,) as n // length windows (windows, length); what is left over is left out at either end.
 
-    A `start_token` replaces the first token of every window, as llama.cpp's tools do: so the model sees windows alone. A
-    `closing_token` replaces the last.
+    A `start_token` replaces the first token of every window, as llama.cpp's tools do: so the model sees windows alone.
+    A `closing_token` replaces the last.
 
     >>> packed(np.arange(10, 17), 3, 1, random.Random(0)).tolist()
     [[1, 12, 13], [1, 15, 16]]

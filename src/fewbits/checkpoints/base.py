@@ -104,8 +104,8 @@ class Placement:
     """Where one tensor of the target comes from.
 
     Row r of the target is row `order[r]` of the source (None: the same row). `computed` marks tensors that no file
-    holds (RoPE frequency factors), which are made from the configuration; `aside` those that only a directory holds (the
-    pooler or the head of an encoder), as they are.
+    holds (RoPE frequency factors), which are made from the configuration; `aside` those that only a directory holds
+    (the pooler or the head of an encoder), as they are.
     """
 
     name: str

@@ -43,7 +43,12 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
         metadata=metadata,
         placements=(*placements, *([factors] if factors else ())),
         files=(config.path, *tokenizer.files, *pooling.files, *shards),
-        notes=(*notes, *_window_notes(config), *(pooling.notes if config.architecture.encoder else ()), *tokenizer.notes),
+        notes=(
+            *notes,
+            *_window_notes(config),
+            *(pooling.notes if config.architecture.encoder else ()),
+            *tokenizer.notes,
+        ),
         left_out=tuple(notes),
     )
 
@@ -109,9 +114,7 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
                 f"{reader.path} has no tensor {quoted(source)}, which {config.path} calls for; "
                 "the checkpoint is incomplete."
             )
-    placed = [
-        _placement(config, target, found[target], fact) for target, (_, fact) in facts.items() if target in found
-    ]
+    placed = [_placement(config, target, found[target], fact) for target, (_, fact) in facts.items() if target in found]
     return placed, notes
 
 

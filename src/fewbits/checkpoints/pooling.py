@@ -1,7 +1,7 @@
 """How the states of an encoder's tokens become one embedding: what a directory says, and GGUF's word for it.
 
-Directories of sentence encoders list their steps in modules.json, the network first, and describe the step that pools in
-a folder of its own. A directory without that file leaves pooling to whoever asks.
+Directories of sentence encoders list their steps in modules.json, the network first, and describe the step that pools
+in a folder of its own. A directory without that file leaves pooling to whoever asks.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ class Pooling:
         """A sentence where nothing is said."""
         if self.mode is not None:
             return ()
-        return (
-            f"No {MODULES} says how states of tokens become one embedding, so the file does not either: llama.cpp gives "
-            "states of tokens until it is told (--pooling mean, for instance).",
+        note = (
+            f"No {MODULES} says how states of tokens become one embedding, so the file does not either: llama.cpp "
+            "gives states of tokens until it is told (--pooling mean, for instance)."
         )
+        return (note,)
 
 
 def key_of(architecture: str) -> str:
@@ -100,14 +101,16 @@ def _steps(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}).") from None
     # An object's checks for each step: no key twice, nothing absurdly deep.
-    steps = [parse_object(json.dumps(step).encode(), str(path)) for step in (listed if isinstance(listed, list) else [])]
+    steps = [
+        parse_object(json.dumps(step).encode(), str(path)) for step in (listed if isinstance(listed, list) else [])
+    ]
     if not steps:
         raise CheckpointError(f"{path} lists no steps; correct or remove it.")
     strange = next((step for step in steps if _kind(step) not in _STEPS), None)
     if strange is not None:
         raise CheckpointError(
-            f"{path} has the step {quoted(strange.get('type'))}, which would be lost: only the network itself, pooling and "
-            "a norm can be kept; take that step out of the list if embeddings without it are wanted."
+            f"{path} has the step {quoted(strange.get('type'))}, which would be lost: only the network itself, pooling "
+            "and a norm can be kept; take that step out of the list if embeddings without it are wanted."
         )
     return steps
 

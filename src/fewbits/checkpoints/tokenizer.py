@@ -79,7 +79,9 @@ def _check_model(path: Path, model: Any) -> None:
         )
     # Files of 2020 do not state the type; BPE is the one that has merges.
     if model.get("type", "BPE") != "BPE" or not isinstance(model.get("merges"), list):
-        raise CheckpointError(f"{path} holds a {model.get('type')} tokenizer; BPE, also SentencePiece's, and WordPiece are supported.")
+        raise CheckpointError(
+            f"{path} holds a {model.get('type')} tokenizer; BPE, also SentencePiece's, and WordPiece are supported."
+        )
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise CheckpointError(f"{path} sets {key} = {model[key]!r}, which a GGUF file cannot state.")

@@ -2,8 +2,8 @@
 
 A word is cut into the longest pieces there are, from its beginning on (Schuster and Nakajima, 2012). Checkpoints mark
 pieces inside of words by "##"; GGUF files mark those at their beginning, as SentencePiece does. llama.cpp prepares text
-as BERT's own normalizer does, and of that a file can state two things: whether letters become small, and whether accents
-go.
+as BERT's own normalizer does, and of that a file can state two things: whether letters become small, and whether
+accents go.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def word_pieces(source: TokenizerSource) -> TokenizerVocabulary:
         LOWERCASE: Value(lowercase, "bool"),
         STRIP_ACCENTS: Value(strip_accents, "bool"),
     }
-    return TokenizerVocabulary(metadata, vocabulary.numbers(), (*vocabulary.notes(), *_cased(lowercase, strip_accents)))
+    notes = (*vocabulary.notes(), *_cased(lowercase, strip_accents), *_korean(model["vocab"], strip_accents))
+    return TokenizerVocabulary(metadata, vocabulary.numbers(), notes)
 
 
 def _marked(text: str) -> str:
@@ -73,8 +74,8 @@ def _check_model(source: TokenizerSource, model: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{source.path} holds a WordPiece tokenizer without tokens or without an unknown one.")
     if model.get("continuing_subword_prefix", INSIDE) != INSIDE:
         raise CheckpointError(
-            f"{source.path} marks pieces inside of words by {quoted(model['continuing_subword_prefix'])}, and a GGUF file "
-            f"can state {INSIDE} alone."
+            f"{source.path} marks pieces inside of words by {quoted(model['continuing_subword_prefix'])}, and a GGUF "
+            f"file can state {INSIDE} alone."
         )
     cutter = source.data.get("pre_tokenizer")
     if not isinstance(cutter, dict) or cutter.get("type") != "BertPreTokenizer":
@@ -83,11 +84,12 @@ def _check_model(source: TokenizerSource, model: Mapping[str, Any]) -> None:
 
 def _normalizer(source: TokenizerSource) -> tuple[bool, bool]:
     """Whether letters become small, and whether accents go."""
-    stated = source.data.get("normalizer")
-    usual = isinstance(stated, dict) and stated.get("type") == "BertNormalizer"
+    found = source.data.get("normalizer")
+    stated: dict[str, Any] = found if isinstance(found, dict) else {}
+    usual = stated.get("type") == "BertNormalizer"
     if not usual or not stated.get("clean_text", True) or not stated.get("handle_chinese_chars", True):
         raise CheckpointError(
-            f"{source.path} prepares text by {quoted(stated)}, where GGUF's readers clean it and set Chinese characters "
+            f"{source.path} prepares text by {quoted(found)}, where GGUF's readers clean it and set Chinese characters "
             "apart as BERT does."
         )
     lowercase, accents = bool(stated.get("lowercase", True)), stated.get("strip_accents")
@@ -100,6 +102,21 @@ def _cased(lowercase: bool, strip_accents: bool) -> list[str]:
     kept = " and ".join(what for what, gone in (("capitals", lowercase), ("accents", strip_accents)) if not gone)
     note = f"The tokenizer keeps {kept}; builds of llama.cpp that do not know the key {LOWERCASE} drop them."
     return [note]
+
+
+def _korean(vocabulary: Mapping[str, int], strip_accents: bool) -> list[str]:
+    """A note where the tokenizer takes Korean syllables apart on its way to drop accents, and knows their parts."""
+    if not strip_accents or not any(_VOWELS[0] <= letter <= _VOWELS[1] for text in vocabulary for letter in text):
+        return []
+    note = (
+        "The tokenizer takes Korean syllables apart, and llama.cpp keeps the first letter of each alone: Korean text "
+        "gets fewer tokens there."
+    )
+    return [note]
+
+
+_VOWELS = ("\u1161", "\u1175")
+"""Vowels of Korean syllables that were taken apart (Unicode's Hangul Jamo)."""
 
 
 def around(source: TokenizerSource, special: Mapping[str, Value]) -> dict[str, Value]:

@@ -21,8 +21,9 @@ USUAL_POOLING = "mean"
 """Taken where a model does not say how it pools."""
 
 PROTOCOL = (
-    "windows of {context} tokens that do not overlap, token {start} at the head and {closing} at the end of each; a window's "
-    "embedding is {pooling} of the states of all its tokens; weights are decoded to float32 and activations not rounded"
+    "windows of {context} tokens that do not overlap, token {start} at the head and {closing} at the end of each; a "
+    "window's embedding is {pooling} of the states of all its tokens; weights are decoded to float32 and activations "
+    "not rounded"
 )
 
 _POOLINGS = {"mean": "the mean", "cls": "the first", "last": "the last"}
@@ -75,6 +76,8 @@ class EncoderComparison:
     notes: tuple[str, ...]
     """What was done otherwise than asked, one sentence each."""
     versions: dict[str, str]
+    errors_per_window: tuple[float, ...] = ()
+    """Mean state error of each, so that two files can be compared window by window; not in the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain data, one key per figure."""
@@ -85,6 +88,7 @@ class EncoderComparison:
             data[f"{key}_standard_error"] = figures["standard_error"]
             data[f"{key}_interval_95"] = [figures["low"], figures["high"]]
         data["notes"] = list(self.notes)
+        del data["errors_per_window"]
         return data
 
 
@@ -103,8 +107,8 @@ def pooling_of(files: tuple[ModelFile, ModelFile]) -> tuple[str, tuple[str, ...]
     known = {mode for mode in stated if mode is not None}
     if len(known) > 1:
         raise EvaluationError(
-            f"{files[0].path} makes embeddings by pooling '{stated[0]}' and {files[1].path} by '{stated[1]}'; these are not "
-            "one model: correct the file whose word is wrong."
+            f"{files[0].path} makes embeddings by pooling '{stated[0]}' and {files[1].path} by '{stated[1]}'; these "
+            "are not one model: correct the file whose word is wrong."
         )
     if known:
         return known.pop(), ()
@@ -131,8 +135,8 @@ def _states(model: LoadedModel, ids: torch.Tensor, number: int, total: int) -> t
     states = model.states(ids)
     if not bool(states.isfinite().all()):
         raise EvaluationError(
-            f"{model.path}: the model answers NaN or infinity in window {number} of {total}; its weights are damaged or "
-            "overflow in float32, so no comparison can be made."
+            f"{model.path}: the model answers NaN or infinity in window {number} of {total}; its weights are damaged "
+            "or overflow in float32, so no comparison can be made."
         )
     return states
 
@@ -150,6 +154,7 @@ def encoder_figures(tally: EmbeddingTally) -> dict[str, Any]:
         "token_cosine_p1": float(np.percentile(tokens, 1)),
         "token_cosine_min": float(tokens.min()),
         "state_error": tally.per_window(tally.errors),
+        "errors_per_window": tuple(float(numbers.mean()) for numbers in tally.errors),
         "nearest": tally.same_nearest(),
     }
 

@@ -41,7 +41,8 @@ def cosines(p: Floats, q: Floats) -> Floats:
     [0.96]
     """
     lengths = np.linalg.norm(p, axis=1) * np.linalg.norm(q, axis=1)
-    return np.divide((p * q).sum(1), lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    found: Floats = np.divide((p * q).sum(1), lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    return found
 
 
 def state_errors(p: Floats, q: Floats) -> Floats:
@@ -51,7 +52,8 @@ def state_errors(p: Floats, q: Floats) -> Floats:
     [0.04]
     """
     energy = (p * p).sum(1)
-    return np.divide(((q - p) ** 2).sum(1), energy, out=np.ones_like(energy), where=energy > 0)
+    found: Floats = np.divide(((q - p) ** 2).sum(1), energy, out=np.ones_like(energy), where=energy > 0)
+    return found
 
 
 def nearest_others(embeddings: Floats) -> npt.NDArray[np.int64]:
@@ -64,7 +66,8 @@ def nearest_others(embeddings: Floats) -> npt.NDArray[np.int64]:
     unit = embeddings / np.where(lengths > 0, lengths, 1.0)
     likeness = unit @ unit.T
     np.fill_diagonal(likeness, -np.inf)
-    return likeness.argmax(1)
+    found: npt.NDArray[np.int64] = likeness.argmax(1)
+    return found
 
 
 @dataclass

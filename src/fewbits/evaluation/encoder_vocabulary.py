@@ -23,7 +23,7 @@ class EncoderVocabulary:
         closing = tokens.last_token
         if tokens.start_token is None or closing is None:
             raise EvaluationError(
-                f"{path}: its tokenizer does not put a token before and one after a text, as an encoder's does; repair it."
+                f"{path}: its tokenizer does not put a token before and one after a text, as an encoder's does."
             )
         return EncoderVocabulary(tokens, closing)
 

@@ -1,4 +1,4 @@
-"""Which network transformers makes of a configuration: one that continues text, or an encoder without what stands on it."""
+"""Which network transformers makes of a configuration: one that continues text, or an encoder alone."""
 
 from __future__ import annotations
 

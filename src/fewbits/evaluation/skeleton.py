@@ -36,8 +36,8 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
 def give_frequencies(path: Path, network: Any, factors: torch.Tensor | None = None) -> None:
     """Compute the RoPE tables of `network`, which no file holds, and divide their frequencies by `factors`.
 
-    An encoder's numbers of positions are such tables too; what has parameters beside them keeps those on the meta device.
-    Raises EvaluationError where there is another number of factors.
+    An encoder's numbers of positions are such tables too; what has parameters beside them keeps those on the meta
+    device. Raises EvaluationError where there is another number of factors.
     """
     for name, module in list(network.named_modules()):
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):

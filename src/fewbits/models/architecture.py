@@ -229,7 +229,8 @@ def is_encoder(classes: Sequence[str] | None) -> bool:
     >>> is_encoder(["BertModel"]), is_encoder(["LlamaForCausalLM"]), is_encoder(None)
     (True, False, False)
     """
-    return bool(classes) and any(a.encoder and classes[0] in a.classes for a in architectures())
+    first = classes[0] if classes else None
+    return any(a.encoder and first in a.classes for a in architectures())
 
 
 def for_gguf(name: str, *, experts: bool = False) -> Architecture:

@@ -27,7 +27,10 @@ def encoder_comparison_tables(comparison: EncoderComparison) -> list[RenderableT
         table.add_row(name, f"{found.value:.6f}", _between(found, ".6f"), f"{low:.6f}", f"{least:.6f}")
     change = f", {figures.percent(c.bytes_quantized / c.bytes_original)}" if c.bytes_original else ""
     facts = [
-        ("state error", f"{c.state_error.value:.6f} (95%: {_between(c.state_error, '.6f')}), squared, of the state's own"),
+        (
+            "state error",
+            f"{c.state_error.value:.6f} (95%: {_between(c.state_error, '.6f')}), squared, of the state's own",
+        ),
         ("nearest window", f"the same for {c.nearest.value:.2%} (95%: {_between(c.nearest, '.2%')}) of the windows"),
         ("size", f"{figures.size(c.bytes_original)} -> {figures.size(c.bytes_quantized)}{change}"),
         ("bits per weight", f"{c.bits_per_weight:.3f}"),

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from fewbits.reporting import figures
 from fewbits.reporting.calibration_tables import calibration_tables
-from fewbits.reporting.record import CalibrationPlan, FormatSummary, Preview, Record, override_origin
 from fewbits.reporting.measures import MEASURES
+from fewbits.reporting.record import CalibrationPlan, FormatSummary, Preview, Record, override_origin
 from fewbits.reporting.table_parts import clean, facts_table, simple_table
 
 if TYPE_CHECKING:
