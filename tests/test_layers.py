@@ -96,6 +96,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints.configuration",
         "checkpoints.fields",
         "checkpoints.gguf",
+        "checkpoints.older_names",
         "checkpoints.safetensors",
         "digest",
         "models",

@@ -13,8 +13,9 @@ from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter
 from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory, require_replaceable
+from fewbits.checkpoints.older_names import open_weights
 from fewbits.checkpoints.partial_file import partial_path
-from fewbits.checkpoints.safetensors import SINGLE_NAME, open_directory
+from fewbits.checkpoints.safetensors import SINGLE_NAME
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 from fewbits.planning import Recipe
@@ -325,7 +326,7 @@ class PreparedDirectory:
     ) -> str:
         """Names are the source's; which tensors there must be, the architecture's facts say."""
         folder = self.conversion.files[0].parent
-        reader, _ = open_directory(folder)
+        reader, _ = open_weights(folder)
         _require_planned(tensors_of(folder), {t.planned.source_name: t for t in tensors})
         turned = {} if seed is None else rotated_directory(folder, seed)
         expected = {}

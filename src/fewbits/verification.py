@@ -23,7 +23,8 @@ from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, Stored
 from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.gguf import GGUFReader
-from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
+from fewbits.checkpoints.older_names import open_weights
+from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
@@ -94,7 +95,7 @@ class Expectation:
 def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTensor, Order | None]]:
     """Target name -> (source tensor, row order) for the model directory `path`, from its configuration alone."""
     config = read_configuration(path)
-    reader, _ = open_directory(path)
+    reader, _ = open_weights(path)
     facts = config.architecture.facts(config.values, config.layers)
     width = _head_width(file) if config.architecture.rotates else 0
     found: dict[str, tuple[StoredTensor, Order | None]] = {}
@@ -115,7 +116,7 @@ def _each_expert(source: str, experts: int) -> list[str]:
 def tensors_of(path: Path) -> dict[str, str]:
     """Source name -> target name of every weight that the model in directory `path` must have, or has beside it."""
     config = read_configuration(path)
-    reader, _ = open_directory(path)
+    reader, _ = open_weights(path)
     present = set(reader.names())
     facts = config.architecture.facts(config.values, config.layers)
     needed = {name: source for name, (source, fact) in facts.items() if not fact.aside or source in present}
@@ -130,7 +131,7 @@ def expect_gguf(reader: Reader) -> dict[str, tuple[StoredTensor, Order | None]]:
 def rotated_directory(path: Path, seed: int) -> dict[str, Turned]:
     """Target name -> what must have become of each tensor of the model in directory `path`, rotated by `seed`."""
     config = read_configuration(path)
-    reader, _ = open_directory(path)
+    reader, _ = open_weights(path)
     sources = {name: reader.read(name) for name in tensors_of(path)}
     return _rotated(config.architecture, config.layers, config.values["num_key_value_heads"], sources, seed)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 import fewbits
@@ -16,6 +17,7 @@ from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.pooling import read_pooling
 from fewbits.errors import CheckpointError
 from references.encoder_models import save_encoder, save_pooling
+from references.stored_files import stored_bytes
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM"])
@@ -43,6 +45,32 @@ def test_a_directory_keeps_what_stands_beside_the_encoder(kind: str, tmp_path: P
     assert not any("left out" in note for note in record.preview.notes)  # type: ignore[union-attr]
     for name in ("modules.json", "1_Pooling/config.json", "tokenizer.json"):
         assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_names_of_2018_are_read(tmp_path: Path) -> None:
+    """Gains and shifts called gamma and beta give the same file, and a directory that transformers fills completely."""
+    from safetensors.torch import load_file, save_file
+
+    directory = save_encoder(tmp_path / "model", "BertForMaskedLM")
+    fewbits.quantize(directory, tmp_path / "new.gguf", to="Q8_0")
+    weights = load_file(directory / "model.safetensors")
+    older = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for name in list(weights):
+        for newer, old in older.items():
+            if name.endswith(newer):
+                weights[name.removesuffix(newer) + old] = weights.pop(name)
+    weights["bert.embeddings.position_ids"] = torch.arange(128)[None]
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+    fewbits.quantize(directory, tmp_path / "old.gguf", to="Q8_0")
+    fewbits.quantize(directory, tmp_path / "out", to="F32")
+
+    assert stored_bytes(tmp_path / "old.gguf") == stored_bytes(tmp_path / "new.gguf")
+    text = tmp_path / "t.txt"
+    text.write_text("Some words, again and again. " * 40, encoding="utf-8")
+    for original, quantized, limit in ((directory, "out", 1e-9), (tmp_path / "out", "old.gguf", 1e-2)):
+        found = fewbits.compare(original, tmp_path / quantized, text=text, context=32, threads=1)
+        assert found.state_error.value < limit  # type: ignore[union-attr]
 
 
 def test_a_missing_tensor_of_the_encoder_is_named(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement, Reader, StackedTensor, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
 from fewbits.checkpoints.names import to_gguf
+from fewbits.checkpoints.older_names import open_weights
 from fewbits.checkpoints.pooling import Pooling, read_pooling
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import frequency_factors, interleaved, scaling_metadata
-from fewbits.checkpoints.safetensors import open_directory
 from fewbits.checkpoints.tokenizer import TokenizerFacts, read_tokenizer
 from fewbits.errors import CheckpointError
 from fewbits.models import EXPERT, TensorFact
@@ -25,7 +25,7 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory; point to a Hugging Face model directory.")
     config = read_configuration(path)
-    reader, shards = open_directory(path)
+    reader, shards = open_weights(path)
     placements, notes = _place(config, reader)
     tokenizer = read_tokenizer(path, config)
     pooling = _pooling(config, tokenizer)
