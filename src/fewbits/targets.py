@@ -262,7 +262,7 @@ class DirectoryTarget:
                 f"{conversion.files[0]} is no model directory, and only from one can a model directory be made; "
                 "give an output that ends in .gguf, or the model's Hugging Face directory as the source."
             )
-        own = tuple(replace(p, order=None) for each in conversion.placements for p in _listed(each) if not p.computed)
+        own = tuple(_as_stored(p) for each in conversion.placements for p in _listed(each) if not p.computed)
         return replace(conversion, placements=own, notes=conversion.left_out)
 
     def refuses(self, format_name: str) -> str | None:
@@ -285,6 +285,11 @@ class DirectoryTarget:
         rows = [(t.source_name, t.format, t.shape) for t in tensors]
         layout = plan_directory(folder, conversion.files, rows, recipe.name, conversion.configuration)
         return PreparedDirectory(conversion, layout)
+
+
+def _as_stored(placement: Placement) -> Placement:
+    """Every row, as the source has them."""
+    return replace(placement, order=None, source=placement.whole or placement.source, whole=None)
 
 
 def _listed(placement: Placement) -> tuple[Placement, ...]:

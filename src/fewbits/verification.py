@@ -104,8 +104,17 @@ def expect_directory(path: Path, file: GGUFReader) -> dict[str, tuple[StoredTens
             continue
         parts = [reader.read(own) for own in _each_expert(source, config.experts)]
         tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
+        if fact.after:
+            tensor = _behind(tensor, config.values[fact.after])
         found[name] = (tensor, _pairs(tensor.rows, width) if fact.order == "rope" else None)
     return found
+
+
+def _behind(tensor: StoredTensor, row: int) -> StoredTensor:
+    """The rows of a table behind row `row`."""
+    rows, width = tensor.shape
+    size = tensor.buffer.size // rows
+    return StoredTensor(tensor.name, tensor.format, (rows - row - 1, width), tensor.buffer[(row + 1) * size :])
 
 
 def _each_expert(source: str, experts: int) -> list[str]:

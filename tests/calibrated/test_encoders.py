@@ -15,7 +15,7 @@ from fewbits.calibrated.session import Session, Solved
 from fewbits.cli.main import main
 from fewbits.errors import CalibrationError, TransformError
 from references.angles import state_error
-from references.encoder_models import save_encoder
+from references.encoder_models import save_encoder, save_roberta
 from references.stored_files import stored_bytes
 
 WINDOWS = {"windows": 6, "sequence_length": 32}
@@ -103,6 +103,21 @@ def test_a_gguf_source_gives_the_same_codes(encoder: Path, tmp_path: Path) -> No
     calibrated(tmp_path / "lossless.gguf", tmp_path / "b.gguf")
 
     assert stored_bytes(tmp_path / "b.gguf") == stored_bytes(tmp_path / "a.gguf")
+
+
+def test_positions_are_the_source_s_where_a_file_leaves_some_out(tmp_path: Path) -> None:
+    """The walk reads the whole table of a RoBERTa; its last verdict is what the file gives, on windows of all positions."""
+    model = save_roberta(tmp_path / "model")
+    (tmp_path / "t.txt").write_text(
+        "\n".join(f"Line {n} of a text about {n * n}." for n in range(300)), encoding="utf-8"
+    )
+
+    record = calibrated(model, tmp_path / "o.gguf", sequence_length=512, windows=2, guard=tmp_path / "t.txt")
+    found = fewbits.compare(model, tmp_path / "o.gguf", text=tmp_path / "t.txt", context=128, threads=1)
+
+    last = record.calibration.verdicts[-1]
+    judged = last["state_error_solved" if last["kept"] else "state_error_plain"]
+    assert found.state_error.value == pytest.approx(judged, rel=0.2)  # other windows of one text
 
 
 def test_values_can_be_scaled(encoder: Path, tmp_path: Path) -> None:

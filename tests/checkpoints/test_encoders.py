@@ -16,7 +16,7 @@ from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.pooling import read_pooling
 from fewbits.errors import CheckpointError
-from references.encoder_models import save_encoder, save_pooling
+from references.encoder_models import save_encoder, save_pooling, save_roberta
 from references.stored_files import stored_bytes
 
 
@@ -45,6 +45,38 @@ def test_a_directory_keeps_what_stands_beside_the_encoder(kind: str, tmp_path: P
     assert not any("left out" in note for note in record.preview.notes)  # type: ignore[union-attr]
     for name in ("modules.json", "1_Pooling/config.json", "tokenizer.json"):
         assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["RobertaModel", "RobertaForMaskedLM"])
+def test_positions_that_nothing_looks_up_stay_out_of_a_file(kind: str, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    directory = save_roberta(tmp_path / "model", kind)
+    fewbits.quantize(directory, tmp_path / "o.gguf", to="Q8_0")
+    fewbits.quantize(directory, tmp_path / "out", to="Q8_0")
+
+    name = next(n for n in load_file(directory / "model.safetensors") if n.endswith("position_embeddings.weight"))
+    table = load_file(directory / "model.safetensors")[name]
+    file = GGUFReader(tmp_path / "o.gguf")
+    stored = file.read("position_embd.weight")
+    assert table.shape == (133, 64)
+    assert (stored.buffer.view("<f4").reshape(stored.shape) == table[5:]).all()
+    assert (load_file(tmp_path / "out" / "model.safetensors")[name] == table).all()
+    assert file.metadata["bert.context_length"].value == 128
+
+
+@pytest.mark.parametrize("number", [None, -1, 132, "1"])
+def test_a_padding_number_beyond_the_positions_is_refused(number: object, tmp_path: Path) -> None:
+    directory = save_roberta(tmp_path / "model")
+    path = directory / "config.json"
+    stated = {**json.loads(path.read_text(encoding="utf-8")), "pad_token_id": number}
+    path.write_text(json.dumps(stated), encoding="utf-8")
+
+    if number is None:  # transformers' own default, 1
+        assert convert_directory(directory).metadata["bert.context_length"].value == 131
+        return
+    with pytest.raises(CheckpointError, match="behind which its 133 positions begin"):
+        convert_directory(directory)
 
 
 def test_names_of_2018_are_read(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fewbits.errors import EvaluationError
 from fewbits.evaluation.compare_encoders import EncoderComparison
 from fewbits.evaluation.embeddings import cosines, nearest_others, pooled, state_errors
 from references import angles
-from references.encoder_models import save_encoder, save_pooling, word_piece_tokenizer
+from references.encoder_models import save_encoder, save_pooling, save_roberta, word_piece_tokenizer
 from references.random_models import manual
 
 
@@ -72,11 +73,19 @@ def test_a_lossless_copy_has_no_angle(kind: str, encoder: Path, text: Path, tmp_
     assert found.tokens == 32 * found.windows
 
 
-def test_a_masked_language_model_is_compared_by_its_encoder(text: Path, tmp_path: Path) -> None:
-    model = save_encoder(tmp_path / "model", "BertForMaskedLM")
-    fewbits.quantize(model, tmp_path / "o", to="F16")
+@pytest.mark.parametrize("make", [save_encoder, save_roberta])
+@pytest.mark.parametrize("output", ["o", "o.gguf"])
+def test_a_masked_language_model_is_compared_by_its_encoder(
+    make: Callable[..., Path], output: str, text: Path, tmp_path: Path
+) -> None:
+    kind = {save_encoder: "BertForMaskedLM", save_roberta: "RobertaForMaskedLM"}[make]
+    model = make(tmp_path / "model", kind)
+    fewbits.quantize(model, tmp_path / output, to="F16")
 
-    assert compared(model, tmp_path / "o", text).state_error.value < 1e-9
+    found = compared(model, tmp_path / output, text, context=512)
+
+    assert found.state_error.value < 1e-9
+    assert found.context == 128
 
 
 def test_what_it_says_is_what_transformers_says(encoder: Path, text: Path, tmp_path: Path) -> None:

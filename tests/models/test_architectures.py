@@ -57,6 +57,7 @@ CONFIGS: dict[str, Any] = {
     "mixtral": transformers.MixtralConfig,
     "qwen3_moe": transformers.Qwen3MoeConfig,
     "bert": transformers.BertConfig,
+    "roberta": transformers.RobertaConfig,
 }
 
 

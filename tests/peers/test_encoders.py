@@ -18,7 +18,7 @@ from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.targets import GGUFTarget
 from references import conversion_file
-from references.encoder_models import save_encoder, word_piece_tokenizer
+from references.encoder_models import save_encoder, save_roberta, word_piece_tokenizer
 from references.random_models import HARD_TEXT, manual
 
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -48,7 +48,12 @@ def unpooled(directory: Path) -> Path:
     return save_encoder(directory, pooling=None, seed=3)
 
 
-MODELS: tuple[Callable[[Path], Path], ...] = (mean, first, cased, unpooled)
+def roberta(directory: Path) -> Path:
+    """Byte-level BPE, and positions that begin behind the number of the token that pads."""
+    return save_roberta(directory, seed=4)
+
+
+MODELS: tuple[Callable[[Path], Path], ...] = (mean, first, cased, unpooled, roberta)
 
 
 def load(path: Path, **options: Any) -> Any:
@@ -58,7 +63,7 @@ def load(path: Path, **options: Any) -> Any:
 
 def states(directory: Path, text: str) -> Floats:
     """transformers' states (tokens, hidden), matrices rounded as in an F16 file."""
-    model = transformers.BertModel.from_pretrained(directory, add_pooling_layer=False).eval()
+    model = transformers.AutoModel.from_pretrained(directory, add_pooling_layer=False).eval()
     ids = transformers.AutoTokenizer.from_pretrained(directory)(text)["input_ids"]
     with torch.no_grad():
         found: Floats = model(torch.tensor([ids])).last_hidden_state[0].double().numpy()
@@ -70,8 +75,8 @@ def unlike(file: Path, directory: Path, model: str) -> float:
     peer, worst = load(file), 1.0
     for text in TEXTS:
         whole = states(directory, text)
-        pooled = {"mean": whole.mean(0), "cased": whole.mean(0), "first": whole[0]}
-        want, found = np.atleast_2d(pooled.get(model, whole)), np.atleast_2d(np.array(peer.embed(text)))
+        want = np.atleast_2d({"unpooled": whole, "first": whole[0]}.get(model, whole.mean(0)))
+        found = np.atleast_2d(np.array(peer.embed(text)))
         assert found.shape == want.shape
         lengths = np.linalg.norm(want, axis=1) * np.linalg.norm(found, axis=1)
         worst = min(worst, float(((want * found).sum(1) / lengths).min()))
@@ -117,6 +122,23 @@ def test_a_planted_fault_is_seen(plant: Callable[[Any], Any] | None, tmp_path: P
     assert (found > 1e-3) if plant else (found < 1e-4)
 
 
+def test_positions_that_nothing_looks_up_have_to_go(tmp_path: Path) -> None:
+    directory = roberta(tmp_path / "model")
+    conversion = GGUFTarget().accept(convert_directory(directory))
+    planted = tuple(
+        dataclasses.replace(p, source=dataclasses.replace(p.source, buffer=p.whole.buffer[: p.source.bytes]))
+        if p.whole
+        else p
+        for p in conversion.placements
+    )
+
+    right, wrong = write_f32(conversion, tmp_path / "o.gguf"), tmp_path / "p.gguf"
+    write_f32(dataclasses.replace(conversion, placements=planted), wrong)
+
+    assert unlike(right, directory, "roberta") < 1e-4
+    assert unlike(wrong, directory, "roberta") > 1e-3
+
+
 def write_f32(conversion: Conversion, target: Path) -> Path:
     """By the gguf package; tables that are added to states have to be float32, so every matrix is."""
     import gguf
@@ -143,7 +165,7 @@ def test_tokens_are_those_of_transformers(make: Callable[[Path], Path], tmp_path
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
 
     # Our notes say what becomes of Korean text where accents are dropped; see the next test.
-    plain = HARD_TEXT if make is cased else HARD_TEXT.replace(KOREAN, "")
+    plain = HARD_TEXT if make in (cased, roberta) else HARD_TEXT.replace(KOREAN, "")
     for text in (plain, manual()[:30_000], "a", "x\n", "  two", "One[MASK]two[SEP]", "ÀÉ é"):
         assert peer.tokenize(text.encode(), add_bos=True, special=True) == tokenizer(text)["input_ids"], text[:40]
     peer.close()

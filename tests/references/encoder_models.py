@@ -10,7 +10,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from references.random_models import HARD_TEXT, manual
+from references.random_models import HARD_TEXT, byte_level_tokenizer, manual
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -48,6 +48,40 @@ def bert_config(rows: int, **changes: Any) -> Any:
         "initializer_range": 0.1,
     }
     return transformers.BertConfig(**{**values, **changes})
+
+
+def roberta_config(rows: int, **changes: Any) -> Any:
+    """The same with positions that begin behind the number of the token that pads."""
+    values = {**bert_config(rows).to_dict(), "type_vocab_size": 1, "pad_token_id": 4, "max_position_embeddings": 133}
+    for key in ("model_type", "architectures", "transformers_version"):
+        values.pop(key, None)
+    return transformers.RobertaConfig(**{**values, "bos_token_id": 0, "eos_token_id": 1, **changes})
+
+
+def roberta_tokenizer() -> Tokenizer:
+    """Byte-level BPE between two tokens, as RoBERTa's."""
+    tokenizer = byte_level_tokenizer(size=600)
+    tokenizer.add_special_tokens(["<s>", "</s>", "<unk>", "<mask>", "<pad>"])
+    around = [(text, tokenizer.token_to_id(text)) for text in ("</s>", "<s>")]
+    tokenizer.post_processor = processors.RobertaProcessing(*around, trim_offsets=True, add_prefix_space=False)
+    return tokenizer
+
+
+def save_roberta(
+    directory: Path, kind: str = "RobertaModel", *, pooling: str | None = "mean_tokens", seed: int = 0
+) -> Path:
+    """A directory with a random RoBERTa."""
+    torch.manual_seed(seed)
+    tokenizer = roberta_tokenizer()
+    model = getattr(transformers, kind)(roberta_config(tokenizer.get_vocab_size()))
+    disturb(model)
+    model.save_pretrained(directory)
+    special = {f"{role}_token": f"<{role}>" for role in ("unk", "mask", "pad")}
+    special |= {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(directory)
+    if pooling is not None:
+        save_pooling(directory, pooling)
+    return directory
 
 
 def disturb(model: Any) -> None:

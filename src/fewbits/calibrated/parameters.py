@@ -162,7 +162,8 @@ def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Pa
     for placement in conversion.placements:
         if not placement.computed:
             name = placement.source.name
-            named |= _each_expert(names.get(name, name), placement, _inverse(placement.order))
+            whole = replace(placement, source=placement.whole) if placement.whole else placement
+            named |= _each_expert(names.get(name, name), whole, _inverse(placement.order))
     return named
 
 

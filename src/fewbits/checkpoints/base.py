@@ -60,6 +60,11 @@ class StoredTensor:
         """Stored bytes of one row."""
         return self.buffer.size // self.rows if self.rows else 0
 
+    def behind(self, rows: int) -> StoredTensor:
+        """The matrix without its first `rows` rows; a view."""
+        shape = (self.shape[0] - rows, *self.shape[1:])
+        return StoredTensor(self.name, self.format, shape, self.buffer[rows * self.row_bytes :])
+
     def slab(self, start: int, stop: int) -> Bytes:
         """Rows `start` to `stop` as stored bytes, (stop - start, bytes per row), without a copy."""
         width = self.row_bytes
@@ -113,6 +118,8 @@ class Placement:
     order: Order | None = None
     computed: bool = False
     aside: bool = False
+    whole: StoredTensor | None = None
+    """The source's tensor, where a GGUF file leaves out its first rows; a directory has them all."""
 
     def slab(self, start: int, stop: int) -> Bytes:
         """Target rows `start` to `stop` as source bytes; a view, or a copy of one slab when rows are reordered."""

@@ -113,6 +113,18 @@ def _check_counts(path: Path, values: Mapping[str, Any], *, rotates: bool) -> No
         raise CheckpointError(f"{path} has heads of odd width {values['head_dim']}, which RoPE cannot rotate.")
 
 
+def _usable_positions(path: Path, architecture: Architecture, values: Mapping[str, Any]) -> int:
+    """Positions less those in front that nothing looks up; raises CheckpointError where none are left."""
+    for key in {fact.after for fact in architecture.tensors if fact.after}:
+        number = values.get(key)
+        if type(number) is not int or not 0 <= number < values["max_position_embeddings"] - 1:
+            raise CheckpointError(
+                f"{path} has {key} = {number!r}, behind which its {values['max_position_embeddings']} positions begin; "
+                "correct it."
+            )
+    return architecture.usable_positions(values)
+
+
 def _check_requirements(path: Path, architecture: Architecture, values: Mapping[str, Any]) -> None:
     for key, allowed in architecture.require.items():
         value = values.get(key)
@@ -161,6 +173,7 @@ def read_configuration(directory: Path) -> Configuration:
     _derive(values)
     _check_counts(path, values, rotates=architecture.rotates)
     rope = _rope(path, raw, values) if architecture.rotates else {}
+    values["usable_positions"] = _usable_positions(path, architecture, values)
     _check_requirements(path, architecture, values)
     result = Configuration(path, architecture, values, rope)
     widths = result.widths

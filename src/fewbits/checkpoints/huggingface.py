@@ -187,6 +187,9 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
             f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."
         )
     order = interleaved(tensor.rows, config.heads(fact.shape[0])) if fact.order == "rope" else None
+    unread = fact.unread(config.values)
+    if unread:
+        return Placement(target, tensor.behind(unread), whole=tensor)
     return Placement(target, tensor, order, aside=fact.aside)
 
 

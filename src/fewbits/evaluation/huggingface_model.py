@@ -12,7 +12,7 @@ from fewbits.checkpoints.pooling import read_pooling
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.encoder_vocabulary import EncoderVocabulary
 from fewbits.evaluation.model_files import SAFE, LoadedModel, Vocabulary, first_sentence, quiet_transformers
-from fewbits.evaluation.network_kinds import kind_for, stands_beside
+from fewbits.evaluation.network_kinds import kind_for, positions_of, stands_beside
 from fewbits.evaluation.skeleton import bare_network, give_frequencies
 from fewbits.evaluation.vocabularies import GGUFVocabulary, HuggingFaceVocabulary
 from fewbits.models import is_encoder
@@ -36,8 +36,8 @@ class HuggingFaceModel:
                 config = transformers.AutoConfig.from_pretrained(path, **SAFE)
         except Exception as error:  # transformers raises whatever its many parsers raise
             raise EvaluationError(f"{path}: config.json cannot be used ({first_sentence(error)}).") from error
-        limit = getattr(config, "max_position_embeddings", None)
-        if not isinstance(limit, int):
+        limit = positions_of(config)
+        if limit is None:
             raise EvaluationError(f"{path}: config.json gives no max_position_embeddings; is this a language model?")
         return HuggingFaceModel(path, limit, config)
 

@@ -32,6 +32,15 @@ def kind_for(config: Any) -> NetworkKind:
     return ENCODER if is_encoder(config.architectures) else CAUSAL
 
 
+def positions_of(config: Any) -> int | None:
+    """Most tokens that a model of a transformers configuration can read at once; None where it does not say."""
+    stated = getattr(config, "max_position_embeddings", None)
+    if not isinstance(stated, int) or not is_encoder(config.architectures):
+        return stated if isinstance(stated, int) else None
+    architecture = for_config({"architectures": list(config.architectures)})
+    return architecture.usable_positions({**architecture.defaults, **config.to_dict()})
+
+
 def stands_beside(config: Any) -> Callable[[str], bool]:
     """Whether a name in a checkpoint of an encoder belongs to what stands beside it: a pooler, a head; never else."""
     if not is_encoder(config.architectures):

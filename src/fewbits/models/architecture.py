@@ -35,6 +35,7 @@ class TensorFact:
     With "{expert}" in its source, a checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers'
     network, its stacks taken apart, where that is not `source`. `aside` marks what a checkpoint of an encoder may hold
     beside it (a pooler, a head that guesses masked tokens): no GGUF file has it, and a directory keeps it as it is.
+    `after` is the configuration's key of the last row that nothing looks up: a GGUF file begins behind it.
     """
 
     gguf: str
@@ -45,6 +46,7 @@ class TensorFact:
     unless: str = ""
     parameter: str = ""
     aside: bool = False
+    after: str = ""
 
     @property
     def stacked(self) -> bool:
@@ -61,6 +63,10 @@ class TensorFact:
         if self.source.startswith(HEADS):
             return self
         return replace(self, source=prefix + self.source, parameter=self.parameter or self.source)
+
+    def unread(self, config: Mapping[str, Any]) -> int:
+        """How many rows from the first on a GGUF file leaves out, in a model of `config` (defaults filled in)."""
+        return int(config[self.after]) + 1 if self.after else 0
 
     def exists(self, config: Mapping[str, Any]) -> bool:
         """Whether a model of `config` (defaults filled in) has this tensor."""
@@ -137,6 +143,10 @@ class Architecture:
     def epsilon(self) -> str:
         """The configuration key of what its norms add to a variance."""
         return next(source for key, (source, _) in self.metadata.items() if key.endswith("_epsilon"))
+
+    def usable_positions(self, config: Mapping[str, Any]) -> int:
+        """Most tokens that a model of `config` (defaults filled in) can read at once."""
+        return int(config["max_position_embeddings"]) - max(fact.unread(config) for fact in self.tensors)
 
     def skips(self, name: str) -> bool:
         """Whether the source tensor `name` holds no weight and is left out."""
