@@ -106,7 +106,7 @@ def test_a_gguf_source_gives_the_same_codes(encoder: Path, tmp_path: Path) -> No
 
 
 def test_positions_are_the_source_s_where_a_file_leaves_some_out(tmp_path: Path) -> None:
-    """The walk reads the whole table of a RoBERTa; its last verdict is what the file gives, on windows of all positions."""
+    """The walk reads the whole table of a RoBERTa; its last verdict is what the file gives."""
     model = save_roberta(tmp_path / "model")
     (tmp_path / "t.txt").write_text(
         "\n".join(f"Line {n} of a text about {n * n}." for n in range(300)), encoding="utf-8"
