@@ -136,6 +136,19 @@ def newer(directory: Path) -> None:
     (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "lasttoken"}), encoding="utf-8")
 
 
+def test_a_cache_of_the_hub_whose_files_are_links_is_read(tmp_path: Path) -> None:
+    directory = save_encoder(tmp_path / "model")
+    for file in [f for f in directory.rglob("*") if f.is_file()]:
+        stored = tmp_path / "blobs" / str(file.relative_to(directory)).replace("/", "-")
+        stored.parent.mkdir(exist_ok=True)
+        file.rename(stored)
+        file.symlink_to(stored)
+
+    fewbits.quantize(directory, tmp_path / "out", to="Q8_0")
+
+    assert read_pooling(tmp_path / "out").mode == "mean"
+
+
 def test_newer_files_state_one_mode(tmp_path: Path) -> None:
     save_pooling(tmp_path, "mean_tokens")
     newer(tmp_path)

@@ -58,7 +58,7 @@ class Verdict:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Verdict:
         """What `to_json` made."""
-        key = data["measure"]
+        key = data.get("measure", "kl")
         return Verdict(data["first"], data["last"], data[f"{key}_solved"], data[f"{key}_plain"], key)
 
 

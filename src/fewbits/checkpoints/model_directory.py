@@ -178,6 +178,7 @@ class DirectoryWriter:
         for name, file in self.layout.copied.items():
             (self.partial / name).parent.mkdir(parents=True, exist_ok=True)
             _write_synced(self.partial / name, file.read_bytes())
+            sync_folder((self.partial / name).parent)
         sync_folder(self.partial)
         replaced = self.output.with_name(f".{self.output.name}.replaced")
         if self.output.exists():

@@ -87,10 +87,13 @@ def read_pooling(directory: Path) -> Pooling:
     pools = [step for step in steps if _kind(step) == "Pooling"]
     if len(pools) != 1:
         raise CheckpointError(f"{path} names {len(pools)} steps that pool, and one is needed; correct it.")
-    folder = pools[0].get("path")
-    stated = directory / str(folder) / "config.json"
-    if not isinstance(folder, str) or directory.resolve() not in stated.resolve().parents or not stated.is_file():
-        raise CheckpointError(f"{path} says that pooling is described in {quoted(folder)}, where no config.json is.")
+    folder = Path(str(pools[0].get("path")))
+    stated = directory / folder / "config.json"
+    # By its spelling: in a cache of the hub the file itself is a link that leads elsewhere.
+    if folder.is_absolute() or ".." in folder.parts or not stated.is_file():
+        raise CheckpointError(
+            f"{path} says that pooling is described in {quoted(str(folder))}, where no config.json is."
+        )
     return Pooling(_mode(stated), (path, stated))
 
 
@@ -98,7 +101,7 @@ def _steps(path: Path) -> list[dict[str, Any]]:
     try:
         raw = path.read_bytes()
         listed = json.loads(raw)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}).") from None
     # An object's checks for each step: no key twice, nothing absurdly deep.
     steps = [
