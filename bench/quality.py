@@ -36,6 +36,7 @@ import numpy as np
 import encoders
 import fewbits
 from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.evaluation.compare import Comparison
 from fewbits.kernels import decode_rows
 
 Peer = Callable[[Path, Path, str], None]
@@ -157,6 +158,8 @@ def run(model: Path, text: Path, recipe: str, base: Path, peer: Peer, options: a
             )
             for file in (ours, theirs)
         )
+        assert isinstance(a, Comparison), "the model continues text"
+        assert isinstance(b, Comparison), "so does the other"
         return Outcome(
             recipe=recipe,
             errors=weighted_errors(base, ours, theirs),

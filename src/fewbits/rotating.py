@@ -102,6 +102,11 @@ class Rotating:
 def rotating(conversion: Conversion, rotation: Hadamard) -> Rotating:
     """Decide what `rotation` makes of each tensor of `conversion`; raises TransformError where it cannot be rotated."""
     architecture, config, names = _described(conversion)
+    if architecture.encoder:
+        raise TransformError(
+            f"encoders ({architecture.name}) cannot be rotated: their norms subtract a mean from the residual stream "
+            "itself; leave hadamard out of --method."
+        )
     if architecture.experts:
         raise TransformError(f"experts ({architecture.name}) cannot be rotated yet; leave hadamard out of --method.")
     if not architecture.stream.writers:

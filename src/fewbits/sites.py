@@ -122,7 +122,7 @@ class Site:
 def find_sites(conversion: Conversion) -> dict[str, Site]:
     """Target name -> site, for every tensor of the conversion."""
     shapes = {p.name: p.source.shape for p in conversion.placements}
-    computed = {p.name for p in conversion.placements if p.computed}
+    computed = {p.name for p in conversion.placements if p.computed or p.aside}
     model = _model(conversion, shapes)
     sites: dict[str, Site] = {}
     seen: Counter[str] = Counter()

@@ -39,6 +39,10 @@ QUANTIZATION_VERSION = 2
 """ggml's version of the layouts of quantized tensors."""
 
 
+_ADDED_TABLES = ("position_embd.weight", "token_types.weight")
+"""Tables whose rows are added to states: ggml adds float32 to float32."""
+
+
 class Writer(Protocol):
     """A container that is being written; a context manager that leaves nothing behind unless `publish` was called."""
 
@@ -126,8 +130,16 @@ class GGUFTarget:
         require_writable(output, card_path(output), force=force, dry_run=dry_run)
 
     def accept(self, conversion: Conversion) -> Conversion:
-        """Every conversion is one to GGUF."""
-        return conversion
+        """Every conversion is one to GGUF, but for what stands beside an encoder, which is left out with a note."""
+        aside = [p.source.name for p in conversion.placements if p.aside]
+        if not aside:
+            return conversion
+        note = (
+            f"Beside the encoder stand {', '.join(aside)}, which are left out: a GGUF file has no place for them. A "
+            "model directory keeps them."
+        )
+        kept = tuple(p for p in conversion.placements if not p.aside)
+        return replace(conversion, placements=kept, notes=(*conversion.notes, note))
 
     def refuses(self, format_name: str) -> str | None:
         """What ggml has no type for."""
@@ -137,7 +149,8 @@ class GGUFTarget:
     def plain_format(self, placement: Placement) -> str:
         """Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants."""
         stored = placement.source
-        return "F32" if len(stored.shape) < 2 or placement.computed else stored.format
+        whole = len(stored.shape) < 2 or placement.computed or placement.name in _ADDED_TABLES
+        return "F32" if whole else stored.format
 
     def prepare(
         self, conversion: Conversion, tensors: Sequence[PlannedTensor], recipe: Recipe, used: ImportanceUsed | None
@@ -270,11 +283,11 @@ class DirectoryTarget:
 
 
 def _as_stored(placement: Placement) -> Placement:
-    """The tensor as the source has it, rows being outputs."""
-    source = placement.source
+    """The tensor as the source has it, every row, rows being outputs."""
+    source = placement.whole or placement.source
     # A format's spans lie along the reduction: what lies the other way in the source is turned, and said to be.
     own = source if isinstance(source, TransposedTensor) else source.in_file
-    return replace(placement, order=None, source=own)
+    return replace(placement, order=None, source=own, whole=None)
 
 
 def _listed(placement: Placement) -> tuple[Placement, ...]:

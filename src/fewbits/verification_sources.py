@@ -12,7 +12,7 @@ import numpy as np
 from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, StoredTensor
 from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.gguf import GGUFReader
-from fewbits.checkpoints.safetensors import open_directory
+from fewbits.checkpoints.older_names import open_weights
 from fewbits.errors import VerificationError
 from fewbits.models import EXPERT, Architecture, for_gguf
 from fewbits.verification_rotation import Turned, expect_rotated
@@ -52,19 +52,29 @@ def turn(matrix: StoredTensor) -> StoredTensor:
 def expect_directory(path: Path, file: GGUFReader) -> dict[str, Origin]:
     """Target name -> origin for the model directory `path`, from its configuration alone."""
     config = read_configuration(path)
-    reader, _ = open_directory(path)
+    reader, _ = open_weights(path)
     facts = config.architecture.stored(config.values, config.layers, reader.names())
     ordered = any(fact.order for _, fact in facts.values())
     width = _head_width(file) if ordered else 0
     found: dict[str, Origin] = {}
     for name, (source, fact) in facts.items():
+        if fact.aside:
+            continue
         parts = [reader.read(own) for own in _each_expert(source, config.experts)]
         tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
+        tensor = _behind(tensor, config.values[fact.after]) if fact.after else tensor
         tensor = turn(tensor) if fact.transposed else tensor
         tensor = StoredTensor(source, tensor.format, tensor.shape[1:], tensor.buffer) if fact.flat else tensor
         order = _ORDERS[fact.order](tensor.rows, width) if fact.order else None
         found[name] = Origin(tensor, order, fact.add)
     return found
+
+
+def _behind(tensor: StoredTensor, row: int) -> StoredTensor:
+    """The rows of a table behind row `row`."""
+    rows, width = tensor.shape
+    size = tensor.buffer.size // rows
+    return StoredTensor(tensor.name, tensor.format, (rows - row - 1, width), tensor.buffer[(row + 1) * size :])
 
 
 def _each_expert(source: str, experts: int) -> list[str]:
@@ -73,17 +83,19 @@ def _each_expert(source: str, experts: int) -> list[str]:
 
 
 def tensors_of(path: Path) -> dict[str, str]:
-    """Source name -> target name of every weight that the model in directory `path` must have."""
+    """Source name -> target name of every weight that the model in directory `path` must have, or has beside it."""
     config = read_configuration(path)
-    reader, _ = open_directory(path)
-    facts = config.architecture.stored(config.values, config.layers, reader.names())
-    return {own: name for name, (source, _) in facts.items() for own in _each_expert(source, config.experts)}
+    reader, _ = open_weights(path)
+    present = set(reader.names())
+    facts = config.architecture.stored(config.values, config.layers, present)
+    needed = {name: source for name, (source, fact) in facts.items() if not fact.aside or source in present}
+    return {own: name for name, source in needed.items() for own in _each_expert(source, config.experts)}
 
 
 def stored_directory(path: Path) -> dict[str, StoredTensor]:
     """Source name -> tensor of every weight of the model in directory `path`, rows being outputs."""
     config = read_configuration(path)
-    reader, _ = open_directory(path)
+    reader, _ = open_weights(path)
     facts = config.architecture.stored(config.values, config.layers, reader.names())
     turned = {source for source, fact in facts.values() if fact.transposed}
     return {name: turn(reader.read(name)) if name in turned else reader.read(name) for name in tensors_of(path)}
@@ -97,7 +109,7 @@ def expect_gguf(reader: Reader) -> dict[str, Origin]:
 def rotated_directory(path: Path, seed: int) -> dict[str, Turned]:
     """Target name -> what must have become of each tensor of the model in directory `path`, rotated by `seed`."""
     config = read_configuration(path)
-    reader, _ = open_directory(path)
+    reader, _ = open_weights(path)
     sources = {name: reader.read(name) for name in tensors_of(path)}
     return _rotated(config.architecture, config.layers, config.values["num_key_value_heads"], sources, seed)
 

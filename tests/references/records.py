@@ -74,8 +74,8 @@ def calibrated_record(output: Path, card: Path) -> Record:
     """The record of a run with a method that looks at text."""
     plain = record(output, card)
     verdicts = (
-        {"first": 0, "last": 1, "kl_solved": 0.01, "kl_plain": 0.02, "kept": True},
-        {"first": 2, "last": 3, "kl_solved": 0.04, "kl_plain": 0.03, "kept": False},
+        {"first": 0, "last": 1, "kl_solved": 0.01, "kl_plain": 0.02, "measure": "kl", "kept": True},
+        {"first": 2, "last": 3, "kl_solved": 0.04, "kl_plain": 0.03, "measure": "kl", "kept": False},
     )
     tensors = tuple(
         replace(t, planned=replace(t.planned, name=f"blk.{n}.attn_q.weight"), output_error=0.05, output_error_plain=0.1)

@@ -56,7 +56,8 @@ def estimate_seconds(plan: Plan, threads: int) -> float:
     held_out, checkpoints = plan.held_out.size, guard.spans(layers)
     judged = sum(2 * (layers - span.stop) for span in checkpoints)
     passes = layers * (2 * plan.calibration.size + 3 * held_out) + judged * held_out
-    head = 3 * (held_out // 2) * len(checkpoints) * prod(_embedding(plan).shape)
+    answers = 0 if plan.source.architecture.encoder else prod(_embedding(plan).shape)
+    head = 3 * (held_out // 2) * len(checkpoints) * answers
     forward = 2 * (passes * sum(m.size * m.share for m in matrices) + head)
     products = layers * plan.calibration.size * sum(m.cols**2 * m.share for m in widths)
     sweeps = layers * (sum(2 * m.size * m.cols for m in matrices) + sum(m.cols**3 / 3 for m in widths))

@@ -1,4 +1,7 @@
-"""The guard: codes stay only where they leave less KL divergence, end to end on held-out text, than plain codes do.
+"""The guard: codes stay only where they leave less distance, end to end on held-out text, than plain codes do.
+
+The distance is the KL divergence of the next token's distribution; of encoders, which predict none, the squared error
+of the last states.
 
 A lower error of a matrix's outputs does not always mean a better model. So at a few checkpoints the rest of the model,
 in full precision, is run on guard text behind the layers since the last checkpoint, once with the method's codes and
@@ -8,11 +11,12 @@ once with plain ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fewbits.calibration.network import Head, LayeredNetwork
 from fewbits.calibration.walk import Batches, States, advance, tensor_of
@@ -30,26 +34,32 @@ CHECKPOINTS = 8
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the guard found behind layers `first` to `last`; KL divergences in nats per token of guard text."""
+    """What the guard found behind layers `first` to `last`, on average over the tokens of its text.
+
+    `measure` is the key of what it measured (reporting/measures.py).
+    """
 
     first: int
     last: int
-    kl_solved: float
-    kl_plain: float
+    solved: float
+    plain: float
+    measure: str = "kl"
 
     @property
     def kept(self) -> bool:
         """Whether the method's codes stay."""
-        return self.kl_solved <= self.kl_plain
+        return self.solved <= self.plain
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return {**asdict(self), "kept": self.kept}
+        """As plain data; what was measured is in the names."""
+        found = {f"{self.measure}_solved": self.solved, f"{self.measure}_plain": self.plain}
+        return {"first": self.first, "last": self.last, **found, "measure": self.measure, "kept": self.kept}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Verdict:
         """What `to_json` made."""
-        return Verdict(data["first"], data["last"], data["kl_solved"], data["kl_plain"])
+        key = data.get("measure", "kl")
+        return Verdict(data["first"], data["last"], data[f"{key}_solved"], data[f"{key}_plain"], key)
 
 
 def spans(layers: int) -> list[range]:
@@ -107,6 +117,25 @@ def divergences(
     finally:
         head.module.weight = own
     return {kind: sum(each) / len(each) for kind, each in found.items()}
+
+
+def state_error(reference: States, states: States) -> float:
+    """Mean over tokens of |q - p|^2 / |p|^2: p from `reference`, q from `states`, both (windows, length, hidden).
+
+    >>> p = np.array([[[3.0, 4.0], [0.0, 1.0]]], np.float32)
+    >>> state_error(p, p + np.float32([0.0, 0.5]))
+    0.13
+    """
+    found = [_squared_error(p, q) for p, q in zip(reference, states, strict=True)]
+    return float(np.concatenate(found).mean())
+
+
+def _squared_error(p: States, q: States) -> npt.NDArray[np.float64]:
+    """One number per token (length,); 1 where the reference is all zeros."""
+    wide, energy = p.astype(np.float64), np.square(p, dtype=np.float64).sum(-1)
+    missed = np.square(q - wide).sum(-1)
+    found: npt.NDArray[np.float64] = np.divide(missed, energy, out=np.ones_like(energy), where=energy > 0)
+    return found
 
 
 _TOGETHER = 2

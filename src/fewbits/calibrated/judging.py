@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from fewbits.calibrated import guard
-from fewbits.calibrated.beginning import REFERENCE
+from fewbits.calibrated.distances import distances, measure_of
 from fewbits.calibrated.ground import Ground, count_batches, layer_folder, states_name
 from fewbits.calibrated.guard import Verdict
-from fewbits.calibrated.layers import solve_head
 from fewbits.calibrated.scaling import kept_scaling, put_scaled
 from fewbits.calibrated.solving import KINDS
 
@@ -40,10 +39,8 @@ def _compare(ground: Ground, span: range, rest: range) -> Verdict:
     """How far the model is from itself behind solved and behind plain codes of the layers `span`."""
     states = {kind: ground.work.states(states_name(kind, span.stop)) for kind in KINDS}
     ends = guard.through(ground.network, rest, states, ground.batches("guard"), ground.workers, ground.progress)
-    with ground.network.head() as head:
-        weights = {} if rest else solve_head(ground, head)
-        found = guard.divergences(head, ground.work.states(REFERENCE), ends, weights, ground.workers)
-    return Verdict(span.start, span.stop - 1, found["solved"], found["plain"])
+    found = distances(ground, ends, rest)
+    return Verdict(span.start, span.stop - 1, found["solved"], found["plain"], measure_of(ground).key)
 
 
 def _go_back(ground: Ground, span: range) -> None:

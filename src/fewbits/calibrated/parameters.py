@@ -170,7 +170,8 @@ def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Pa
     for placement in conversion.placements:
         if not placement.computed:
             name = placement.source.name
-            named |= _each_expert(names.get(name, name), _derived(placement))
+            whole = replace(placement, source=placement.whole) if placement.whole else placement
+            named |= _each_expert(names.get(name, name), _derived(whole))
     return named
 
 

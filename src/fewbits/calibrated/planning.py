@@ -15,6 +15,7 @@ from fewbits.calibration.data import read_calibration
 from fewbits.calibration.mix import guard_text
 from fewbits.checkpoints.base import Conversion
 from fewbits.checkpoints.fields import PLAIN
+from fewbits.reporting.measures import KL, STATE_ERROR
 from fewbits.reporting.record import CalibrationPlan, PlannedTensor
 from fewbits.request import CalibrationRequest
 from fewbits.way import Way
@@ -60,6 +61,7 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
         checkpoints=len(guard.spans(len(source.network))),
         layers=len(source.network),
         precision=source.network.precision,
+        measure=(STATE_ERROR if source.architecture.encoder else KL).key,
     )
     notes = [f"Calibration: {note}." for note in data.notes]
     if length < asked.length:

@@ -129,7 +129,8 @@ def _pool(part: Part, tokenizer: Tokenizer, length: int, windows: int, chance: r
     piece = CHARACTERS_PER_TOKEN * length
     documents = thinned(documents, piece * windows, piece, chance)
     ids = token_stream(documents, tokenizer)
-    return _Pool(packed(ids, length, tokenizer.start_token, chance), ids.size)
+    closing = getattr(tokenizer, "closing_token", None)
+    return _Pool(packed(ids, length, tokenizer.start_token, chance, closing), ids.size)
 
 
 def _without_template(parts: tuple[Part, ...], tokenizer: Tokenizer) -> list[str]:

@@ -22,8 +22,9 @@ CHARACTERS_PER_TOKEN = 16
 class Tokenizer(Protocol):
     """What calibration asks of a tokenizer.
 
-    Two more members are used where a tokenizer has them: `end_token: int | None`, which separates documents where there
-    is no start token, and `render(messages: list[dict[str, str]]) -> str | None`, its chat template.
+    Three more members are used where a tokenizer has them: `end_token: int | None`, which separates documents where
+    there is no start token, `closing_token: int | None`, which an encoder wants behind every text, and
+    `render(messages: list[dict[str, str]]) -> str | None`, its chat template.
     """
 
     @property
@@ -97,8 +98,13 @@ def _words(document: Document, tokenizer: Tokenizer) -> str:
 
 
 def token_stream(documents: Sequence[Document], tokenizer: Tokenizer) -> Ids:
-    """The ids (n,) of all documents in order; the start token before each, or else the end token after each."""
+    """The ids (n,) of all documents in order; the start token before each, or else the end token after each.
+
+    An encoder never sees its start token within a text: there the closing token stands after each.
+    """
     start, end = tokenizer.start_token, getattr(tokenizer, "end_token", None)
+    closing = getattr(tokenizer, "closing_token", None)
+    start, end = (start, end) if closing is None else (None, closing)
     ids: list[int] = []
     for document in documents:
         text = _words(document, tokenizer)
@@ -112,10 +118,13 @@ def token_stream(documents: Sequence[Document], tokenizer: Tokenizer) -> Ids:
     return np.asarray(ids, dtype=np.int64)
 
 
-def packed(ids: Ids, length: int, start_token: int | None, chance: random.Random) -> Ids:
+def packed(
+    ids: Ids, length: int, start_token: int | None, chance: random.Random, closing_token: int | None = None
+) -> Ids:
     """Token ids (n,) as n // length windows (windows, length); what is left over is left out at either end.
 
     A `start_token` replaces the first token of every window, as llama.cpp's tools do: so the model sees windows alone.
+    A `closing_token` replaces the last.
 
     >>> packed(np.arange(10, 17), 3, 1, random.Random(0)).tolist()
     [[1, 12, 13], [1, 15, 16]]
@@ -125,6 +134,8 @@ def packed(ids: Ids, length: int, start_token: int | None, chance: random.Random
     windows = ids[first : first + count * length].reshape(count, length).copy()
     if start_token is not None and count:
         windows[:, 0] = start_token
+    if closing_token is not None and count:
+        windows[:, -1] = closing_token
     return windows
 
 

@@ -65,6 +65,11 @@ class StoredTensor:
         """The tensor as its file has it: itself, where nothing is worked out of it."""
         return self
 
+    def behind(self, rows: int) -> StoredTensor:
+        """The matrix without its first `rows` rows; a view."""
+        shape = (self.shape[0] - rows, *self.shape[1:])
+        return StoredTensor(self.name, self.format, shape, self.buffer[rows * self.row_bytes :])
+
     def slab(self, start: int, stop: int) -> Bytes:
         """Rows `start` to `stop` as stored bytes, (stop - start, bytes per row), without a copy."""
         width = self.row_bytes
@@ -109,13 +114,17 @@ class Placement:
     """Where one tensor of the target comes from.
 
     Row r of the target is row `order[r]` of the source (None: the same row). `computed` marks tensors that no file
-    holds (RoPE frequency factors), which are made from the configuration.
+    holds (RoPE frequency factors), which are made from the configuration; `aside` those that only a directory holds
+    (the pooler or the head of an encoder), as they are.
     """
 
     name: str
     source: StoredTensor
     order: Order | None = None
     computed: bool = False
+    aside: bool = False
+    whole: StoredTensor | None = None
+    """The source's tensor, where a GGUF file leaves out its first rows; a directory has them all."""
 
     def slab(self, start: int, stop: int) -> Bytes:
         """Target rows `start` to `stop` as source bytes; a view, or a copy of one slab when rows are reordered."""

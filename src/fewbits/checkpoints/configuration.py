@@ -23,7 +23,7 @@ _COUNTS = (
     "max_position_embeddings",
     "head_dim",
 )
-_EXPERT_COUNTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
+_SOME_COUNTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "type_vocab_size")
 """Checked where they are stated."""
 
 _LARGEST = 2**31 - 1
@@ -63,8 +63,9 @@ class Configuration:
             "key": v["num_key_value_heads"] * v["head_dim"],
             "experts": self.experts,
             "shared": v.get("shared_expert_intermediate_size", 0),
-            "positions": v["max_position_embeddings"],
             "expert": v.get("moe_intermediate_size", v["intermediate_size"]),
+            "positions": v["max_position_embeddings"],
+            "types": v.get("type_vocab_size", 0),
         }
         return own | {name: sum(own[part] for part in parts) for name, parts in self.architecture.widths.items()}
 
@@ -112,8 +113,8 @@ def _derive(architecture: Architecture, values: dict[str, Any]) -> None:
         values["head_dim"] = hidden // heads
 
 
-def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
-    for key in (*_COUNTS, *(key for key in _EXPERT_COUNTS if key in values)):
+def _check_counts(path: Path, values: Mapping[str, Any], *, rotates: bool) -> None:
+    for key in (*_COUNTS, *(key for key in _SOME_COUNTS if key in values)):
         value = values.get(key)
         if type(value) is not int or not 1 <= value <= _LARGEST:
             raise CheckpointError(f"{path} has {key} = {value!r}, and a count of at least 1 is needed; correct it.")
@@ -122,8 +123,20 @@ def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
             f"{path} has {values['num_attention_heads']} attention heads, no multiple of its "
             f"{values['num_key_value_heads']} key-value heads; correct it."
         )
-    if values["head_dim"] % 2:
+    if rotates and values["head_dim"] % 2:
         raise CheckpointError(f"{path} has heads of odd width {values['head_dim']}, which RoPE cannot rotate.")
+
+
+def _usable_positions(path: Path, architecture: Architecture, values: Mapping[str, Any]) -> int:
+    """Positions less those in front that nothing looks up; raises CheckpointError where none are left."""
+    for key in {fact.after for fact in architecture.tensors if fact.after}:
+        number = values.get(key)
+        if type(number) is not int or not 0 <= number < values["max_position_embeddings"] - 1:
+            raise CheckpointError(
+                f"{path} has {key} = {number!r}, behind which its {values['max_position_embeddings']} positions begin; "
+                "correct it."
+            )
+    return architecture.usable_positions(values)
 
 
 def _check_requirements(path: Path, architecture: Architecture, values: Mapping[str, Any]) -> None:
@@ -236,8 +249,9 @@ def read_configuration(directory: Path) -> Configuration:
     _refuse_quantized(path, raw)
     values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
     _derive(architecture, values)
-    _check_counts(path, values)
+    _check_counts(path, values, rotates=architecture.rotates)
     rope = _rope(path, architecture, raw, values)
+    values["usable_positions"] = _usable_positions(path, architecture, values)
     _check_requirements(path, architecture, values)
     _check_stated(path, architecture, raw, values)
     result = Configuration(path, architecture, values, rope)

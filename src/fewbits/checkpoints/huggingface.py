@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fewbits.checkpoints.base import (
@@ -18,10 +18,11 @@ from fewbits.checkpoints.base import (
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
 from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.names import to_gguf
+from fewbits.checkpoints.older_names import open_weights
+from fewbits.checkpoints.pooling import Pooling, read_pooling
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import frequency_factors, interleaved, parted, scaling_metadata, scaling_notes
-from fewbits.checkpoints.safetensors import open_directory
-from fewbits.checkpoints.tokenizer import read_tokenizer
+from fewbits.checkpoints.tokenizer import TokenizerFacts, read_tokenizer
 from fewbits.errors import CheckpointError
 from fewbits.models import EXPERT, TensorFact
 
@@ -34,13 +35,15 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory; point to a Hugging Face model directory.")
     config = read_configuration(path)
-    reader, shards = open_directory(path)
+    reader, shards = open_weights(path)
     placements, notes = _place(config, reader)
     tokenizer = read_tokenizer(path, config)
+    pooling = _pooling(config, tokenizer)
     metadata = {
         **_general(path, name),
         **_model_metadata(config),
         **scaling_metadata(config),
+        **pooling.metadata(config.architecture.gguf),
         **tokenizer.metadata,
     }
     _check_text(path, metadata)
@@ -48,14 +51,32 @@ def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
         architecture=config.architecture.gguf,
         metadata=metadata,
         placements=(*placements, *frequency_factors(config)),
-        files=(config.path, *tokenizer.files, *shards),
-        notes=(*notes, *_window_notes(config), *scaling_notes(config), *tokenizer.notes),
+        files=(config.path, *tokenizer.files, *pooling.files, *shards),
+        notes=(
+            *notes,
+            *_window_notes(config),
+            *scaling_notes(config),
+            *(pooling.notes if config.architecture.encoder else ()),
+            *tokenizer.notes,
+        ),
         left_out=tuple(notes),
     )
 
 
 def _general(path: Path, name: str | None) -> dict[str, Value]:
     return {"general.type": Value("model", "string"), "general.name": Value(name or path.resolve().name, "string")}
+
+
+def _pooling(config: Configuration, tokenizer: TokenizerFacts) -> Pooling:
+    """How an encoder's states become an embedding; nothing for a model that continues text."""
+    if not config.architecture.encoder:
+        return Pooling()
+    if any(key.startswith("tokenizer.chat_template") for key in tokenizer.metadata):
+        raise CheckpointError(
+            f"{config.path.parent} has a chat template, and a {config.architecture.classes[0]} is an encoder, which "
+            "answers no conversation; remove the template, or check that the model is the one that was meant."
+        )
+    return read_pooling(config.path.parent)
 
 
 def _check_text(path: Path, metadata: dict[str, Value]) -> None:
@@ -87,7 +108,7 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
             "they belong to different models."
         )
     facts = config.architecture.stored(config.values, config.layers, present)
-    gguf_name = to_gguf(config.architecture, config.layers)
+    gguf_name = _target_names(config, facts)
     by_source = {source: target for target, (source, _) in facts.items()}
     notes: list[str] = []
     found, listed = _stacks(config, reader, facts)
@@ -100,13 +121,23 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
             found[target] = reader.read(source)
         else:
             notes.append(_left_out(config, reader, source))
-    for target, (source, _) in facts.items():
-        if target not in found:
+    for target, (source, fact) in facts.items():
+        if target not in found and not fact.aside:
             raise CheckpointError(
                 f"{reader.path} has no tensor {quoted(source)}, which {config.path} calls for; "
                 "the checkpoint is incomplete."
             )
-    return [_placement(config, target, found[target], fact) for target, (_, fact) in facts.items()], notes
+    placed = [_placement(config, target, found[target], fact) for target, (_, fact) in facts.items() if target in found]
+    return placed, notes
+
+
+def _target_names(config: Configuration, facts: Mapping[str, tuple[str, TensorFact]]) -> Callable[[str], str | None]:
+    """Name in the checkpoint -> name in the target: by the gguf package's map, but for what no GGUF file has."""
+    table = to_gguf(config.architecture, config.layers)
+    parameters = config.architecture.parameters(config.values, config.layers)
+    inner = {source: parameters[target][0] for target, (source, _) in facts.items()}
+    aside = {source: target for target, (source, fact) in facts.items() if fact.aside}
+    return lambda source: aside.get(source) or table(inner.get(source, source))
 
 
 def _stacks(
@@ -169,10 +200,13 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
             f"tensor {quoted(tensor.name)} is stored as {tensor.format}, and weights are read from "
             f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."
         )
+    unread = fact.unread(config.values)
+    if unread:
+        return Placement(target, tensor.behind(unread), whole=tensor)
     order = _order(config, fact, expected[0])
     tensor = TransposedTensor.of(tensor) if fact.transposed else tensor
     tensor = ReshapedTensor.of(tensor, expected) if fact.flat else tensor
-    return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order)
+    return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order, aside=fact.aside)
 
 
 def _order(config: Configuration, fact: TensorFact, rows: int) -> Order | None:

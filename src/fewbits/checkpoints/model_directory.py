@@ -47,7 +47,8 @@ class DirectoryLayout:
     slots: Mapping[tuple[str, str], FieldSlot]
     size: int
     config: bytes
-    copied: tuple[Path, ...]
+    copied: Mapping[str, Path]
+    """Name in the directory, which may be one in a folder of it -> the source's file."""
 
 
 def plan_directory(
@@ -116,14 +117,19 @@ _SIDE_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "vocab.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )
 
 
-def _copied(source: Path, files: tuple[Path, ...]) -> tuple[Path, ...]:
+def _copied(source: Path, files: tuple[Path, ...]) -> dict[str, Path]:
     """What the directory takes over as it is."""
     wanted = {*(source / name for name in _SIDE_FILES), *files}
     left = {"config.json", INDEX_NAME}
-    return tuple(sorted(f for f in wanted if f.is_file() and f.name not in left and f.suffix != ".safetensors"))
+    kept = {f for f in wanted if f.is_file() and f.suffix != ".safetensors"} - {source / name for name in left}
+    return {str(file.relative_to(source)): file for file in sorted(kept)}
 
 
 class DirectoryWriter:
@@ -172,8 +178,10 @@ class DirectoryWriter:
     def publish(self) -> None:
         """Add configuration and tokenizer, and make the complete directory appear under its name."""
         _write_synced(self.partial / "config.json", self.layout.config)
-        for file in self.layout.copied:
-            _write_synced(self.partial / file.name, file.read_bytes())
+        for name, file in self.layout.copied.items():
+            (self.partial / name).parent.mkdir(parents=True, exist_ok=True)
+            _write_synced(self.partial / name, file.read_bytes())
+            sync_folder((self.partial / name).parent)
         sync_folder(self.partial)
         replaced = self.output.with_name(f".{self.output.name}.replaced")
         if self.output.exists():

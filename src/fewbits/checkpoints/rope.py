@@ -104,10 +104,10 @@ _SCALINGS: Mapping[str, Callable[[Configuration, str], dict[str, Value]]] = Mapp
 
 def scaling_metadata(config: Configuration) -> dict[str, Value]:
     """The metadata that states how RoPE is stretched; raises CheckpointError for a kind that GGUF cannot state."""
+    if not config.architecture.rotates:
+        return {}
     kind = config.rope["rope_type"]
     supported = config.architecture.rope_types
-    if not supported:  # positions are learned
-        return {}
     if kind not in supported:
         raise CheckpointError(
             f"{config.path} asks for RoPE scaling {kind!r}, which a GGUF file of architecture "
@@ -120,7 +120,7 @@ def scaling_metadata(config: Configuration) -> dict[str, Value]:
 
 def frequency_factors(config: Configuration) -> tuple[Placement, ...]:
     """Divisors of the RoPE frequencies, (rotated width / 2,) float32 each, for kinds of scaling that have some."""
-    make = _FACTORS.get(config.rope["rope_type"])
+    make = _FACTORS.get(config.rope["rope_type"]) if config.architecture.rotates else None
     return tuple(_factors(name, numbers) for name, numbers in make(config).items()) if make else ()
 
 

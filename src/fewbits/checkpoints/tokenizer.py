@@ -13,6 +13,7 @@ from fewbits.checkpoints.tokenizer_bytes import byte_level
 from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 from fewbits.checkpoints.tokenizer_pieces import from_json, from_model
 from fewbits.checkpoints.tokenizer_special import chat_templates, contradictions, special_tokens
+from fewbits.checkpoints.tokenizer_wordpiece import around, is_wordpiece, word_pieces
 from fewbits.checkpoints.vocabulary import TokenizerSource
 from fewbits.errors import CheckpointError
 
@@ -35,11 +36,15 @@ def read_tokenizer(directory: Path, config: Configuration) -> TokenizerFacts:
     source = _find(directory, config.values["vocab_size"])
     if not source.data:
         vocabulary = from_model(source)
+    elif is_wordpiece(source):
+        vocabulary = word_pieces(source)
     elif source.data["model"].get("byte_fallback"):
         vocabulary = from_json(source)
     else:
         vocabulary = byte_level(source)
     special = special_tokens(source, config.values, vocabulary.numbers)
+    if is_wordpiece(source):
+        special = around(source, special)
     return TokenizerFacts(
         metadata={**vocabulary.metadata, **special, **chat_templates(directory, source.settings)},
         files=(source.path, *(directory / name for name in _SIDE_FILES if (directory / name).is_file())),
@@ -53,9 +58,10 @@ def _find(directory: Path, rows: int) -> TokenizerSource:
     settings = load_object(stated) if stated.is_file() else {}
     path = directory / "tokenizer.json"
     if path.is_file():
-        data = load_object(path)
-        _check_model(path, data.get("model"))
-        return TokenizerSource(path, data, settings, rows)
+        source = TokenizerSource(path, load_object(path), settings, rows)
+        if not is_wordpiece(source):
+            _check_model(path, source.data.get("model"))
+        return source
     path = directory / "tokenizer.model"
     if path.is_file():
         return TokenizerSource(path, {}, settings, rows)
@@ -69,11 +75,13 @@ def _check_model(path: Path, model: Any) -> None:
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else None
         raise CheckpointError(
-            f"{path} holds a {kind or 'nameless'} tokenizer; BPE, also SentencePiece's, is supported."
+            f"{path} holds a {kind or 'nameless'} tokenizer; BPE, also SentencePiece's, and WordPiece are supported."
         )
     # Files of 2020 do not state the type; BPE is the one that has merges.
     if model.get("type", "BPE") != "BPE" or not isinstance(model.get("merges"), list):
-        raise CheckpointError(f"{path} holds a {model.get('type')} tokenizer; BPE, also SentencePiece's, is supported.")
+        raise CheckpointError(
+            f"{path} holds a {model.get('type')} tokenizer; BPE, also SentencePiece's, and WordPiece are supported."
+        )
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise CheckpointError(f"{path} sets {key} = {model[key]!r}, which a GGUF file cannot state.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fewbits.checkpoints import tokenizer_wordpiece
 from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.pretokenizers import SPLIT, by_name
 from fewbits.checkpoints.quoting import quoted
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 def tokenizer_from_gguf(metadata: Mapping[str, Value]) -> Tokenizer:
     """The tokenizer that `metadata` of a GGUF file describes; raises CheckpointError for a kind that is not known."""
     kind = _need(metadata, "model", str)
+    if kind == tokenizer_wordpiece.MODEL:
+        return _from_pieces(metadata)
     if kind == "gpt2":
         tokenizer = _from_merges(metadata)
     elif kind == "llama":
         tokenizer = _from_scores(metadata)
     else:
-        raise CheckpointError(f"the GGUF file's tokenizer is of kind {kind!r}; known are 'gpt2' and 'llama'.")
+        raise CheckpointError(f"the GGUF file's tokenizer is of kind {kind!r}; known are 'gpt2', 'llama' and 'bert'.")
     _add_special(tokenizer, metadata)
     _surround(tokenizer, metadata)
     return tokenizer
@@ -73,6 +76,33 @@ def _from_merges(metadata: Mapping[str, Value]) -> Tokenizer:
     if stated is not None and stated.value == "NFC":
         tokenizer.normalizer = normalizers.NFC()
     return tokenizer
+
+
+def _from_pieces(metadata: Mapping[str, Value]) -> Tokenizer:
+    """WordPiece, which puts a token before a text and a separator after it whatever else the file says."""
+    tokens = stored_tokens(metadata)
+    unknown = tokens[_numbered(metadata, tokens, "unknown")]
+    small = bool(_get(metadata, "normalizer.lowercase", True))
+    bare = bool(_get(metadata, "normalizer.strip_accents", small))
+    tokenizer = tokenizer_wordpiece.rebuilt(tokens, unknown, lowercase=small, strip_accents=bare)
+    _add_special(tokenizer, metadata)
+    _between(tokenizer, tokens, _numbered(metadata, tokens, "bos"), _numbered(metadata, tokens, "seperator"))
+    return tokenizer
+
+
+def stored_tokens(metadata: Mapping[str, Value]) -> Sequence[str]:
+    """The tokens of a GGUF file as a checkpoint would list them."""
+    tokens: list[str] = _need(metadata, "tokens", Sequence)
+    if _get(metadata, "model", "") != tokenizer_wordpiece.MODEL:
+        return tokens
+    return tokenizer_wordpiece.stored_pieces(tokens, _kinds(metadata, tokens))
+
+
+def _numbered(metadata: Mapping[str, Value], tokens: Sequence[str], role: str) -> int:
+    number = _need(metadata, f"{role}_token_id", int)
+    if not 0 <= number < len(tokens):
+        raise CheckpointError(f"the GGUF file names the special token {number} of {len(tokens)}; it is damaged.")
+    return int(number)
 
 
 def _cutter(steps: tuple[str, ...]) -> Any:
@@ -144,8 +174,6 @@ def _add_special(tokenizer: Tokenizer, metadata: Mapping[str, Value]) -> None:
 
 def _surround(tokenizer: Tokenizer, metadata: Mapping[str, Value]) -> None:
     """Put the start and end tokens around a text where the file says so."""
-    from tokenizers import processors
-
     tokens = _need(metadata, "tokens", Sequence)
     # llama.cpp's own default for the 'llama' kind, which old files rely on.
     default = _get(metadata, "model", "") == "llama"
@@ -154,6 +182,13 @@ def _surround(tokenizer: Tokenizer, metadata: Mapping[str, Value]) -> None:
     for number in (before, after):
         if number is not None and not 0 <= number < len(tokens):
             raise CheckpointError(f"the GGUF file names the special token {number} of {len(tokens)}; it is damaged.")
+    _between(tokenizer, tokens, before, after)
+
+
+def _between(tokenizer: Tokenizer, tokens: Sequence[str], before: int | None, after: int | None) -> None:
+    """Put the tokens of these numbers before and after every text."""
+    from tokenizers import processors
+
     special = [(tokens[number], number) for number in (before, after) if number is not None]
     if special:
         start = [f"{tokens[before]}:0"] if before is not None else []

@@ -18,6 +18,10 @@ _KEYS: Mapping[str, str] = MappingProxyType(
 )
 
 
+_PAIRS = ("BertProcessing", "RobertaProcessing")
+"""Post-processors of encoders, which put one token before a text and one after it."""
+
+
 def _stated_text(settings: Mapping[str, Any], role: str) -> str | None:
     stated = settings.get(f"{role}_token")
     text = stated.get("content") if isinstance(stated, dict) else stated
@@ -76,8 +80,8 @@ def contradictions(source: TokenizerSource, metadata: Mapping[str, Value]) -> tu
     """A sentence for each setting of tokenizer_config.json that tokenizer.json contradicts."""
     notes = []
     for name in ("add_bos_token", "add_eos_token"):
-        stated, done = source.settings.get(name), metadata[f"{PREFIX}.{name}"].value
-        if isinstance(stated, bool) and stated is not done:
+        stated, done = source.settings.get(name), metadata.get(f"{PREFIX}.{name}")
+        if isinstance(stated, bool) and done is not None and stated is not done.value:
             notes.append(
                 f"tokenizer_config.json states {name} = {str(stated).lower()} and tokenizer.json does otherwise; "
                 "tokenizer.json counts, as in transformers."
@@ -92,6 +96,9 @@ def _template(source: TokenizerSource, stated: Any) -> tuple[list[str], list[str
     kind = stated.get("type") if isinstance(stated, dict) else None
     if kind == "ByteLevel":
         return [], []
+    if kind in _PAIRS:
+        before, after = stated.get("cls"), stated.get("sep")
+        return [str(before[0])] if before else [], [str(after[0])] if after else []
     if kind == "Sequence":
         parts = [_template(source, part) for part in stated.get("processors") or []]
         return [t for before, _ in reversed(parts) for t in before], [t for _, after in parts for t in after]

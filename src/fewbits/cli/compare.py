@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from fewbits.evaluation.compare import Comparison
+    from fewbits.evaluation.compare_encoders import EncoderComparison
 
 
 @click.command("compare")
@@ -30,7 +37,8 @@ def command(
 ) -> None:
     """Measure what quantization cost: perplexity, KL divergence and top-1 agreement of QUANTIZED against ORIGINAL.
 
-    Both are Hugging Face directories or GGUF files, and both are evaluated in float32 on the same tokens of the text.
+    Of encoders (BERT), which predict nothing, cosines of embeddings and of states. Both are Hugging Face directories or
+    GGUF files, and both are evaluated in float32 on the same tokens of the text.
     """
     from fewbits.cli.output import print_json, print_tables, stdout_reserved
     from fewbits.cli.progress import progress_report
@@ -53,6 +61,12 @@ def command(
     if as_json:
         print_json(result.to_json())
     else:
-        from fewbits.reporting.tables import comparison_tables
+        print_tables(_tables(result))
 
-        print_tables(comparison_tables(result))
+
+def _tables(result: Comparison | EncoderComparison) -> list[RenderableType]:
+    from fewbits.evaluation.compare import Comparison
+    from fewbits.reporting.encoder_tables import encoder_comparison_tables
+    from fewbits.reporting.tables import comparison_tables
+
+    return comparison_tables(result) if isinstance(result, Comparison) else encoder_comparison_tables(result)

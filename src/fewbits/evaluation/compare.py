@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.errors import EvaluationError
+from fewbits.evaluation.compare_encoders import (
+    EncoderComparison,
+    encoder_figures,
+    encoder_protocol,
+    pooling_of,
+    require_one_kind,
+    score_encoders,
+)
 from fewbits.evaluation.metrics import Estimate, Tally, estimate, score_window
 from fewbits.evaluation.model_files import LoadedModel, ModelFile, Vocabulary, open_model
 from fewbits.evaluation.text import Ids, evaluation_windows, read_text, scored_positions
@@ -95,8 +103,10 @@ def compare(
     max_tokens: int | None = None,
     architecture: str | Path | None = None,
     progress: Progress | None = None,
-) -> Comparison:
+) -> Comparison | EncoderComparison:
     """Measure perplexity, KL divergence and top-1 agreement of `quantized` against `original` on a text file.
+
+    Of encoders, which predict nothing, the angles between the states of tokens and between embeddings of windows.
 
     Both are Hugging Face directories or GGUF files and read the same token ids (the original's tokenizer): windows of
     `context` tokens that do not overlap, with the tokenizer's start token (if it adds one) at the head of each. Only
@@ -112,27 +122,34 @@ def compare(
         add_architecture(Path(architecture))
     source = read_text(text)
     files = open_model(original), open_model(quantized)
+    require_one_kind(files)
     vocabulary = files[0].vocabulary()
     notes, context = _fit_context(context, files)
     ids = vocabulary.encode(source.content)
-    windows = evaluation_windows(ids, context, vocabulary.start_token, max_tokens=max_tokens, source=str(source.path))
-    _require_same_tokens(vocabulary, files[1], windows)
-    with torch.inference_mode(), _threads(threads):
-        tally = _score(files[0].load(), files[1].load(), windows, progress)
-    return Comparison(
-        original=str(original),
-        quantized=str(quantized),
-        text=str(source.path),
-        text_sha256=source.sha256,
-        context=context,
-        windows=len(windows),
-        protocol=_protocol(context, vocabulary.start_token),
-        notes=notes,
-        dtype="float32",
-        versions=_versions(),
-        **_figures(tally),
-        **_sizes(original, quantized),
+    closing = getattr(vocabulary, "closing_token", None)
+    windows = evaluation_windows(
+        ids, context, vocabulary.start_token, max_tokens=max_tokens, source=str(source.path), closing_token=closing
     )
+    _require_same_tokens(vocabulary, files[1], windows)
+    common: dict[str, Any] = {
+        "original": str(original),
+        "quantized": str(quantized),
+        "text": str(source.path),
+        "text_sha256": source.sha256,
+        "context": context,
+        "windows": len(windows),
+        "dtype": "float32",
+        "versions": _versions(),
+        **_sizes(original, quantized),
+    }
+    with torch.inference_mode(), _threads(threads):
+        if files[0].encoder:
+            mode, unsaid = pooling_of(files)
+            protocol = encoder_protocol(context, vocabulary.start_token, closing, mode)
+            angles = encoder_figures(score_encoders(files[0].load(), files[1].load(), windows, mode, progress))
+            return EncoderComparison(**common, **angles, protocol=protocol, notes=(*notes, *unsaid))
+        figures = _figures(_score(files[0].load(), files[1].load(), windows, progress))
+    return Comparison(**common, **figures, protocol=_protocol(context, vocabulary.start_token), notes=notes)
 
 
 def _fit_context(asked: int, files: tuple[ModelFile, ModelFile]) -> tuple[tuple[str, ...], int]:

@@ -14,6 +14,7 @@ from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded
 from fewbits.evaluation.huggingface_model import HuggingFaceModel, require_all
 from fewbits.evaluation.model_files import LoadedModel, Vocabulary, first_sentence, quiet_transformers
+from fewbits.evaluation.network_kinds import kind_for, stands_beside
 from fewbits.kernels.stored import stored_numbers
 
 if TYPE_CHECKING:
@@ -48,6 +49,16 @@ class FieldsModel:
         """Most tokens that the model was made for."""
         return self.directory.context_limit
 
+    @property
+    def encoder(self) -> bool:
+        """Whether the model answers with states and continues no text."""
+        return self.directory.encoder
+
+    @property
+    def pooling(self) -> str | None:
+        """How an encoder's states become one embedding; None where the directory does not say."""
+        return self.directory.pooling
+
     def vocabulary(self) -> Vocabulary:
         """The directory's tokens."""
         return self.directory.vocabulary()
@@ -62,22 +73,24 @@ class FieldsModel:
             network, report = _filled(config, state)
         except Exception as error:  # transformers raises whatever its many checks raise
             raise EvaluationError(f"{self.path}: the model cannot be loaded ({first_sentence(error)}).") from error
-        require_all(self.path, report)
+        require_all(self.path, report, stands_beside(config))
         return LoadedModel(self.path, network.eval().requires_grad_(False))
 
 
 def _filled(config: Any, state: dict[str, torch.Tensor]) -> tuple[Any, dict[str, Any]]:
     import torch
 
+    kind = kind_for(config)
     with quiet_transformers() as transformers:
         with torch.device("meta"):
-            kind = type(transformers.AutoModelForCausalLM.from_config(config))
-        network, report = kind.from_pretrained(
+            made = type(kind.of(transformers).from_config(config, **kind.options))
+        network, report = made.from_pretrained(
             None,
             config=config,
             state_dict=state,
             dtype=torch.float32,
             output_loading_info=True,
+            **kind.options,
         )
         return network, report
 

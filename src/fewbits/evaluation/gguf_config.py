@@ -52,21 +52,22 @@ def read_config(reader: Reader) -> GGUFConfig:
     _fill_defaults(reader, architecture, values)
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values |= _implied(architecture, values)
+    if architecture.encoder:
+        values["architectures"] = [architecture.classes[0]]
     facts = architecture.parameters(values, values["num_hidden_layers"])
     values |= {own: values[key] for key, own in architecture.aliases.items() if key in values}
     # Nothing is padded here, and transformers' own number could lie beyond this vocabulary.
     values |= {"pad_token_id": None, **_rope(reader, architecture, metadata, values)}
-    return GGUFConfig(architecture.model_type, values, facts)
+    return GGUFConfig(architecture.model_type, values, {k: each for k, each in facts.items() if not each[1].aside})
 
 
 def _rope(
     reader: Reader, architecture: Architecture, metadata: Mapping[str, Any], values: dict[str, Any]
 ) -> dict[str, Any]:
     """The rotation of positions, taken out of `values`; nothing where positions are learned."""
-    base = values.pop("rope_theta")
-    if not architecture.rope_types:
+    if not architecture.rotates:
         return {}
-    rope = _rope_parameters(reader, architecture.gguf, metadata, base)
+    rope = _rope_parameters(reader, architecture.gguf, metadata, values.pop("rope_theta"))
     rotated = values.pop("rotary_dim", values["head_dim"])
     rope |= {"partial_rotary_factor": rotated / values["head_dim"]} if rotated != values["head_dim"] else {}
     return {"rope_parameters": _by_kind(architecture, values, rope)}
@@ -130,7 +131,8 @@ def _fill_defaults(reader: Reader, architecture: Architecture, values: dict[str,
     rows = reader.read(EMBEDDING).shape[0]
     if values.setdefault("vocab_size", rows) != rows:
         raise EvaluationError(f"{reader.path}: {EMBEDDING} has {rows} rows for {values['vocab_size']} tokens.")
-    values.setdefault("rope_theta", _DEFAULT_ROPE_BASE)
+    if architecture.rotates:
+        values.setdefault("rope_theta", _DEFAULT_ROPE_BASE)
     needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size")
     for key in (*needed, architecture.epsilon, "max_position_embeddings"):
         if not values.get(key):

@@ -13,15 +13,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.pooling import key_of, mode_of
 from fewbits.checkpoints.rope import LONG, SHORT
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded, require_decodable
+from fewbits.evaluation.encoder_vocabulary import EncoderVocabulary
 from fewbits.evaluation.experts import put_together, taken_apart
 from fewbits.evaluation.gguf_config import GGUFConfig, read_config
-from fewbits.evaluation.model_files import LoadedModel
+from fewbits.evaluation.model_files import LoadedModel, Vocabulary
 from fewbits.evaluation.skeleton import bare_network, give_frequencies
 from fewbits.evaluation.vocabularies import GGUFVocabulary
-from fewbits.models import TensorFact
+from fewbits.models import TensorFact, is_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +50,21 @@ class GGUFModel:
         config = read_config(reader)
         return GGUFModel(path, config.values["max_position_embeddings"], reader, config)
 
-    def vocabulary(self) -> GGUFVocabulary:
+    @property
+    def encoder(self) -> bool:
+        """Whether the model answers with states and continues no text."""
+        return is_encoder(self.config.values.get("architectures"))
+
+    @property
+    def pooling(self) -> str | None:
+        """How an encoder's states become one embedding; None where the file does not say."""
+        stated = self.reader.metadata.get(key_of(str(self.reader.metadata["general.architecture"].value)))
+        return mode_of(stated.value) if self.encoder and stated is not None else None
+
+    def vocabulary(self) -> Vocabulary:
         """The file's own tokens; raises EvaluationError when it has none."""
-        return GGUFVocabulary.read(self.path, self.reader.metadata, self.config.values["vocab_size"])
+        tokens = GGUFVocabulary.read(self.path, self.reader.metadata, self.config.values["vocab_size"])
+        return EncoderVocabulary.of(self.path, tokens) if self.encoder else tokens
 
     def load(self) -> LoadedModel:
         """The network in float32, one tensor decoded at a time; raises EvaluationError naming what does not fit."""

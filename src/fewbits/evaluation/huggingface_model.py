@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fewbits.checkpoints.huggingface import convert_directory
+from fewbits.checkpoints.pooling import read_pooling
 from fewbits.errors import EvaluationError
+from fewbits.evaluation.encoder_vocabulary import EncoderVocabulary
 from fewbits.evaluation.model_files import SAFE, LoadedModel, Vocabulary, first_sentence, quiet_transformers
+from fewbits.evaluation.network_kinds import kind_for, positions_of, stands_beside
 from fewbits.evaluation.skeleton import bare_network, give_frequencies
 from fewbits.evaluation.vocabularies import GGUFVocabulary, HuggingFaceVocabulary
+from fewbits.models import is_encoder
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,26 @@ class HuggingFaceModel:
                 config = transformers.AutoConfig.from_pretrained(path, **SAFE)
         except Exception as error:  # transformers raises whatever its many parsers raise
             raise EvaluationError(f"{path}: config.json cannot be used ({first_sentence(error)}).") from error
-        limit = getattr(config, "max_position_embeddings", None)
-        if not isinstance(limit, int):
+        limit = positions_of(config)
+        if limit is None:
             raise EvaluationError(f"{path}: config.json gives no max_position_embeddings; is this a language model?")
         return HuggingFaceModel(path, limit, config)
+
+    @property
+    def encoder(self) -> bool:
+        """Whether the model answers with states and continues no text."""
+        return is_encoder(self.config.architectures)
+
+    @property
+    def pooling(self) -> str | None:
+        """How an encoder's states become one embedding; None where the directory does not say."""
+        return read_pooling(self.path).mode if self.encoder else None
 
     def vocabulary(self) -> Vocabulary:
         """The directory's tokens; raises EvaluationError or CheckpointError when they cannot be read."""
         size = int(self.config.vocab_size)
+        if self.encoder:
+            return EncoderVocabulary.of(self.path, HuggingFaceVocabulary.read(self.path, size))
         if (self.path / "tokenizer.json").is_file() or not (self.path / "tokenizer.model").is_file():
             return HuggingFaceVocabulary.read(self.path, size)
         # From a bare SentencePiece model transformers guesses the space before a text, and guesses wrong.
@@ -57,24 +73,29 @@ class HuggingFaceModel:
 
         try:
             with quiet_transformers() as transformers:
-                network, report = transformers.AutoModelForCausalLM.from_pretrained(
+                kind = kind_for(self.config)
+                network, report = kind.of(transformers).from_pretrained(
                     self.path,
                     config=self.config,
                     dtype=torch.float32,
                     use_safetensors=True,
                     output_loading_info=True,
+                    **kind.options,
                     **SAFE,
                 )
         except Exception as error:  # as above
             raise EvaluationError(f"{self.path}: the model cannot be loaded ({first_sentence(error)}).") from error
-        require_all(self.path, report)
+        require_all(self.path, report, stands_beside(self.config))
         return LoadedModel(self.path, network.eval().requires_grad_(False))
 
 
-def require_all(path: Path, report: Mapping[str, Any]) -> None:
-    """Raise EvaluationError when transformers' loading report names missing, unexpected or misshapen weights."""
+def require_all(path: Path, report: Mapping[str, Any], beside: Callable[[str], bool]) -> None:
+    """Raise EvaluationError when transformers' loading report names missing, unexpected or misshapen weights.
+
+    `beside` tells names of what may be there and is no part of the network.
+    """
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(str(key) for key in report.get(what, ())):
+        if names := sorted(name for key in report.get(what, ()) if not beside(name := str(key))):
             raise EvaluationError(
                 f"{path}: the weights do not fit config.json: {what.replace('_', ' ')} {', '.join(names[:3])}"
                 f"{' and others' if len(names) > 3 else ''}."

@@ -56,6 +56,11 @@ class LoadedModel:
         out: torch.Tensor = self.network(input_ids=ids[None], **options).logits[0]
         return out[first - len(ids) :].float()
 
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """An encoder's float32 states (tokens, hidden) of `ids` (tokens,), behind its last layer."""
+        out: torch.Tensor = self.network(input_ids=ids[None]).last_hidden_state[0]
+        return out.float()
+
 
 class ModelFile(Protocol):
     """A model on disk whose headers were read."""
@@ -67,6 +72,14 @@ class ModelFile(Protocol):
     @property
     def context_limit(self) -> int:
         """Most tokens that the model was made for."""
+
+    @property
+    def encoder(self) -> bool:
+        """Whether the model answers with states and continues no text."""
+
+    @property
+    def pooling(self) -> str | None:
+        """How an encoder's states become one embedding: "mean", "cls" or "last"; None where nothing says so."""
 
     def vocabulary(self) -> Vocabulary:
         """The model's tokens; raises EvaluationError when its tokenizer cannot be read."""

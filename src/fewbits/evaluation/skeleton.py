@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.model_files import first_sentence, quiet_transformers
+from fewbits.evaluation.network_kinds import kind_for
 
 if TYPE_CHECKING:
     import torch
 
 
 def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
-    """The causal language model of `configured(transformers)`, all of it on the meta device.
+    """The network of `configured(transformers)`, a causal language model or an encoder, all of it on the meta device.
 
     Raises EvaluationError, naming `path`, where transformers refuses the configuration.
     """
@@ -22,7 +23,10 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
 
     try:
         with quiet_transformers() as transformers, torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(configured(transformers), dtype=torch.float32)
+            config = configured(transformers)
+            kind = kind_for(config)
+            network = kind.of(transformers).from_config(config, dtype=torch.float32, **kind.options)
+            return network.eval()  # BERT drops a tenth of its states while it is trained
     except Exception as error:  # transformers raises whatever its checks of a configuration raise
         raise EvaluationError(f"{path}: its metadata describe no model ({first_sentence(error)}).") from error
 
@@ -30,13 +34,17 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
 def give_frequencies(path: Path, network: Any, factors: torch.Tensor | None = None) -> None:
     """Compute what no file holds of `network`, RoPE tables and constants, and divide RoPE's frequencies by `factors`.
 
-    Raises EvaluationError where there is another number of factors, or something is left that nothing computes.
+    An encoder's numbers of positions are such tables too. Raises EvaluationError where there is another number of
+    factors, or something is left that nothing computes.
     """
     import torch
 
     for name, module in list(network.named_modules()):
         empty = [own for own, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         if not empty:
+            continue
+        if not all(module.get_buffer(own).is_floating_point() for own in empty):
+            _give_counts(module, network.config)
             continue
         for own in empty:
             shape = module.get_buffer(own)
@@ -50,3 +58,9 @@ def give_frequencies(path: Path, network: Any, factors: torch.Tensor | None = No
                 counts = f"{factors.numel()} factors for {module.inv_freq.numel()} pairs"
                 raise EvaluationError(f"{path}: RoPE has {counts}.")
             module.inv_freq.div_(factors)
+
+
+def _give_counts(module: Any, config: Any) -> None:
+    """Give `module` its tables of whole numbers; parameters beside them stay on the meta device."""
+    for leaf, buffer in type(module)(config).named_buffers(recurse=False):
+        setattr(module, leaf, buffer)

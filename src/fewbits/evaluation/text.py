@@ -59,10 +59,13 @@ def scored_positions(context: int) -> range:
     return range(context // 2, context - 1)
 
 
-def cut_windows(ids: Sequence[int] | Ids, context: int, start_token: int | None) -> Ids:
+def cut_windows(
+    ids: Sequence[int] | Ids, context: int, start_token: int | None, closing_token: int | None = None
+) -> Ids:
     """Cut token ids (n,) into n // context windows (windows, context); the rest at the end is left out.
 
-    With a `start_token`, it precedes the text and then also replaces the first token of every window.
+    With a `start_token`, it precedes the text and then also replaces the first token of every window; a
+    `closing_token`, which an encoder wants behind every text, replaces the last.
 
     >>> cut_windows([5, 6, 7, 8, 9], 3, start_token=1).tolist()
     [[1, 5, 6], [1, 8, 9]]
@@ -74,11 +77,19 @@ def cut_windows(ids: Sequence[int] | Ids, context: int, start_token: int | None)
     windows = flat[: count * context].reshape(count, context).copy()
     if start_token is not None:
         windows[:, 0] = start_token
+    if closing_token is not None:
+        windows[:, -1] = closing_token
     return windows
 
 
 def evaluation_windows(
-    ids: Sequence[int] | Ids, context: int, start_token: int | None, *, max_tokens: int | None, source: str
+    ids: Sequence[int] | Ids,
+    context: int,
+    start_token: int | None,
+    *,
+    max_tokens: int | None,
+    source: str,
+    closing_token: int | None = None,
 ) -> Ids:
     """The windows (windows, context) of a text of token `ids`, at most `max_tokens` tokens of it.
 
@@ -89,7 +100,7 @@ def evaluation_windows(
     flat = np.asarray(ids, dtype=np.int64)
     if max_tokens is not None:
         flat = flat[: max(max_tokens - (start_token is not None), 0)]
-    windows = cut_windows(flat, context, start_token)
+    windows = cut_windows(flat, context, start_token, closing_token)
     if len(windows) >= FEWEST_WINDOWS:
         return windows
     have = flat.size + (start_token is not None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.checkpoints.base import Value
+from fewbits.checkpoints.tokenizer_wordpiece import MODEL as WORDPIECE
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.model_files import SAFE, first_sentence, quiet_transformers
 
@@ -19,6 +20,8 @@ class HuggingFaceVocabulary:
     size: int
     start_token: int | None
     tokenizer: Any
+    last_token: int | None = None
+    """The id that the tokenizer puts behind a text; None where it adds none."""
 
     @staticmethod
     def read(path: Path, size: int) -> HuggingFaceVocabulary:
@@ -31,7 +34,8 @@ class HuggingFaceVocabulary:
         plain = tokenizer("a", add_special_tokens=False)["input_ids"]
         dressed = tokenizer("a")["input_ids"]
         start = dressed[0] if dressed[:1] != plain[:1] else None
-        return HuggingFaceVocabulary(size, start, tokenizer)
+        last = dressed[-1] if dressed[-1:] != plain[-1:] else None
+        return HuggingFaceVocabulary(size, start, tokenizer, last)
 
     def encode(self, text: str) -> Sequence[int]:
         """Token ids of `text`, without a start or an end token."""
@@ -71,7 +75,9 @@ class GGUFVocabulary:
         """The tokens that the metadata of `path` list; raises EvaluationError when they list none."""
         if "tokenizer.ggml.tokens" not in metadata:
             raise EvaluationError(f"{path}: the file holds no tokenizer, so what its token ids mean is unknown.")
-        return GGUFVocabulary(size, _start_token(metadata), metadata["tokenizer.ggml.tokens"].value, metadata)
+        from fewbits.checkpoints.tokenizer_from_gguf import stored_tokens
+
+        return GGUFVocabulary(size, _start_token(metadata), stored_tokens(metadata), metadata)
 
     def encode(self, text: str) -> Sequence[int]:
         """Token ids of `text`, without a start or an end token; CheckpointError when no tokenizer can be rebuilt."""
@@ -79,6 +85,14 @@ class GGUFVocabulary:
 
         ids: list[int] = tokenizer_from_gguf(self.metadata).encode(text, add_special_tokens=False).ids
         return ids
+
+    @property
+    def last_token(self) -> int | None:
+        """The id that llama.cpp puts behind a text; None where it adds none."""
+        adds = self.metadata.get("tokenizer.ggml.add_eos_token")
+        if _is_wordpiece(self.metadata):
+            return self._special("seperator")
+        return self._special("eos") if adds is not None and adds.value else None
 
     @property
     def end_token(self) -> int | None:
@@ -130,4 +144,11 @@ def _start_token(metadata: Mapping[str, Value]) -> int | None:
     token = metadata.get("tokenizer.ggml.bos_token_id")
     model = metadata.get("tokenizer.ggml.model")
     wanted = adds.value if adds is not None else model is not None and model.value == "llama"
+    wanted = wanted or _is_wordpiece(metadata)
     return int(token.value) if wanted and token is not None else None
+
+
+def _is_wordpiece(metadata: Mapping[str, Value]) -> bool:
+    """Whether the tokens are BERT's: llama.cpp puts one before and one after a text then, whatever the file says."""
+    model = metadata.get("tokenizer.ggml.model")
+    return model is not None and model.value == WORDPIECE

@@ -15,7 +15,7 @@ from fewbits.models.architecture import (
     StreamFact,
     TensorFact,
 )
-from fewbits.models.known import add_architecture, architectures, for_config, for_gguf
+from fewbits.models.known import add_architecture, architectures, for_config, for_gguf, is_encoder
 
 __all__ = [
     "EXPERT",
@@ -30,4 +30,5 @@ __all__ = [
     "architectures",
     "for_config",
     "for_gguf",
+    "is_encoder",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 EXPERT = "{expert}"
 """Stands for an expert's number in a name."""
+
+HEADS = ("cls.", "lm_head.")
+"""How names begin of what stands on an encoder and is no part of it."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class TensorFact:
     checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers' network, its stacks taken apart,
     where that is not `source`. `add` is what a GGUF file's numbers are more than the source's. A `transposed` matrix
     lies in the checkpoint, and in transformers' network, with its columns as rows; `shape` is the GGUF file's. A `flat`
-    vector is a matrix of one row there.
+    vector is a matrix of one row there. `aside` marks what a checkpoint of an encoder may hold beside it (a pooler, a
+    head that guesses masked tokens): no GGUF file has it, and a directory keeps it as it is. `after` is the
+    configuration's key of the last row that nothing looks up: a GGUF file begins behind it.
     """
 
     gguf: str
@@ -34,6 +39,8 @@ class TensorFact:
     add: float = 0.0
     transposed: bool = False
     flat: bool = False
+    aside: bool = False
+    after: str = ""
 
     @property
     def stacked(self) -> bool:
@@ -50,6 +57,16 @@ class TensorFact:
         if self.flat:
             return 1, *shape
         return shape[::-1] if self.transposed else shape
+
+    def under(self, prefix: str) -> TensorFact:
+        """The same tensor in a checkpoint where names of the encoder begin with `prefix`; a head's are its own."""
+        if self.source.startswith(HEADS):
+            return self
+        return replace(self, source=prefix + self.source, parameter=self.parameter or self.source)
+
+    def unread(self, config: Mapping[str, Any]) -> int:
+        """How many rows from the first on a GGUF file leaves out, in a model of `config` (defaults filled in)."""
+        return int(config[self.after]) + 1 if self.after else 0
 
     def exists(self, config: Mapping[str, Any]) -> bool:
         """Whether a model of `config` (defaults filled in) has this tensor."""
@@ -164,6 +181,24 @@ class Architecture:
     local_rope: LocalRope | None = None
     transformers: str = ""
     """The model type in transformers, where that is not `name`."""
+    encoder: bool = False
+    """Whether tokens see those behind them too: it answers with states and embeddings and continues no text."""
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """Class -> how names of the encoder's tensors begin in its checkpoints, where they do not begin as in the facts."""
+
+    def of_class(self, name: str) -> Architecture:
+        """The same facts with the names that checkpoints of the class `name` use; parameters keep theirs."""
+        prefix = self.prefixes.get(name, "")
+        return replace(self, tensors=tuple(fact.under(prefix) for fact in self.tensors)) if prefix else self
+
+    @property
+    def rotates(self) -> bool:
+        """Whether positions are told by rotating heads (RoPE)."""
+        return bool(self.rope_types)
+
+    def usable_positions(self, config: Mapping[str, Any]) -> int:
+        """Most tokens that a model of `config` (defaults filled in) can read at once."""
+        return int(config["max_position_embeddings"]) - max(fact.unread(config) for fact in self.tensors)
 
     def skips(self, name: str) -> bool:
         """Whether the source tensor `name` holds no weight and is left out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -76,11 +76,21 @@ def for_config(config: Mapping[str, Any]) -> Architecture:
     names = stated if isinstance(stated, list) else [stated]
     for architecture in architectures():
         if names and names[0] in architecture.classes:
-            return architecture
+            return architecture.of_class(names[0])
     known = ", ".join(sorted(c for a in architectures() for c in a.classes))
     if not names or not isinstance(names[0], str):
         raise CheckpointError(f"the configuration names no architecture ('architectures'). Supported: {known}.")
     raise CheckpointError(f"the architecture {names[0]} is not supported. Supported: {known}.")
+
+
+def is_encoder(classes: Sequence[str] | None) -> bool:
+    """Whether the first of the `classes` that a configuration names is one of an encoder that is known here.
+
+    >>> is_encoder(["BertModel"]), is_encoder(["LlamaForCausalLM"]), is_encoder(None)
+    (True, False, False)
+    """
+    first = classes[0] if classes else None
+    return any(a.encoder and first in a.classes for a in architectures())
 
 
 def for_gguf(name: str, *, experts: bool = False) -> Architecture:

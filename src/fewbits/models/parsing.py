@@ -25,7 +25,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
 
-WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions", "shared")
+WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions", "shared", "types")
 """Widths that every configuration gives; an architecture may name sums of them."""
 ORDERS = ("", "rope", "qkv")
 GROUP_KINDS = ("norm", "rows", "heads")
@@ -123,7 +123,16 @@ def read_architecture(text: str, where: str) -> Architecture:
         layer_types=at.strings(raw.get("layer_types", []), "layer_types"),
         local_rope=_local_rope(at, raw),
         transformers=raw.get("transformers", ""),
+        encoder=_encoder(at, raw),
+        prefixes=MappingProxyType({k: at.string(own, "prefixes", k) for k, own in at.table(raw, "prefixes").items()}),
     )
+
+
+def _encoder(at: _Text, raw: Mapping[str, Any]) -> bool:
+    found = raw.get("encoder", False)
+    if not isinstance(found, bool):
+        raise at.wrong(f"encoder has to be true or false, and is {found!r}", "encoder")
+    return found
 
 
 def _widths(at: _Text, raw: Mapping[str, Any]) -> tuple[str, ...]:
@@ -169,7 +178,7 @@ def _tensor(at: _Text, name: str, found: Any, widths: Collection[str]) -> Tensor
         raise at.wrong(f"{name} has to be a table with source and shape", *path)
     at.known(found, [each.name for each in fields(TensorFact) if each.name != "gguf"], *path)
     for key, value in found.items():
-        kind = {"shape": list, "add": float, "transposed": bool, "flat": bool}.get(key, str)
+        kind = {"shape": list, "add": float, "transposed": bool, "flat": bool, "aside": bool}.get(key, str)
         if not isinstance(value, kind):
             raise at.wrong(f"{name} has {key} = {value!r}, which is of another kind", *path)
     at.known(at.strings(found["shape"], *path), widths, *path)
@@ -190,7 +199,9 @@ def _group(at: _Text, found: Mapping[str, Any]) -> GroupFact:
 
 def _stream(at: _Text, raw: Mapping[str, Any]) -> StreamFact:
     stream = at.table(raw, "stream")
-    embedding, head = (at.string(stream.get(key), "stream", key) for key in ("embedding", "head"))
+    embedding = at.string(stream.get("embedding"), "stream", "embedding")
+    # Nothing of an encoder that is quantized reads its last states.
+    head = "" if raw.get("encoder") else at.string(stream.get("head"), "stream", "head")
     return StreamFact(embedding, head, at.strings(stream.get("writers", []), "stream", "writers"))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from fewbits.reporting import figures, strips
+from fewbits.reporting.measures import KL, MEASURES
 from fewbits.reporting.record import Record
 from fewbits.reporting.table_parts import clean, simple_table
 
@@ -24,12 +25,20 @@ def calibration_tables(record: Record) -> list[RenderableType]:
     found = record.calibration
     if found is None:
         return []
-    columns = (("layers", "left"), ("KL of these codes", "right"), ("of plain codes", "right"), ("codes", "left"))
-    table = simple_table("Guard: KL divergence on text of another kind, the layers behind in full precision", *columns)
+    measure = MEASURES[record.preview.calibration.measure if record.preview.calibration else KL.key]
+    columns = (
+        ("layers", "left"),
+        (f"{measure.short} of these codes", "right"),
+        ("of plain codes", "right"),
+        ("codes", "left"),
+    )
+    title = f"Guard: {measure.name} on text of another kind, the layers behind in full precision"
+    table = simple_table(title, *columns)
     for verdict in found.verdicts:
         layers = f"{verdict['first']} to {verdict['last']}" if verdict["last"] > verdict["first"] else verdict["first"]
         kept = "kept" if verdict["kept"] else "put back"
-        table.add_row(str(layers), f"{verdict['kl_solved']:.5f}", f"{verdict['kl_plain']:.5f}", kept)
+        solved, plain = (verdict[f"{measure.key}_{kind}"] for kind in ("solved", "plain"))
+        table.add_row(str(layers), f"{solved:.5f}", f"{plain:.5f}", kept)
     lines: list[RenderableType] = [table, *_layers(record)]
     lines.append(Text(f"Codes of {found.kept} of {found.tensors} matrices were kept; the others got plain ones."))
     lines += [Text(clean(note)) for note in found.notes]

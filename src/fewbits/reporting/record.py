@@ -85,6 +85,8 @@ class CalibrationPlan:
     """In which the network was computed."""
     target_text: dict[str, Any] | None = None
     """The same, by group, of text of the kinds that the model will see, where some was given."""
+    measure: str = "kl"
+    """What the codes are judged by, a key of reporting/measures.py: "kl", or of encoders "state_error"."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class CalibrationResult:
     """How the codes were judged, checkpoint by checkpoint."""
 
     verdicts: tuple[dict[str, Any], ...]
-    """first, last (layers), kl_solved, kl_plain (nats per token of guard text, end to end), kept."""
+    """first, last (layers), kl_solved, kl_plain (nats per token of guard text, end to end), measure, kept.
+
+    Of encoders state_error_solved and state_error_plain, and `measure` says which."""
     tensors: int
     """Tensors that the method solved."""
     kept: int

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fewbits.reporting import figures
 from fewbits.reporting.calibration_tables import calibration_tables
+from fewbits.reporting.measures import MEASURES
 from fewbits.reporting.record import CalibrationPlan, FormatSummary, Preview, Record, override_origin
 from fewbits.reporting.table_parts import clean, facts_table, simple_table
 
@@ -153,10 +154,11 @@ def _changes(preview: Preview) -> list[tuple[str, str]]:
 
 def _calibration(plan: CalibrationPlan) -> list[tuple[str, str]]:
     parts = ", ".join(f"{part['name']} {part['windows']}" for part in plan.text["parts"])
-    length = plan.text["length"]
+    length, measure = plan.text["length"], MEASURES[plan.measure]
     return [
         ("calibration", f"{plan.tokens} tokens: {plan.text['windows']} windows of {length} ({parts})"),
         ("guard", f"{plan.guard_tokens} tokens, looked at after {_count(plan.checkpoints, 'part')} of the layers"),
+        ("judged by", f"{measure.name}, {measure.unit}"),
         ("computed in", plan.precision),
     ]
 
