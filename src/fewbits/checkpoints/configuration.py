@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fewbits.checkpoints.base import Value
@@ -28,6 +29,17 @@ _SOME_COUNTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_si
 
 _LARGEST = 2**31 - 1
 """ggml's counts are 32-bit."""
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "uint32": lambda value: type(value) is int and 0 <= value <= _LARGEST,
+        "float32": lambda value: type(value) in (int, float) and abs(value) < 1e38,
+        "bool": lambda value: type(value) is bool,
+        "string": lambda value: isinstance(value, str),
+    }
+)
+"""GGUF type -> whether a value of a configuration is of it."""
 
 
 def float32(number: float) -> Value:
@@ -167,8 +179,11 @@ def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any]
                 "state."
             )
     for fact in architecture.metadata.values():
-        if not fact.optional and values.get(fact.key) is None:
+        value = values.get(fact.key)
+        if value is None and not fact.optional:
             raise CheckpointError(f"{path} states no {fact.key}, which a GGUF file needs; add it.")
+        if value is not None and not _KINDS[fact.type](value):
+            raise CheckpointError(f"{path} has {fact.key} = {value!r}, which is no {fact.type}; correct it.")
 
 
 def _check_implied(config: Configuration) -> None:
