@@ -9,6 +9,7 @@ from typing import Protocol
 
 from fewbits.checkpoints import gguf_writer
 from fewbits.checkpoints.base import Conversion, Order, Placement, StackedTensor, StoredTensor, Value
+from fewbits.checkpoints.fields import Matrix
 from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter
@@ -24,6 +25,7 @@ from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
 from fewbits.verification import (
     Allowance,
     Expectation,
+    Inputs,
     expect_directory,
     expect_gguf,
     rotated_directory,
@@ -96,6 +98,9 @@ class Target(Protocol):
     def refuses(self, format_name: str) -> str | None:
         """Why tensors of this format cannot be written; None when they can."""
 
+    def refuses_inputs(self, what: str) -> str | None:
+        """Why a file cannot say `what` happens to inputs at run time; None when it can."""
+
     def plain_format(self, placement: Placement) -> str:
         """The format of a tensor that no recipe quantizes."""
 
@@ -133,6 +138,13 @@ class GGUFTarget:
         """What ggml has no type for."""
         refused = gguf_writer.refuses(format_name)
         return refused and f"{refused}; an output that does not end in .gguf is a model directory, which holds it"
+
+    def refuses_inputs(self, what: str) -> str | None:
+        """Who runs a GGUF file decides that."""
+        return (
+            f"{what}, which a GGUF file cannot say: llama.cpp rounds activations as it likes; give an output that does "
+            "not end in .gguf for a model directory, or take a recipe and a method without it."
+        )
 
     def plain_format(self, placement: Placement) -> str:
         """Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants."""
@@ -220,7 +232,8 @@ class PreparedGGUF:
 def _expectation(
     source: StoredTensor, order: Order | None, result: TensorResult, allowance: Allowance, turned: Turned | None
 ) -> Expectation:
-    return Expectation(source, order, result.planned.format, result.relative_rms, allowance, turned)
+    inputs = Inputs(result.planned.activation, result.planned.outliers)
+    return Expectation(source, order, result.planned.format, result.relative_rms, allowance, turned, inputs)
 
 
 def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object]) -> None:
@@ -255,6 +268,10 @@ class DirectoryTarget:
         """Fields hold every format."""
         return None
 
+    def refuses_inputs(self, what: str) -> str | None:
+        """Configuration and header say it."""
+        return None
+
     def plain_format(self, placement: Placement) -> str:
         """As in the source."""
         return placement.source.format
@@ -268,7 +285,7 @@ class DirectoryTarget:
     ) -> PreparedDirectory:
         """Header and slots of the weights."""
         folder = conversion.files[0].parent
-        rows = [(t.source_name, t.format, t.shape) for t in tensors]
+        rows = [Matrix(t.source_name, t.format, t.shape, t.activation, t.outliers) for t in tensors]
         layout = plan_directory(folder, conversion.files, rows, recipe.name, conversion.configuration)
         return PreparedDirectory(conversion, layout)
 

@@ -134,6 +134,10 @@ class Ground:
             for i in range(len(self.network))
         ]
 
+    def looks_closely(self, kind: str) -> bool:
+        """Whether more of inputs than their products is kept: where a part of the way reads that."""
+        return kind == CALIBRATION and bool(self.way.needs & {"absmax", "inputs"})
+
     def is_finished(self, index: int) -> bool:
         """Whether the codes of layer `index` are kept."""
         return self.work.layer_record(layer_folder(index)) is not None

@@ -116,6 +116,10 @@ class Solved:
         errors, remarks = found["errors"], tuple(found["remarks"])
         return TensorResult(planned, error, errors[kind], errors["plain"], (*remarks, *scaled))
 
+    def outliers(self, tensor: str) -> int:
+        """How many columns of a tensor stay in 16 bits."""
+        return stored.outliers(self.work, self.outcome, tensor)
+
     def judged(self) -> CalibrationResult:
         """What the card says of the whole."""
         chosen = self.outcome.chosen.values()

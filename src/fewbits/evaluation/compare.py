@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 PROTOCOL = (
     "windows of {context} tokens that do not overlap, {start}; the second half of each window is scored "
-    "({scored} tokens), as llama.cpp's perplexity tool does; weights are decoded to float32 and activations not rounded"
+    "({scored} tokens), as llama.cpp's perplexity tool does; weights are decoded to float32 and {inputs}"
 )
 
 
@@ -100,7 +100,8 @@ def compare(
     `context` tokens that do not overlap, with the tokenizer's start token (if it adds one) at the head of each. Only
     the second half of each window is scored, as llama.cpp's perplexity tool does. A GGUF file is evaluated through
     its decoded weights in transformers, in float32: the cost is that of the weights alone, where llama.cpp also rounds
-    activations to 8 bits (which shows only beside Q8_0). `max_tokens` bounds the tokens read; `progress(done, total)`
+    activations to 8 bits (which shows only beside Q8_0). A directory whose matrices round their inputs is evaluated so,
+    with the codes and scales of the kernels. `max_tokens` bounds the tokens read; `progress(done, total)`
     is called after each window. Raises EvaluationError when a model or the text cannot be evaluated.
     """
     import torch
@@ -113,7 +114,8 @@ def compare(
     windows = evaluation_windows(ids, context, vocabulary.start_token, max_tokens=max_tokens, source=str(source.path))
     _require_same_tokens(vocabulary, files[1], windows)
     with torch.inference_mode(), _threads(threads):
-        tally = _score(files[0].load(), files[1].load(), windows, progress)
+        models = files[0].load(), files[1].load()
+        tally = _score(*models, windows, progress)
     return Comparison(
         original=str(original),
         quantized=str(quantized),
@@ -121,7 +123,7 @@ def compare(
         text_sha256=source.sha256,
         context=context,
         windows=len(windows),
-        protocol=_protocol(context, vocabulary.start_token),
+        protocol=_protocol(context, vocabulary.start_token, models),
         notes=notes,
         dtype="float32",
         versions=_versions(),
@@ -219,9 +221,12 @@ def _sizes(original: str | Path, quantized: str | Path) -> dict[str, Any]:
     }
 
 
-def _protocol(context: int, start_token: int | None) -> str:
+def _protocol(context: int, start_token: int | None, models: Iterable[LoadedModel]) -> str:
+    counts = {name: count for model in models for name, count in model.rounded.items()}
+    kinds = " and ".join(f"{name} of {count} matrices" for name, count in counts.items())
+    inputs = f"activations rounded as the file says ({kinds})" if kinds else "activations not rounded"
     start = "no start token" if start_token is None else f"start token {start_token} at the head of each"
-    return PROTOCOL.format(context=context, start=start, scored=len(scored_positions(context)))
+    return PROTOCOL.format(context=context, start=start, scored=len(scored_positions(context)), inputs=inputs)
 
 
 def _versions() -> dict[str, str]:

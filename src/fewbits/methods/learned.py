@@ -41,6 +41,18 @@ class Schedule:
         return 2 * (self.steps - step) / (self.steps * (self.steps + 1))
 
 
+@dataclass(frozen=True)
+class Learned:
+    """Learning in `quantize`: after a method has chosen the codes of a layer's matrices, all of them change together."""
+
+    name: str = "learned"
+    needs: frozenset[str] = frozenset({"layer"})
+    """What the layer answers as it was, to the states that reach it."""
+    schedule: Schedule = Schedule()
+    samples: int = 64
+    """Windows of the calibration text, at most and evenly spread, that are learned from and judged by."""
+
+
 def learn(
     answer: Answer,
     inputs: torch.Tensor,

@@ -13,6 +13,20 @@ else:
     torch = LazyModule("torch")
 
 THRESHOLD = 6.0
+"""Where inputs are outliers: Dettmers et al. 2022, section 3.2."""
+
+
+@dataclass(frozen=True)
+class OutlierSplit:
+    """The columns of a matrix whose inputs reach `threshold` stay in 16 bits."""
+
+    name: str = "outliers"
+    needs: frozenset[str] = frozenset({"absmax"})
+    threshold: float = THRESHOLD
+
+    def columns(self, absmax: torch.Tensor) -> torch.Tensor:
+        """(n,) int64, ascending, for inputs whose largest magnitudes are `absmax` (cols,)."""
+        return (absmax >= self.threshold).nonzero().flatten()
 
 
 @dataclass(frozen=True)
@@ -27,18 +41,18 @@ class Split:
     """(rows, cols): the matrix, with 0 in the columns that stay."""
 
 
-def split(w: torch.Tensor, absmax: torch.Tensor, threshold: float = THRESHOLD) -> Split:
-    """Take the columns of `w` (rows, cols) out whose inputs reach `threshold`, `absmax` (cols,) being their largest.
+def split(w: torch.Tensor, columns: torch.Tensor) -> Split:
+    """Take `columns` (n,) int64 of `w` (rows, cols) out, as `OutlierSplit.columns` chooses them.
 
     Dettmers et al. 2022 (LLM.int8(), arXiv:2208.07339, section 3.2). The rounded rest gets them back with
     `QTensor.with_outliers`.
 
     >>> import torch
-    >>> parts = split(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0.5, 60.0, 6.0]))
+    >>> columns = OutlierSplit().columns(torch.tensor([0.5, 60.0, 6.0]))
+    >>> parts = split(torch.tensor([[1.0, 2.0, 3.0]]), columns)
     >>> parts.index.tolist(), parts.kept.tolist(), parts.rest.tolist()
     ([1, 2], [[2.0, 3.0]], [[1.0, 0.0, 0.0]])
     """
-    index = (absmax >= threshold).nonzero().flatten()
     rest = w.clone()
-    rest[:, index] = 0
-    return Split(index, w[:, index].half(), rest)
+    rest[:, columns] = 0
+    return Split(columns, w[:, columns].half(), rest)
