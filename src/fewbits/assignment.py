@@ -127,12 +127,12 @@ def _plan(
         activation = activation_of(decision, site)
     else:
         format_name = container.plain_format(placement)
-    refused = container.refuses(format_name)
-    if refused:
-        raise CheckpointError(f"tensor {site.name} cannot be {format_name} in a GGUF file: {refused}.")
     refused = container.refuses_inputs(f"the recipe {recipe.name} rounds activations") if activation else None
     if refused:
         raise RecipeError(refused)
+    refused = container.refuses(format_name)
+    if refused:
+        raise CheckpointError(f"tensor {site.name} cannot be {format_name} in a GGUF file: {refused}.")
     return PlannedTensor(
         name=placement.name,
         source_name=stored.name,

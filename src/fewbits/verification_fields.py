@@ -220,6 +220,6 @@ def put_outliers(name: str, slab: Slab, found: Floats, wanted: Floats) -> None:
     far = ~(np.abs(values - meant) <= _SIXTEEN_BITS * np.abs(meant) + _SMALLEST).all(0)
     if far.any():
         raise VerificationError(
-            f"tensor {name} keeps column {index[far][0]} in 16 bits, and it is not that of the source; the file is not kept."
+            f"tensor {name} keeps column {index[far][0]} in 16 bits, which is not the source's; the file is not kept."
         )
     found[:, index] = values

@@ -1,4 +1,4 @@
-"""How codes are chosen, by one name: rotation, transforms, outlier split, method, learning, as in "awq+gptq+learned"."""
+"""How codes are chosen, by one name: rotation, transforms, outlier split, method, learning: "awq+gptq+learned"."""
 
 from __future__ import annotations
 

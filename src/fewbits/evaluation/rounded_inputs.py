@@ -40,7 +40,7 @@ def _round(path: Path, network: Any, stored: StoredMatrix, name: str) -> None:
         module = network.get_submodule(stored.name.removesuffix(".weight"))
     except (RecipeError, AttributeError) as error:
         raise EvaluationError(
-            f"{path}: the inputs of {quoted(stored.name)} cannot be rounded as {quoted(name)}; a newer fewbits may know."
+            f"{path}: the inputs of {quoted(stored.name)} cannot be rounded as {quoted(name)}; a newer one may know."
         ) from error
     if not isinstance(module, torch.nn.Linear):
         raise EvaluationError(

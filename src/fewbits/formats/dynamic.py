@@ -1,4 +1,4 @@
-"""Parameters found while a model runs: the largest magnitude of a scope falls on the largest code, and nothing is searched."""
+"""Parameters found while a model runs: the largest magnitude falls on the largest code, and nothing is searched."""
 
 from __future__ import annotations
 

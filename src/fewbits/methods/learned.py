@@ -43,7 +43,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Learned:
-    """Learning in `quantize`: after a method has chosen the codes of a layer's matrices, all of them change together."""
+    """Learning in `quantize`: after a method has chosen the codes of a layer's matrices, they change together."""
 
     name: str = "learned"
     needs: frozenset[str] = frozenset({"layer"})
