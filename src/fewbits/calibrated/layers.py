@@ -10,6 +10,7 @@ from fewbits import formats
 from fewbits.calibrated.experts import blended, pools_of
 from fewbits.calibrated.ground import CALIBRATION, HEAD, Ground, layer_folder, states_name
 from fewbits.calibrated.inputs import rounded_inputs
+from fewbits.calibrated.learning import learn_layer, lesson_of
 from fewbits.calibrated.outliers import columns_of, solved_rest, without
 from fewbits.calibrated.pieces import Piece, Squares, record_of, squares_of
 from fewbits.calibrated.scaling import KIND as SCALING
@@ -28,7 +29,7 @@ def solve_layer(ground: Ground, index: int) -> None:
     """Leave the codes of layer `index` in the workspace, and the states behind it."""
     batches, held_out = ground.batches(CALIBRATION)[index], ground.batches("guard")[index]
     if ground.is_finished(index):
-        ground.progress.skip(2 * len(batches.slices()) + 2 * len(held_out.slices()))
+        ground.progress.skip(2 * len(batches.slices()) + 2 * len(held_out.slices()) + ground.learning)
         return
     name = ground.network.layer_name(index)
     with ground.network.layer(index) as layer:
@@ -37,8 +38,12 @@ def solve_layer(ground: Ground, index: int) -> None:
             group: squares_of(_measure(ground, index, layer, sites, kind)) for kind, group in ground.texts.kinds.items()
         }
         measured = _measure(ground, index, layer, sites, CALIBRATION)
+        lesson = lesson_of(ground, index, layer)
         scalings = scale(ground, index, layer, sites, measured)
         fields, record = _solve(ground, name, sites, measured, targets, scalings)
+        if lesson:
+            learn_layer(ground, index, layer, sites, lesson, measured, scalings, fields, record)
+            del lesson
         with rounded_inputs(ground, name, sites, fields["plain"]):
             for kind in (*ground.texts.measured, "solved"):
                 ground.through(index, layer, kind)

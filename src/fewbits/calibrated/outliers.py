@@ -10,7 +10,7 @@ from fewbits.calibrated.scaling import Scaling
 from fewbits.calibrated.solving import KINDS, Solved
 from fewbits.calibration.walk import Measured, tensor_of
 from fewbits.qtensor import Outliers
-from fewbits.transforms import OutlierSplit, split
+from fewbits.transforms import OutlierSplit, taken_out
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def without(hessian: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
 def solved_rest(w: torch.Tensor, columns: torch.Tensor, solve: Callable[[torch.Tensor], Solved]) -> Solved:
     """What `solve` finds for `w` (rows, cols) less `columns`, and those in 16 bits over it."""
-    parts = split(w, columns)
+    parts = taken_out(w, columns)
     rest, kept = solve(parts.rest), Outliers(parts.index, parts.kept)
     remark = f"{len(columns)} columns kept in 16 bits, errors of outputs are those of the others"
     return replace(

@@ -14,7 +14,7 @@ from fewbits.transforms.base import Transform
 from fewbits.transforms.edits import Edits
 from fewbits.transforms.groups import Group, Stream, groups_of, stream_of
 from fewbits.transforms.hadamard import Hadamard
-from fewbits.transforms.outliers import OutlierSplit, split
+from fewbits.transforms.outliers import OutlierSplit, split, taken_out
 from fewbits.transforms.smooth import Smooth
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "groups_of",
     "split",
     "stream_of",
+    "taken_out",
 ]
 
 TRANSFORMS: Registry[Transform] = Registry("transform", RecipeError)

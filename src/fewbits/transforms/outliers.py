@@ -41,18 +41,22 @@ class Split:
     """(rows, cols): the matrix, with 0 in the columns that stay."""
 
 
-def split(w: torch.Tensor, columns: torch.Tensor) -> Split:
-    """Take `columns` (n,) int64 of `w` (rows, cols) out, as `OutlierSplit.columns` chooses them.
+def split(w: torch.Tensor, absmax: torch.Tensor, threshold: float = THRESHOLD) -> Split:
+    """Take the columns of `w` (rows, cols) out whose inputs reach `threshold`, `absmax` (cols,) being their largest.
 
     Dettmers et al. 2022 (LLM.int8(), arXiv:2208.07339, section 3.2). The rounded rest gets them back with
     `QTensor.with_outliers`.
 
     >>> import torch
-    >>> columns = OutlierSplit().columns(torch.tensor([0.5, 60.0, 6.0]))
-    >>> parts = split(torch.tensor([[1.0, 2.0, 3.0]]), columns)
+    >>> parts = split(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0.5, 60.0, 6.0]))
     >>> parts.index.tolist(), parts.kept.tolist(), parts.rest.tolist()
     ([1, 2], [[2.0, 3.0]], [[1.0, 0.0, 0.0]])
     """
+    return taken_out(w, OutlierSplit(threshold=threshold).columns(absmax))
+
+
+def taken_out(w: torch.Tensor, columns: torch.Tensor) -> Split:
+    """The same for given `columns` (n,) int64, ascending."""
     rest = w.clone()
     rest[:, columns] = 0
     return Split(columns, w[:, columns].half(), rest)
