@@ -36,7 +36,7 @@ def outlying(untied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n".join(f"Line {n} of a text about {n * n}." for n in range(300)), encoding="utf-8")
+    path.write_text("\n".join(f"Line {n} of a text about {n * n}." for n in range(90)), encoding="utf-8")
     return path
 
 
