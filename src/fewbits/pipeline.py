@@ -120,7 +120,9 @@ def _work(
         walk = partial(request.progress, "calibrate")
         tensors = job.preview.tensors
         solved = job.calibration.solve(request.output, tensors, workers, stack, walk) if job.calibration else None
-        job = _with_outliers(job, solved) if solved else job
+        if solved:
+            job = _with_outliers(job, solved)
+            require_room(request.output, job.prepared.size)
         writer = stack.enter_context(job.prepared.open(request.output))
         outcome = _run(request, job, method, writer, workers, solved)
         record = Record(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import fewbits
 from fewbits.calibrated import outliers
@@ -17,20 +16,9 @@ from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import CheckpointError, FewbitsError, VerificationError
 from fewbits.qtensor import Outliers
-from references.outlier_models import with_outliers
 
 OPTIONS: dict[str, Any] = {"windows": 6, "sequence_length": 32}
 UP = "model.layers.1.mlp.up_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def outlying(untied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The random model with a few channels far larger than the others."""
-    path = tmp_path_factory.mktemp("models") / "outlying"
-    shutil.copytree(untied, path)
-    changed = with_outliers({name: w.float() for name, w in load_file(path / "model.safetensors").items()}, 3)
-    save_file(changed, path / "model.safetensors", metadata={"format": "pt"})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +50,12 @@ def test_what_rounding_costs_is_measured(outlying: Path, made: dict[str, Path], 
 def test_the_same_without_the_statement_costs_less(
     outlying: Path, made: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Part of what is lost is the weights': a column that is small beside its row meets large inputs."""
     rounded = fewbits.compare(outlying, made["w8a8"], text=text, context=32).kl_divergence_mean
     monkeypatch.setattr("fewbits.evaluation.fields_model.round_inputs", lambda *_: {})
     cost = fewbits.compare(outlying, made["w8a8"], text=text, context=32)
 
-    assert cost.kl_divergence_mean < 0.2 * rounded
+    assert cost.kl_divergence_mean < 0.8 * rounded
     assert "activations not rounded" in cost.protocol
 
 
@@ -159,6 +148,9 @@ def test_refusals(output: str, options: dict[str, Any], message: str, outlying: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_named_methods_beside_what_they_are(outlying: Path, tmp_path: Path) -> None:
-    preview = fewbits.quantize(outlying, tmp_path / "o", to="gptq", method="gptq", dry_run=True, **OPTIONS)
-    assert {t.method for t in preview.tensors if t.quantizable} == {"gptq", "nearest"}  # type: ignore[union-attr]
+def test_named_methods_beside_what_they_are(pocket: Path, tmp_path: Path) -> None:
+    preview = fewbits.quantize(pocket, tmp_path / "o", to="gptq", method="gptq", dry_run=True, **OPTIONS)
+    assert {(t.method, t.format) for t in preview.tensors if t.quantizable} == {  # type: ignore[union-attr]
+        ("gptq", "int4_g128_sym_f16"),
+        ("nearest", "BF16"),
+    }

@@ -1,4 +1,4 @@
-"""A second method after a first one: layers learn within the walk, whatever threads there are and whatever breaks off."""
+"""A second method after a first one: layers learn within the walk, whatever threads there are or breaks off."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ def test_codes_change_and_the_card_says_so(untied: Path, whole: tuple[Path, Any]
     assert len(layers) == 3 * 7
     assert changed <= layers | {"output.weight"}
     assert {t.planned.method for t in whole[1].tensors} == {"gptq+learned", "nearest", "kept"}
+    assert [r for t in whole[1].tensors if t.planned.name == "output.weight" for r in t.remarks] == [
+        "not learned: it belongs to no layer"
+    ]
     assert all(0 < t.output_error < 1 for t in whole[1].tensors if t.planned.name in layers)
 
 
@@ -85,10 +88,11 @@ def test_scales_that_rows_share_stay_and_that_is_said(untied: Path, tmp_path: Pa
     assert "scales stayed" in said[0][0]
 
 
-def test_columns_in_16_bits_stay_while_the_rest_learns(untied: Path, tmp_path: Path) -> None:
+def test_columns_in_16_bits_stay_while_the_rest_learns(outlying: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
-    recipe.write_text('extend = "w8a8"\n[[rule]]\nkinds = ["ffn_up", "ffn_down"]\nformat = "int3_row_sym"\n')
-    record = learned(untied, tmp_path / "o", to=recipe, method="outliers+nearest+learned")
+    text = 'extend = "w8a8"\n[[rule]]\nkinds = ["ffn_up", "ffn_down"]\nformat = "int3_row_sym"\n'
+    recipe.write_text(text, encoding="utf-8")
+    record = learned(outlying, tmp_path / "o", to=recipe, method="outliers+nearest+learned")
 
     assert record.verified
     assert sum(t.planned.outliers for t in record.tensors) > 0

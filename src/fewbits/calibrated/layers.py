@@ -139,6 +139,8 @@ def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:
         targets = {group: squares_of(_measure_head(ground, head, kind)) for kind, group in ground.texts.kinds.items()}
         measured = _measure_head(ground, head, CALIBRATION)
         fields, record = _solve(ground, "", {head.name: head.module}, measured, targets, {})
+        if ground.way.learned:
+            record[planned.name]["remarks"].append("not learned: it belongs to no layer")
         head.module.weight.data.copy_(original)
         ground.work.write_layer(HEAD, fields, record)
     stored = {kind: ground.work.fields(HEAD, kind, planned.name) for kind in KINDS}

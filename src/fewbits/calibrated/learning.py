@@ -129,9 +129,13 @@ class _Pupil:
 
     def remark(self, q: QTensor) -> str:
         """What became of it."""
+        import torch
+
         turned = float((q.codes != self.q.codes).double().mean())
+        if turned == 0.0 and all(torch.equal(a, self.q.params[name]) for name, a in q.params.arrays.items()):
+            return "learned with its layer: nothing better was found"
         scales = "" if q.params.arrays and q.format.rows == 1 else "; scales stayed, which rows share or none has"
-        return f"learned with its layer: {turned:.2%} of the codes are others{scales}"
+        return f"learned with its layer: {turned:.2%} of the codes changed{scales}"
 
 
 def _reordered(q: QTensor, order: Order | None) -> QTensor:

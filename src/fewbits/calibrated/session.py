@@ -50,7 +50,8 @@ class Session:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know, one sentence each."""
-        return self.plan.notes
+        later = ("Columns that stay in 16 bits are counted when the text was read; the file grows by them.",)
+        return (*self.plan.notes, *(later if self.way.split else ()))
 
     def with_methods(self, tensors: Iterable[PlannedTensor]) -> tuple[PlannedTensor, ...]:
         """The method for what it can solve, nearest for the rest."""
