@@ -34,6 +34,16 @@ without one (see below).
 |---|---|---|---|---|
 """
 
+_ALGORITHMS = """
+## Known algorithms
+
+These make a model directory (an output without an ending). Embedding and output matrix stay in 16 bits. `--method`
+beside one that chooses codes by itself is refused unless it says the same.
+
+| recipe | codes chosen by | inputs rounded | what it is |
+|---|---|---|---|
+"""
+
 _TAIL = """
 ## Change a few tensors
 
@@ -83,6 +93,10 @@ Without `extend` the last rule has to be for every matrix: `[[rule]]` with nothi
 | `stacked` | the tensor does (or does not) hold several matrices, one per expert |
 | `importance` | an importance matrix is (or is not) given |
 | `nominal_fits` | its width is (or is not) a multiple of the nominal format's span |
+
+`activation = "int8_token"` (or `"fp8_token"`) in a rule rounds the inputs of these matrices while the model runs, each
+token by itself, where they are matrices of layers and not in 16 bits; `method` beside `name` says how codes are chosen,
+as `--method` does.
 
 `exact = true` in a rule refuses a format that does not fit a width; it is what rules with `match` do unless they say
 `exact = false`. Other rules fall back to a wider format there, as llama.cpp does, and the preview says so. `name`,
@@ -157,7 +171,13 @@ def document() -> str:
     tail = _TAIL
     for word, known in lists.items():
         tail = tail.replace(word, ", ".join(f"`{name}`" for name in known))
-    return f"{_HEAD}{rows}\n{tail}"
+    known = "\n".join(_algorithm(planning.get(name)) for name in planning.algorithms())
+    return f"{_HEAD}{rows}\n{_ALGORITHMS}{known}\n{tail}"
+
+
+def _algorithm(recipe: Recipe) -> str:
+    inputs = ", ".join(recipe.activations) or "no"
+    return f"| `{recipe.name}` | {recipe.method or 'what is asked for'} | {inputs} | {recipe.description} |"
 
 
 if __name__ == "__main__":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fewbits import formats, kernels
 from fewbits.checkpoints.base import Conversion, Placement
+from fewbits.checkpoints.fields import PLAIN
 from fewbits.checkpoints.imatrix import Importance, ImportanceMatrix
-from fewbits.errors import CheckpointError
+from fewbits.errors import CheckpointError, RecipeError
+from fewbits.formats.fields import stored_bits
 from fewbits.methods import Method
-from fewbits.planning import Recipe, require_meaning, wants_importance
+from fewbits.planning import Decision, Recipe, require_meaning, wants_importance
+from fewbits.qtensor import outlier_shapes
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor
 from fewbits.sites import Site, find_sites
 
@@ -34,6 +37,9 @@ class Container(Protocol):
 
     def refuses(self, format_name: str) -> str | None:
         """Why tensors of this format cannot be written; None when they can."""
+
+    def refuses_inputs(self, what: str) -> str | None:
+        """Why what happens to a matrix's inputs at run time cannot be said there; None when it can."""
 
     def plain_format(self, placement: Placement) -> str:
         """The format of a tensor that no recipe quantizes."""
@@ -113,13 +119,17 @@ def _plan(
 ) -> PlannedTensor:
     stored = placement.source
     quantizable = site.kind != "kept"
-    fallback = chosen_by = None
+    fallback = chosen_by = activation = None
     if quantizable:
         decision = recipe.decide(site, importance=given)
         format_name, fallback = decision.format, decision.fallback
         chosen_by = (decision.rule.origin if decision.rule else "") or None
+        activation = activation_of(decision, site)
     else:
         format_name = container.plain_format(placement)
+    refused = container.refuses_inputs(f"the recipe {recipe.name} rounds activations") if activation else None
+    if refused:
+        raise RecipeError(refused)
     refused = container.refuses(format_name)
     if refused:
         raise CheckpointError(f"tensor {site.name} cannot be {format_name} in a GGUF file: {refused}.")
@@ -137,7 +147,32 @@ def _plan(
         bytes_out=formats.bits(formats.get(format_name), stored.rows, stored.cols) // 8,
         chosen_by=chosen_by,
         weighed=weighed and quantizable and format_name in kernels.weighted_formats(),
+        activation=activation,
     )
+
+
+def with_outliers(planned: PlannedTensor, columns: int) -> PlannedTensor:
+    """The same tensor with so many columns in 16 bits."""
+    rows = planned.parameters // planned.shape[-1]
+    shapes = outlier_shapes(rows, columns)
+    return replace(planned, outliers=columns, bytes_out=planned.bytes_out + stored_bits(shapes) // 8)
+
+
+def activation_of(decision: Decision, site: Site) -> str | None:
+    """How the inputs of `site` are rounded: those of a layer's matrices, unless they stay in 16 or 32 bits.
+
+    The embedding is looked up, and the output matrix, which every token's probability passes through, gets its inputs
+    as they are. Raises RecipeError for experts, whose inputs no evaluation here can round yet.
+    """
+    stated = decision.rule.activation if decision.rule else ""
+    if not stated or site.kind in {"token_embd", "output"} or decision.format in PLAIN:
+        return None
+    if site.model.experts:
+        raise RecipeError(
+            f"tensor {site.name} belongs to a model with experts, whose rounding of inputs cannot be evaluated yet; "
+            "take a recipe that rounds no activations."
+        )
+    return stated
 
 
 def _wanting(tensors: Iterable[PlannedTensor], sites: Mapping[str, Site], recipe: Recipe) -> list[str]:

@@ -48,6 +48,10 @@ class InspectedTensor(_Stored):
     format: str
     parameters: int
     bytes: int
+    activation: str | None = None
+    """How the matrix's inputs are rounded at run time; None where they are not, or where the file does not say."""
+    outliers: int = 0
+    """Columns kept in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,8 @@ def _summary(
 
 
 def _tensor(stored: StoredTensor | StoredMatrix) -> InspectedTensor:
-    return InspectedTensor(stored.name, stored.shape, stored.format, prod(stored.shape), stored.bytes)
+    inputs = (stored.activation, stored.outliers) if isinstance(stored, StoredMatrix) else ()
+    return InspectedTensor(stored.name, stored.shape, stored.format, prod(stored.shape), stored.bytes, *inputs)
 
 
 def _totals(tensors: tuple[InspectedTensor, ...]) -> tuple[FormatTotal, ...]:

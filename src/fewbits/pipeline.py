@@ -7,7 +7,7 @@ under its temporary name, and only then does it appear.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewbits import formats, kernels, methods, planning
-from fewbits.assignment import Assignment, assign
+from fewbits.assignment import Assignment, assign, with_outliers
 from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
+from fewbits.choosing import choose, require_legal
 from fewbits.digest import Digests
 from fewbits.encoding import Encoded, encode_slab, is_native, shared_parameters, slabs
 from fewbits.errors import CalibrationError, CheckpointError
@@ -36,7 +37,7 @@ from fewbits.rotating import Rotating, rotating
 from fewbits.targets import Prepared, Target, Writer, target_of
 from fewbits.verification import Allowance, relative_rms
 from fewbits.versions import versions
-from fewbits.way import Way, asked, way
+from fewbits.way import Way
 from fewbits.workers import Workers, one_torch_thread, row_slabs
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def run(
 ) -> Record | Preview:
     """Do what `fewbits.quantize` promises, with `workers`; some of `digests` may have begun."""
     overrides = planning.parse_overrides(request.tensors)
-    recipe, chosen = planning.get(request.recipe).with_overrides(overrides), _way(request)
+    recipe = planning.get(request.recipe).with_overrides(overrides)
+    chosen = _way(request, recipe)
     _require_same_columns(request, chosen)
     target = target_of(request.output)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
@@ -63,6 +65,7 @@ def run(
         for file in files:
             digests.begin(file)
     assignment = assign(conversion, recipe, chosen.method, weigher, target, measured=chosen.reads_text)
+    require_legal(chosen, recipe, assignment.tensors, target.refuses_inputs)
     calibration = _calibration(request, conversion, chosen)
     if turning:
         assignment = replace(assignment, tensors=tuple(map(turning.planned, assignment.tensors)))
@@ -82,10 +85,10 @@ def _named_files(request: Request, recipe: Recipe) -> tuple[str | Path | None, .
     return recipe.source, request.importance, request.architecture
 
 
-def _way(request: Request) -> Way:
+def _way(request: Request, recipe: Recipe) -> Way:
     """What was asked for, or the best that the calibration text allows; refuses text for a method that reads none."""
     texts = request.calibration
-    chosen = way(asked(request.method, text=texts.text is not None), request.seed)
+    chosen = choose(recipe, request.method, text=texts.text is not None, seed=request.seed)
     given = [option for option, value in texts.options().items() if value is not None]
     if given and not chosen.reads_text:
         raise CalibrationError(
@@ -117,11 +120,15 @@ def _work(
 ) -> Record:
     """Everything after the preview."""
     began = datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - request.started)
-    with PeakMemory() as memory, job.prepared.open(request.output) as writer, ExitStack() as stack:
+    with PeakMemory() as memory, ExitStack() as stack:
         job = _rotated(request, job, workers, stack)
         walk = partial(request.progress, "calibrate")
         tensors = job.preview.tensors
         solved = job.calibration.solve(request.output, tensors, workers, stack, walk) if job.calibration else None
+        if solved:
+            job = _with_outliers(job, solved)
+            require_room(request.output, job.prepared.size)
+        writer = stack.enter_context(job.prepared.open(request.output))
         outcome = _run(request, job, method, writer, workers, solved)
         record = Record(
             preview=job.preview,
@@ -158,6 +165,17 @@ def _rotated(request: Request, job: _Job, workers: Workers, stack: ExitStack) ->
     return replace(job, conversion=conversion, calibration=calibration)
 
 
+def _with_outliers(job: _Job, solved: Solved) -> _Job:
+    """The job with the columns that stay in 16 bits, which nobody knew before the text was read."""
+    counts = {t.name: solved.outliers(t.name) for t in job.preview.tensors}
+    if not any(counts.values()):
+        return job
+    tensors = tuple(with_outliers(t, counts[t.name]) for t in job.preview.tensors)
+    prepared = job.prepare(tensors)
+    preview = replace(job.preview, tensors=tensors, bytes_out=prepared.size)
+    return replace(job, prepared=prepared, preview=preview)
+
+
 def _publish(writer: Writer, record: Record) -> None:
     """File and card appear together: the card is complete on the disk before the file gets its name."""
     try:
@@ -173,6 +191,7 @@ class _Job:
     """Everything decided before any weight is read."""
 
     conversion: Conversion
+    prepare: Callable[[Sequence[PlannedTensor]], Prepared]
     prepared: Prepared
     preview: Preview
     importance: Mapping[str, Importance]
@@ -206,7 +225,8 @@ def _plan(
 ) -> _Job:
     tensors = assignment.tensors
     walk = (calibration.seconds(threads), calibration.memory(threads)) if calibration else (0.0, 0)
-    prepared = target.prepare(conversion, tensors, recipe, assignment.used)
+    prepare = partial(target.prepare, conversion, recipe=recipe, used=assignment.used)
+    prepared = prepare(tensors)
     preview = Preview(
         source=request.source,
         output=str(request.output),
@@ -227,7 +247,7 @@ def _plan(
         calibration=calibration.used if calibration else None,
         rotation=turning.used if turning else None,
     )
-    return _Job(conversion, prepared, preview, assignment.importance, calibration, turning)
+    return _Job(conversion, prepare, prepared, preview, assignment.importance, calibration, turning)
 
 
 def _run(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.errors import FormatError
-from fewbits.formats.base import Bytes, Fields, Format, Params, as_row_format
+from fewbits.formats.base import Bytes, Fields, Format, Params, Shapes, as_row_format
 from fewbits.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -17,6 +17,29 @@ else:
     torch = LazyModule("torch")
 
 _INDEX, _VALUES = "outlier_index", "outlier_values"
+
+
+def outlier_shapes(rows: int, count: int) -> Shapes:
+    """Field -> numpy type and shape for `count` columns of `rows` rows kept in 16 bits; none for none."""
+    return {_INDEX: ("int32", (count,)), _VALUES: ("float16", (rows, count))} if count else {}
+
+
+def outlier_count(fields: Fields) -> int:
+    """How many columns `fields` keep in 16 bits."""
+    return len(fields[_INDEX]) if _INDEX in fields else 0
+
+
+def without_outliers(fields: Fields) -> Fields:
+    """The fields of the format alone."""
+    return {name: field for name, field in fields.items() if name not in (_INDEX, _VALUES)}
+
+
+def kept_columns(fields: Fields, shape: tuple[int, int]) -> Outliers | None:
+    """The columns of a matrix (rows, cols) that `fields` keep in 16 bits; None where there are none.
+
+    Raises FormatError where they are none of a matrix of that shape.
+    """
+    return _outliers(fields, shape) if _INDEX in fields else None
 
 
 @dataclass(frozen=True)
@@ -32,6 +55,10 @@ class Outliers:
     def bits(self) -> int:
         """16 per number, and 32 per column for its place."""
         return 16 * self.values.numel() + 32 * self.index.numel()
+
+    def over(self, numbers: torch.Tensor) -> torch.Tensor:
+        """`numbers` (rows, cols) with these columns in place of its own."""
+        return numbers.index_copy(1, self.index, self.values.to(numbers))
 
     def fields(self) -> Fields:
         """What is stored, by name."""
@@ -76,9 +103,7 @@ class QTensor:
     def dequantize(self) -> torch.Tensor:
         """The numbers (rows, cols) float32 that are stored."""
         decoded = self.format.decode(self.codes, self.params)
-        if self.outliers is None:
-            return decoded
-        return decoded.index_copy(1, self.outliers.index, self.outliers.values.to(decoded))
+        return self.outliers.over(decoded) if self.outliers else decoded
 
     @property
     def bits(self) -> int:
@@ -93,11 +118,8 @@ class QTensor:
     @staticmethod
     def from_fields(format: Format, fields: Fields, shape: tuple[int, int]) -> QTensor:
         """The matrix (rows, cols) whose stored fields are `fields`."""
-        own = {name: field for name, field in fields.items() if name not in (_INDEX, _VALUES)}
-        q = QTensor(format, *format.from_fields(own, shape))
-        if _INDEX not in fields:
-            return q
-        return replace(q, outliers=_outliers(fields, shape))
+        q = QTensor(format, *format.from_fields(without_outliers(fields), shape))
+        return replace(q, outliers=kept_columns(fields, shape))
 
     def to_json(self) -> dict[str, Any]:
         """What has to be kept beside the fields to read them again; `formats.get` makes the format of its name."""

@@ -46,22 +46,17 @@ def quantize(
     "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method`
     says how codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the
     latter with `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a
-    rotation of the model by `seed`, "hadamard+gptq". Methods that look at text take a built-in mix without it:
-    `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`. `target_text`, one file
-    or one per group, is compared with the calibration text; `write_importance` keeps what was measured, as llama.cpp's
-    importance matrices. `architecture` is a TOML file of facts about an architecture that does not come with fewbits
-    (docs/architectures.md); it stays known in this process. `threads` None means all processors. Returns the record,
-    also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves
-    nothing there on failure.
+    rotation of the model by `seed`, "hadamard+gptq"; "outliers+gptq" keeps columns of the largest inputs in 16 bits,
+    and "gptq+learned" lets layers learn afterwards. A recipe may bring its own method. Methods that look at text take
+    a built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of
+    `guard`. `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps
+    what was measured, as llama.cpp's importance matrices. `architecture` is a TOML file of facts (docs/architectures.md);
+    it stays known in this process. `threads` None means all processors. Returns the record, also written beside
+    `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing on failure.
     """
-    texts = CalibrationRequest(
-        text=Path(calibration) if isinstance(calibration, str) else calibration,
-        guard=_path(guard),
-        targets=_paths(target_text),
-        importance=_path(write_importance),
-        windows=windows,
-        length=sequence_length,
-    )
+    text = Path(calibration) if isinstance(calibration, str) else calibration
+    kept = _path(write_importance)
+    texts = CalibrationRequest(text, _path(guard), _paths(target_text), kept, windows, sequence_length)
     request = Request(
         source=str(source),
         output=Path(output),

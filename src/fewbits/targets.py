@@ -10,6 +10,7 @@ from typing import Protocol
 from fewbits.checkpoints import gguf_writer
 from fewbits.checkpoints.base import Conversion, Placement, StackedTensor, Value
 from fewbits.checkpoints.derived import TransposedTensor
+from fewbits.checkpoints.fields import Matrix
 from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter
@@ -22,7 +23,7 @@ from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import Allowance, Expectation, verify, verify_fields
+from fewbits.verification import Allowance, Expectation, Inputs, verify, verify_fields
 from fewbits.verification_rotation import Turned
 from fewbits.verification_sources import (
     Origin,
@@ -100,6 +101,9 @@ class Target(Protocol):
     def refuses(self, format_name: str) -> str | None:
         """Why tensors of this format cannot be written; None when they can."""
 
+    def refuses_inputs(self, what: str) -> str | None:
+        """Why a file cannot say `what` happens to inputs at run time; None when it can."""
+
     def plain_format(self, placement: Placement) -> str:
         """The format of a tensor that no recipe quantizes."""
 
@@ -145,6 +149,13 @@ class GGUFTarget:
         """What ggml has no type for."""
         refused = gguf_writer.refuses(format_name)
         return refused and f"{refused}; an output that does not end in .gguf is a model directory, which holds it"
+
+    def refuses_inputs(self, what: str) -> str | None:
+        """Who runs a GGUF file decides that."""
+        return (
+            f"{what}, which a GGUF file cannot say: llama.cpp rounds activations as it likes; give an output that does "
+            "not end in .gguf for a model directory, or take a recipe and a method without it."
+        )
 
     def plain_format(self, placement: Placement) -> str:
         """Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants."""
@@ -227,8 +238,9 @@ class PreparedGGUF:
 
 
 def _expectation(origin: Origin, result: TensorResult, allowance: Allowance, turned: Turned | None) -> Expectation:
-    stated, error = result.planned.format, result.relative_rms
-    return Expectation(origin.source, origin.order, stated, error, origin.add, allowance, turned)
+    planned, error = result.planned, result.relative_rms
+    inputs = Inputs(planned.activation, planned.outliers)
+    return Expectation(origin.source, origin.order, planned.format, error, origin.add, allowance, turned, inputs)
 
 
 def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object]) -> None:
@@ -263,6 +275,10 @@ class DirectoryTarget:
         """Fields hold every format."""
         return None
 
+    def refuses_inputs(self, what: str) -> str | None:
+        """Configuration and header say it."""
+        return None
+
     def plain_format(self, placement: Placement) -> str:
         """As in the source."""
         return placement.source.format
@@ -277,7 +293,7 @@ class DirectoryTarget:
         """Header and slots of the weights."""
         folder = conversion.files[0].parent
         turned = {p.name for p in conversion.placements if isinstance(p.source, TransposedTensor)}
-        rows = [(t.source_name, t.format, t.shape, t.name in turned) for t in tensors]
+        rows = [Matrix(t.source_name, t.format, t.shape, t.activation, t.outliers, t.name in turned) for t in tensors]
         layout = plan_directory(folder, conversion.files, rows, recipe.name, conversion.configuration)
         return PreparedDirectory(conversion, layout)
 

@@ -27,7 +27,7 @@ from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
 from fewbits.kernels import Doubles
-from fewbits.verification_fields import Slab, read_numbers
+from fewbits.verification_fields import Slab, put_outliers, read_numbers
 from fewbits.verification_rotation import Rows, Turned
 from fewbits.workers import Workers, row_slabs
 
@@ -67,6 +67,14 @@ class Allowance:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What the file must say of a matrix's inputs: how they are rounded, and how many columns stay in 16 bits."""
+
+    activation: str | None = None
+    outliers: int = 0
+
+
+@dataclass(frozen=True)
 class Expectation:
     """What one tensor of the file must hold: rows of `source` in `order`, plus `add`, off by exactly `relative_rms`."""
 
@@ -79,6 +87,7 @@ class Expectation:
     allowance: Allowance = Allowance()
     turned: Turned | None = None
     """What a rotation of the whole model has made of the source's rows."""
+    inputs: Inputs = Inputs()
 
     @property
     def numbers(self) -> str:
@@ -123,11 +132,13 @@ def verify_fields(
         stored, want = file.read(name), expected[name]
         if isinstance(stored, StoredMatrix) and set(stored.fields) != {"data"}:
             _require_stated(stored, want)
+            _require_inputs(stored, want.inputs)
             rows = _rows_of(want)
             compare = partial(_compare_fields, stored, want, rows, _largest(want, rows))
             done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
             continue
         if isinstance(stored, StoredMatrix):
+            _require_inputs(stored, want.inputs)
             stored = StoredTensor(name, stored.format, stored.shape, stored.fields["data"].reshape(-1))
         done = _check_tensor(stored, want, workers, lambda n: progress(n, total), done)
     return digest.result()
@@ -147,10 +158,12 @@ def _compare_fields(
     Where all rows share something, no error may be large beside that.
     """
     source, format = want.source, formats.get(stored.format)
-    found = read_numbers(stored.format, Slab(stored.fields, *slab, source.cols))
+    read = Slab(stored.fields, *slab, source.cols)
+    found = read_numbers(stored.format, read)
     rows = rows_of(*slab)
-    error, square = kernels.deviation(rows, want.numbers, found)
     w = kernels.decode_rows(want.numbers, rows, source.cols)
+    put_outliers(stored.name, read, found, w)
+    error, square = kernels.deviation(rows, want.numbers, found)
     far = _largest_per_span(w - found, format) - format.error_floor
     size = np.full_like(far, largest) if format.rows == 0 else _largest_per_span(w, format)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -187,6 +200,14 @@ def _require_stated(stored: StoredTensor | StoredMatrix, want: Expectation) -> N
         raise VerificationError(
             f"tensor {stored.name} is {stored.format} {stored.shape} in the file and should be {want.format} "
             f"{want.source.shape}; the file is not kept."
+        )
+
+
+def _require_inputs(stored: StoredMatrix, want: Inputs) -> None:
+    if (stored.activation, stored.outliers) != (want.activation, want.outliers):
+        raise VerificationError(
+            f"tensor {stored.name} states {stored.outliers} columns in 16 bits and inputs rounded as "
+            f"{stored.activation} in the file, and should {want.outliers} and {want.activation}; the file is not kept."
         )
 
 

@@ -196,3 +196,30 @@ def read_numbers(format_name: str, slab: Slab) -> Floats:
         if found:
             return read(found, slab)
     raise VerificationError(f"verification has no reading of the format {format_name}; the file is not kept.")
+
+
+_SIXTEEN_BITS = 2.0**-11 * 1.001
+"""What rounding to binary16 changes of a number at most, relatively; a rotated one was worked out twice."""
+_SMALLEST = 2.0**-25
+"""The same absolutely: half of binary16's smallest step."""
+
+
+def put_outliers(name: str, slab: Slab, found: Floats, wanted: Floats) -> None:
+    """Put the columns that `slab` keeps in 16 bits over the numbers `found` (rows, cols), and look at them closely.
+
+    Each is its own column of `wanted` rounded to 16 bits, however much the rest may make up for each other. Raises
+    VerificationError, naming the matrix, where it is not, or where places are none.
+    """
+    if "outlier_index" not in slab.fields:
+        return
+    index = slab.fields["outlier_index"].astype(np.int64)
+    if len(index) and not (index[0] >= 0 and index[-1] < slab.cols and bool((index[1:] > index[:-1]).all())):
+        raise VerificationError(f"tensor {name} keeps columns that it does not have, or one twice; it is not kept.")
+    values = slab.fields["outlier_values"][slab.start : slab.stop].astype(np.float32)
+    meant = wanted[:, index]
+    far = ~(np.abs(values - meant) <= _SIXTEEN_BITS * np.abs(meant) + _SMALLEST).all(0)
+    if far.any():
+        raise VerificationError(
+            f"tensor {name} keeps column {index[far][0]} in 16 bits, which is not the source's; the file is not kept."
+        )
+    found[:, index] = values

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from fewbits.workers import Workers
+from references.outlier_models import with_outliers
 
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
 
@@ -52,6 +54,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a head of its own."""
     return write_model(tmp_path_factory.mktemp("models") / "untied", tied=False)
+
+
+@pytest.fixture(scope="session")
+def outlying(untied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a few channels far larger than the others."""
+    path = tmp_path_factory.mktemp("models") / "outlying"
+    shutil.copytree(untied, path)
+    changed = with_outliers({name: w.float() for name, w in load_file(path / "model.safetensors").items()}, 3)
+    save_file(changed, path / "model.safetensors", metadata={"format": "pt"})
+    return path
 
 
 @pytest.fixture

@@ -82,5 +82,22 @@ def test_names_of_ways() -> None:
     assert not way("hqq").reads_text
     with pytest.raises(FewbitsError, match="awqq"):
         way("awqq+gptq")
-    with pytest.raises(FewbitsError, match="activations"):
-        way("smooth+gptq")
+    assert way("smooth").name == "smooth+nearest"
+    assert way("awq+outliers+gptq+learned").name == "awq+outliers+gptq+learned"
+    assert [way(name).reads_text for name in ("outliers", "learned", "hadamard", "hqq")] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gptq+awq", r"transform awq comes before the method gptq; write awq\+gptq"),
+        ("learned+gptq", r"method gptq comes before the learning learned"),
+        ("gptq+outliers", "split outliers comes before the method gptq"),
+        ("gptq+search", "gptq and search are both a method"),
+        ("awq+hadamard+gptq", "comes first, and once"),
+        ("gptq+learnd", "unknown method 'learnd'"),
+    ],
+)
+def test_parts_have_their_places(name: str, message: str) -> None:
+    with pytest.raises(FewbitsError, match=message):
+        way(name)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewbits import formats, transforms
+from fewbits import activations, formats, transforms
 from fewbits.errors import TransformError
 from fewbits.formats import Format
 from fewbits.transforms import Edits, Hadamard, groups_of, stream_of
@@ -46,7 +46,7 @@ def at_random(model: Model, weights: Weights) -> Edits:
 
 
 def statistics(x: torch.Tensor) -> Mapping[str, Any]:
-    return {"hessian": x.T @ x / len(x), "absmax": x.abs().amax(0)}
+    return {"hessian": x.T @ x / len(x), "absmax": x.abs().amax(0), "inputs": x[:256]}
 
 
 def by(name: str, model: Model, weights: Weights, format: Format) -> Edits:
@@ -54,7 +54,8 @@ def by(name: str, model: Model, weights: Weights, format: Format) -> Edits:
     inputs, edits = inputs_of(model, weights, tokens_of(model, 5)), Edits()
     for group in all_groups(model, weights):
         stats = statistics(inputs[group.consumers[0]])
-        edits += transforms.get(name).edits(group, weights, dict.fromkeys(group.consumers, format), stats)
+        chosen, rounding = dict.fromkeys(group.consumers, format), activations.get("int8_token").rounded
+        edits += transforms.get(name).edits(group, weights, chosen, stats, rounding=rounding)
     return edits
 
 
@@ -203,7 +204,8 @@ def test_smooth_makes_errors_of_8_bits_smaller() -> None:
     format = formats.get("int8_row_sym")
     group = next(g for g in all_groups(model, weights) if g.name == "feed-forward input")
     x = inputs[group.consumers[0]]
-    edits = transforms.get("smooth").edits(group, weights, dict.fromkeys(group.consumers, format), statistics(x))
+    rounding, chosen = activations.get("int8_token").rounded, dict.fromkeys(group.consumers, format)
+    edits = transforms.get("smooth").edits(group, weights, chosen, statistics(x), rounding=rounding)
     factor = next(e.factor for e in edits.steps if isinstance(e, ScaledColumns))
     changed = edits.apply(weights)
 
@@ -216,6 +218,26 @@ def test_smooth_makes_errors_of_8_bits_smaller() -> None:
     for name in group.consumers:
         wanted = x @ weights[name].T
         assert error(x / factor.float(), changed[name], wanted) < 0.25 * error(x, weights[name], wanted)
+
+
+def test_smooth_leaves_what_is_not_rounded() -> None:
+    model = model_of("llama")
+    x = inputs_of(model, model.weights, tokens_of(model, 5))
+    group = next(g for g in all_groups(model, model.weights) if g.name == "feed-forward input")
+    chosen = dict.fromkeys(group.consumers, formats.get("int8_row_sym"))
+
+    assert transforms.get("smooth").edits(group, model.weights, chosen, statistics(x[group.consumers[0]])) == Edits()
+
+
+def test_smooth_folded_into_the_file_changes_no_output() -> None:
+    model = model_of("llama")
+    edits = by("smooth", model, with_outliers(model.weights, model.layers), formats.get("int8_row_sym"))
+    before = with_outliers(model.weights, model.layers)
+    tokens = tokens_of(model)
+
+    assert edits.steps
+    changed = logits(model, edits.apply(before), tokens)
+    assert float((changed - logits(model, before, tokens)).abs().max()) < 1e-4
 
 
 def test_a_width_that_cannot_be_rotated_is_refused() -> None:

@@ -31,6 +31,9 @@ Ids = npt.NDArray[np.int64]
 
 CALIBRATION = "calibration"
 
+STEP = 3
+"""What a step of learning takes, in batches through the layer: forwards, and twice that backwards."""
+
 HEAD = "head"
 """What comes after the last layer, among the names of layers."""
 
@@ -89,6 +92,7 @@ class Ground:
     work: Workspace
     workers: Workers
     report: Callable[[int, int], None]
+    seed: int = 0
     spans: list[range] = field(init=False)
     """Layers between two checkpoints of the guard."""
     progress: Progress = field(init=False)
@@ -114,7 +118,12 @@ class Ground:
         calibration, held_out = (count_batches(ids) for ids in (self.texts.calibration, self.texts.guard))
         layers = len(self.network)
         judged = sum(2 * (layers - span.stop) for span in self.spans)
-        return layers * (2 * calibration + 3 * held_out) + judged * held_out + calibration
+        return layers * (2 * calibration + 3 * held_out + self.learning) + judged * held_out + calibration
+
+    @property
+    def learning(self) -> int:
+        """What learning takes per layer, in batches."""
+        return STEP * self.way.learned.schedule.steps if self.way.learned else 0
 
     def batches(self, kind: str) -> list[Batches]:
         """How states of `kind` go through each layer."""
@@ -133,6 +142,10 @@ class Ground:
             Batches(len(ids), size, {n: calls[i] for n, calls in found.items()}, self.network.precision)
             for i in range(len(self.network))
         ]
+
+    def looks_closely(self, kind: str) -> bool:
+        """Whether more of inputs than their products is kept: where a part of the way reads that."""
+        return kind == CALIBRATION and bool(self.way.needs & {"absmax", "inputs"})
 
     def is_finished(self, index: int) -> bool:
         """Whether the codes of layer `index` are kept."""

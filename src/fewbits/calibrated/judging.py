@@ -6,6 +6,7 @@ from fewbits.calibrated import guard
 from fewbits.calibrated.distances import distances, measure_of
 from fewbits.calibrated.ground import Ground, count_batches, layer_folder, states_name
 from fewbits.calibrated.guard import Verdict
+from fewbits.calibrated.inputs import rounded_inputs
 from fewbits.calibrated.scaling import kept_scaling, put_scaled
 from fewbits.calibrated.solving import KINDS
 
@@ -53,9 +54,11 @@ def _go_back(ground: Ground, span: range) -> None:
             tensors = [ground.parameters.find(f"{name}.{p}").target for p, _ in layer.named_parameters()]
             kept = {t: kept_scaling(ground.work, layer_folder(index), t) for t in tensors}
             put_scaled(ground, index, layer, {t: scaling for t, scaling in kept.items() if scaling})
-            ground.put(name, sites, {t: ground.work.fields(layer_folder(index), "plain", t) for t in targets})
-            for kind in ground.texts.measured:
-                ground.through(index, layer, kind)
+            fields = {t: ground.work.fields(layer_folder(index), "plain", t) for t in targets}
+            ground.put(name, sites, fields)
+            with rounded_inputs(ground, name, sites, fields):
+                for kind in ground.texts.measured:
+                    ground.through(index, layer, kind)
         if index != span.start:
             for kind in ground.texts.measured:
                 ground.work.forget_states(states_name(kind, index))

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fewbits import formats
 from fewbits.calibrated.experts import blended, pools_of
 from fewbits.calibrated.ground import CALIBRATION, HEAD, Ground, layer_folder, states_name
+from fewbits.calibrated.inputs import rounded_inputs
+from fewbits.calibrated.learning import learn_layer, lesson_of
+from fewbits.calibrated.outliers import columns_of, solved_rest, without
 from fewbits.calibrated.pieces import Piece, Squares, record_of, squares_of
 from fewbits.calibrated.scaling import KIND as SCALING
 from fewbits.calibrated.scaling import Scaling, scale
@@ -26,7 +29,7 @@ def solve_layer(ground: Ground, index: int) -> None:
     """Leave the codes of layer `index` in the workspace, and the states behind it."""
     batches, held_out = ground.batches(CALIBRATION)[index], ground.batches("guard")[index]
     if ground.is_finished(index):
-        ground.progress.skip(2 * len(batches.slices()) + 2 * len(held_out.slices()))
+        ground.progress.skip(2 * len(batches.slices()) + 2 * len(held_out.slices()) + ground.learning)
         return
     name = ground.network.layer_name(index)
     with ground.network.layer(index) as layer:
@@ -35,12 +38,17 @@ def solve_layer(ground: Ground, index: int) -> None:
             group: squares_of(_measure(ground, index, layer, sites, kind)) for kind, group in ground.texts.kinds.items()
         }
         measured = _measure(ground, index, layer, sites, CALIBRATION)
+        lesson = lesson_of(ground, index, layer)
         scalings = scale(ground, index, layer, sites, measured)
         fields, record = _solve(ground, name, sites, measured, targets, scalings)
-        for kind in (*ground.texts.measured, "solved"):
-            ground.through(index, layer, kind)
-        ground.put(name, sites, fields["plain"])
-        ground.through(index, layer, "plain")
+        if lesson:
+            learn_layer(ground, index, layer, sites, lesson, measured, scalings, fields, record)
+            del lesson
+        with rounded_inputs(ground, name, sites, fields["plain"]):
+            for kind in (*ground.texts.measured, "solved"):
+                ground.through(index, layer, kind)
+            ground.put(name, sites, fields["plain"])
+            ground.through(index, layer, "plain")
     ground.work.write_layer(layer_folder(index), fields, record)
     _forget(ground, index)
 
@@ -48,7 +56,8 @@ def solve_layer(ground: Ground, index: int) -> None:
 def _measure(ground: Ground, index: int, layer: Any, sites: Mapping[str, Any], kind: str) -> Measured:
     """What reaches the matrices of a layer from states of `kind`."""
     states, batches = ground.work.states(states_name(kind, index)), ground.batches(kind)[index]
-    return measure(sites, partial(forward, layer, states, batches), batches, ground.workers, ground.progress)
+    run, closely = partial(forward, layer, states, batches), ground.looks_closely(kind)
+    return measure(sites, run, batches, ground.workers, ground.progress, closely=closely)
 
 
 def _forget(ground: Ground, index: int) -> None:
@@ -76,13 +85,15 @@ def _solve(
         hessian = blended(measured, pools, leader, sites[leader].in_features)
         targets_of_group = [ground.parameters.find(_weight(prefix, name)).target for name in names]
         asked = {ground.planned[target].format for target in targets_of_group}
-        stats = _stats(ground, hessian, scalings.get(targets_of_group[0]), asked)
+        kept = columns_of(ground.way.split, measured, leader, scalings.get(targets_of_group[0]))
+        stats = _stats(ground, hessian, scalings.get(targets_of_group[0]), asked, kept)
         del hessian  # the largest thing in memory
         for name in names:
             parameter = ground.parameters.find(_weight(prefix, name))
             planned, scaling = ground.planned[parameter.target], scalings.get(parameter.target)
             w = parameter.rows() if scaling is None else tensor_of(scaling.applied(parameter.rows().numpy()))
-            solved = solve(w, planned, ground.way.method, stats, ground.workers)
+            run = partial(solve, planned=planned, method=ground.way.method, stats=stats, workers=ground.workers)
+            solved = run(w) if kept is None else solved_rest(w, kept, run)
             sites[name].weight.data.copy_(parameter.in_network(solved.numbers["solved"]))
             first = parameter.part.start if parameter.part else 0
             there = {group: seen[name] for group, seen in targets.items()}
@@ -98,11 +109,22 @@ def _weight(prefix: str, module: str) -> str:
     return f"{prefix}.{module}.weight" if prefix else f"{module}.weight"
 
 
-def _stats(ground: Ground, hessian: torch.Tensor, scaling: Scaling | None, names: Collection[str]) -> Mapping[str, Any]:
-    """What the method reads for formats `names`: inputs are divided by what their consumers' columns were scaled by."""
+def _stats(
+    ground: Ground,
+    hessian: torch.Tensor,
+    scaling: Scaling | None,
+    names: Collection[str],
+    kept: torch.Tensor | None,
+) -> Mapping[str, Any]:
+    """What the method reads for formats `names`: inputs are divided by what their consumers' columns were scaled by.
+
+    To columns `kept` in 16 bits nothing comes.
+    """
     if scaling is not None and scaling.columns is not None:
         columns = tensor_of(scaling.columns)
         hessian = hessian / columns / columns[:, None]
+    if kept is not None:
+        hessian = without(hessian, kept)
     stats = {"hessian": hessian, "importance": importance_of(hessian)}
     return ground.way.method.prepare(stats, ground.workers, [formats.get(name) for name in sorted(names)])
 
@@ -117,6 +139,8 @@ def solve_head(ground: Ground, head: Head) -> dict[str, torch.Tensor]:
         targets = {group: squares_of(_measure_head(ground, head, kind)) for kind, group in ground.texts.kinds.items()}
         measured = _measure_head(ground, head, CALIBRATION)
         fields, record = _solve(ground, "", {head.name: head.module}, measured, targets, {})
+        if ground.way.learned:
+            record[planned.name]["remarks"].append("not learned: it belongs to no layer")
         head.module.weight.data.copy_(original)
         ground.work.write_layer(HEAD, fields, record)
     stored = {kind: ground.work.fields(HEAD, kind, planned.name) for kind in KINDS}
@@ -133,4 +157,5 @@ def _measure_head(ground: Ground, head: Head, kind: str) -> Measured:
             batches,
             ground.workers,
             ground.progress,
+            closely=ground.looks_closely(kind),
         )

@@ -119,7 +119,7 @@ def asked_for(
         "torch": torch.__version__,
         "method": repr(way),
         "files": files,
-        "tensors": [(t.name, t.format, t.method) for t in tensors],
+        "tensors": [(t.name, t.format, t.method, t.activation) for t in tensors],
         "text": plan.used.text["sha256"],
         "guard_text": plan.used.guard_text["sha256"],
         "target_text": {name: text["sha256"] for name, text in (plan.used.target_text or {}).items()},

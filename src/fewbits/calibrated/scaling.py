@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits import formats
+from fewbits import activations, formats
 from fewbits.calibrated.ground import Ground
 from fewbits.calibrated.workspace import Workspace
 from fewbits.calibration.walk import Measured
 from fewbits.errors import CalibrationError
 from fewbits.formats import Fields
-from fewbits.transforms import Edits, groups_of
+from fewbits.transforms import Edits, Group, groups_of
+from fewbits.transforms.base import Rounding
 from fewbits.transforms.edits import ScaledColumns, ScaledRows
 
 if TYPE_CHECKING:
@@ -72,9 +73,21 @@ def _edits(ground: Ground, index: int, transform: Any, sites: Mapping[str, Any],
         if not group.producers or any(name not in weights for name in group.consumers):
             continue  # a consumer that keeps its numbers cannot be scaled with the others
         chosen = {name: formats.get(ground.planned[ground.parameters.find(name).target].format) for name in weights}
-        hessian = measured.hessians[leaders[group.consumers[0]]].value
-        result += transform.edits(group, weights, chosen, {"hessian": hessian})
+        leader = leaders[group.consumers[0]]
+        stats: dict[str, Any] = {"hessian": measured.hessians[leader].value}
+        if leader in measured.seen:
+            seen = measured.seen[leader]
+            stats |= {"absmax": seen.absmax, "inputs": seen.inputs}
+        result += transform.edits(group, weights, chosen, stats, rounding=_rounding(ground, group))
     return result
+
+
+def _rounding(ground: Ground, group: Group) -> Rounding | None:
+    """What becomes of the inputs of the consumers, one and the same for all of them; else None."""
+    planned = [ground.planned[ground.parameters.find(name).target] for name in group.consumers]
+    names = {each.activation for each in planned}
+    only = names.pop() if len(names) == 1 else None
+    return activations.get(only).rounded if only else None
 
 
 def _scalings(ground: Ground, edits: Edits) -> dict[str, Scaling]:

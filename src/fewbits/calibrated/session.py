@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewbits.calibrated import estimates, planning, stored
+from fewbits.calibrated import estimates, learning, planning, stored
 from fewbits.calibrated.ground import Ground, Texts
 from fewbits.calibrated.planning import Plan
 from fewbits.calibrated.run import Outcome, run
@@ -38,7 +38,9 @@ class Session:
     @staticmethod
     def open(conversion: Conversion, way: Way, asked: CalibrationRequest, seed: int) -> Session:
         """Read texts and configuration; raises FewbitsError where the model cannot be run or the text not be used."""
-        return Session(conversion, way, seed, planning.plan(conversion, asked, seed))
+        plan = planning.plan(conversion, asked, seed)
+        learning.require_learnable(plan, way.learned)
+        return Session(conversion, way, seed, plan)
 
     @property
     def used(self) -> CalibrationPlan:
@@ -48,7 +50,8 @@ class Session:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know, one sentence each."""
-        return self.plan.notes
+        later = ("Columns that stay in 16 bits are counted when the text was read; the file grows by them.",)
+        return (*self.plan.notes, *(later if self.way.split else ()))
 
     def with_methods(self, tensors: Iterable[PlannedTensor]) -> tuple[PlannedTensor, ...]:
         """The method for what it can solve, nearest for the rest."""
@@ -56,11 +59,12 @@ class Session:
 
     def seconds(self, threads: int) -> float:
         """Expected time of the walk."""
-        return estimates.estimate_seconds(self.plan, threads)
+        operations, _ = learning.cost(self.plan, self.way.learned)
+        return estimates.estimate_seconds(self.plan, threads, operations)
 
     def memory(self, threads: int) -> int:
         """Expected bytes of the walk."""
-        return estimates.estimate_memory(self.plan, threads)
+        return max(estimates.estimate_memory(self.plan, threads), learning.cost(self.plan, self.way.learned)[1])
 
     def over(self, placements: Mapping[str, Placement]) -> Session:
         """The same walk through other numbers: those of `placements`, by target."""
@@ -78,7 +82,9 @@ class Session:
         asked = planning.asked_for(self.plan, self.conversion, tensors, self.way, self.seed)
         work = stack.enter_context(Workspace(output, asked))
         texts = Texts(self.plan.calibration, self.plan.held_out, self.plan.targets)
-        ground = Ground(self.plan.source, {t.name: t for t in tensors}, self.way, texts, work, workers, progress)
+        ground = Ground(
+            self.plan.source, {t.name: t for t in tensors}, self.way, texts, work, workers, progress, self.seed
+        )
         return Solved(self.plan, work, run(ground))
 
 
@@ -115,6 +121,10 @@ class Solved:
         found = self.outcome.records[planned.name]
         errors, remarks = found["errors"], tuple(found["remarks"])
         return TensorResult(planned, error, errors[kind], errors["plain"], (*remarks, *scaled))
+
+    def outliers(self, tensor: str) -> int:
+        """How many columns of a tensor stay in 16 bits."""
+        return stored.outliers(self.work, self.outcome, tensor)
 
     def judged(self) -> CalibrationResult:
         """What the card says of the whole."""

@@ -13,6 +13,7 @@ from fewbits.encoding import Encoded, encode_slab
 from fewbits.formats import Fields, Format
 from fewbits.formats.base import is_row_format
 from fewbits.kernels.stored import stored_numbers
+from fewbits.qtensor import outlier_count
 from fewbits.reporting.record import PlannedTensor
 from fewbits.workers import row_slabs
 
@@ -35,6 +36,13 @@ def encoded(work: Workspace, outcome: Outcome, planned: PlannedTensor, placement
         squares.append(square)
         largest, not_finite = max(largest, most), not_finite + odd
     return Encoded(fields, np.concatenate(errors), np.concatenate(squares), largest, not_finite)
+
+
+def outliers(work: Workspace, outcome: Outcome, tensor: str) -> int:
+    """How many columns of a tensor stay in 16 bits."""
+    if tensor not in outcome.chosen:
+        return 0
+    return outlier_count(work.fields(*outcome.chosen[tensor], tensor))
 
 
 def scaling_of(work: Workspace, outcome: Outcome, tensor: str) -> Scaling | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import local
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from fewbits.calibration.experts import PLACE
 from fewbits.calibration.network import Call, ReachedError
 from fewbits.calibration.precision import FLOAT32, computing
+from fewbits.calibration.seen import Seen
 from fewbits.calibration.stats import Hessian
 from fewbits.errors import CalibrationError
 from fewbits.lazy import LazyModule
@@ -116,6 +117,8 @@ class Measured:
     """Name of the first site of a group -> what reached it."""
     groups: Mapping[str, tuple[str, ...]]
     """Name of the first site of a group -> all of them; an expert's that no token reached are alone."""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """Name of the first site of a group -> its inputs, where they were looked at closely."""
 
 
 def measure(
@@ -124,8 +127,13 @@ def measure(
     batches: Batches,
     workers: Workers,
     progress: Callable[[], None] = lambda: None,
+    *,
+    closely: bool = False,
 ) -> Measured:
-    """Hessians of the inputs of the modules `sites`, while `run_batch` takes each batch of windows through them."""
+    """Hessians of the inputs of the modules `sites`, while `run_batch` takes each batch of windows through them.
+
+    `closely` keeps what `Seen` keeps of inputs too.
+    """
     seen = local()
 
     def watch(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
@@ -143,7 +151,7 @@ def measure(
         return dict(seen.inputs)
 
     hooks = [module.register_forward_pre_hook(watch(name), prepend=True) for name, module in sites.items()]
-    sums = _Sums({name: module.in_features for name, module in sites.items()}, batches.precision)
+    sums = _Sums({name: module.in_features for name, module in sites.items()}, batches.precision, closely)
     try:
         for group in _rounds(batches.slices()):
             for _, inputs in workers.in_order(run, group):
@@ -164,8 +172,9 @@ def _rounds(slices: list[slice]) -> Iterator[list[slice]]:
 class _Sums:
     """Hessians that grow round after round."""
 
-    def __init__(self, widths: Mapping[str, int], precision: str) -> None:
+    def __init__(self, widths: Mapping[str, int], precision: str, closely: bool) -> None:
         self._widths = widths
+        self._seen: dict[str, Seen] | None = {} if closely else None
         self._dtype = getattr(torch, precision)  # what the matrices multiply with
         self._leaders: dict[str, str] = {}
         self._waiting: dict[str, list[torch.Tensor]] = {}
@@ -180,6 +189,8 @@ class _Sums:
             leader = self._leaders.setdefault(name, first.setdefault(id(inputs[name]), name))
             if leader == name:
                 self._waiting.setdefault(name, []).append(inputs[name].reshape(-1, self._widths[name]).to(self._dtype))
+                if self._seen is not None:
+                    self._seen.setdefault(name, Seen(self._widths[name])).take(self._waiting[name][-1])
 
     def add(self, workers: Workers) -> None:
         """Add what is waiting, tile by tile of columns, each in the order of the batches."""
@@ -213,4 +224,4 @@ class _Sums:
                 f"no token of the calibration text reached {missing[0]} ({len(missing)} in all); give more text, or of "
                 "other kinds."
             )
-        return Measured(self._hessians, groups)
+        return Measured(self._hessians, groups, self._seen or {})

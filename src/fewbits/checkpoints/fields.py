@@ -2,15 +2,18 @@
 
 A matrix NAME of a format with fields `codes` and `scale` lies in the file as NAME.codes and NAME.scale; plain numbers
 lie there as NAME. The entry "fewbits" of the header's metadata is JSON that says, for every matrix, its format's name
-and its shape: {"version": 1, "tensors": {NAME: {"format": "int4_g128_sym_f16", "shape": [4096, 4096]}}}. With
-"transposed": true the network has the matrix with its columns as rows (GPT-2's Conv1D); rows are outputs here always.
+and its shape: {"version": 1, "tensors": {NAME: {"format": "int4_g128_sym_f16", "shape": [4096, 4096]}}}. Where inputs
+are to be rounded at run time it says "activation": "int8_token" too, and "outliers": 6 where six columns stay in 16
+bits, as NAME.outlier_index (I32, ascending) and NAME.outlier_values (F16, rows x 6) beside the fields.
+With "transposed": true the network has the matrix with its columns as rows (GPT-2's Conv1D); rows are outputs here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import CheckpointError, FormatError
 from fewbits.formats import Fields
+from fewbits.formats.base import Shapes
+from fewbits.qtensor import outlier_shapes
 
 KEY = "fewbits"
 """The entry of the header's metadata."""
@@ -30,13 +35,39 @@ VERSION = 1
 PLAIN = ("F64", "F32", "F16", "BF16")
 """Formats whose one field is the tensor itself, under its own name."""
 
-DTYPES: Mapping[str, str] = {"uint8": "U8", "float64": "F64", "float32": "F32", "float16": "F16", "uint16": "BF16"}
+DTYPES: Mapping[str, str] = {
+    "uint8": "U8",
+    "int32": "I32",
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "uint16": "BF16",
+}
 """numpy type of a field -> safetensors dtype; numpy has no bfloat16, so fields hold its bits as uint16."""
 
 
 def field_name(tensor: str, field: str) -> str:
     """The name of a field in the file."""
     return f"{tensor}.{field}"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is stated of one matrix: its format, its shape, how its inputs are rounded, columns kept in 16 bits."""
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    activation: str | None = None
+    outliers: int = 0
+    transposed: bool = False
+    """Whether the network has its columns as rows."""
+
+    @property
+    def fields(self) -> Shapes:
+        """Field -> numpy type and shape; raises FormatError where the format is unknown or does not fit."""
+        rows, cols = prod(self.shape[:-1]), self.shape[-1]
+        return {**formats.get(self.format).shapes(rows, cols), **outlier_shapes(rows, self.outliers)}
 
 
 @dataclass(frozen=True)
@@ -49,6 +80,8 @@ class StoredMatrix:
     fields: Fields
     transposed: bool = False
     """The network has its columns as rows."""
+    activation: str | None = None
+    outliers: int = 0
 
     @property
     def bytes(self) -> int:
@@ -81,13 +114,17 @@ class FieldsReader:
         where = f"tensor {quoted(name)} in {self.path}"
         if not isinstance(raw, dict) or not isinstance(raw.get("format"), str) or not _is_shape(raw.get("shape")):
             raise CheckpointError(f"{where} states no format and shape; the file is damaged.")
-        rows, cols = int(np.prod(raw["shape"][:-1])), raw["shape"][-1]
+        activation, outliers = raw.get("activation"), raw.get("outliers", 0)
+        if type(outliers) is not int or not 0 <= outliers <= raw["shape"][-1] or not isinstance(activation, str | None):
+            raise CheckpointError(f"{where} states no number of outliers or no activation; the file is damaged.")
+        turned = bool(raw.get("transposed", False))
+        stated = Matrix(name, raw["format"], tuple(raw["shape"]), activation, outliers, turned)
         try:
-            shapes = formats.get(raw["format"]).shapes(rows, cols)
+            shapes = stated.fields
         except FormatError as error:
             raise CheckpointError(f"{where} cannot be read: {error}; a newer fewbits may know it.") from error
-        fields = {field: self._field(name, field, *stated) for field, stated in shapes.items()}
-        return StoredMatrix(name, raw["format"], tuple(raw["shape"]), fields, bool(raw.get("transposed", False)))
+        fields = {field: self._field(name, field, *each) for field, each in shapes.items()}
+        return StoredMatrix(name, stated.format, stated.shape, fields, stated.transposed, activation, outliers)
 
     def _field(self, tensor: str, field: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         name = field_name(tensor, field)
@@ -125,9 +162,12 @@ def _stated(file: SafetensorsReader) -> dict[str, Any]:
     return tensors
 
 
-def statement(tensors: Mapping[str, tuple[str, tuple[int, ...], bool]]) -> str:
-    """The metadata entry for matrices: name to format, shape, and whether the network has them transposed."""
-    stated: dict[str, dict[str, Any]] = {}
-    for name, (format_name, shape, transposed) in tensors.items():
-        stated[name] = {"format": format_name, "shape": list(shape), **({"transposed": True} if transposed else {})}
-    return json.dumps({"version": VERSION, "tensors": stated})
+def statement(matrices: Iterable[Matrix]) -> str:
+    """The metadata entry for matrices."""
+    return json.dumps({"version": VERSION, "tensors": {m.name: _said_of(m) for m in matrices}})
+
+
+def _said_of(matrix: Matrix) -> dict[str, Any]:
+    said: dict[str, Any] = {"format": matrix.format, "shape": list(matrix.shape)}
+    more = {"activation": matrix.activation, "outliers": matrix.outliers, "transposed": matrix.transposed}
+    return said | {key: value for key, value in more.items() if value}

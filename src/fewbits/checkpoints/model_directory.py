@@ -1,7 +1,8 @@
 """Write a Hugging Face model directory whose matrices lie in the fewbits dialect of safetensors; whole, or not at all.
 
 The directory grows under another name. Weights are written as fields of formats, slab by slab; configuration and
-tokenizer are the source's, but for `quantization_config`, which says that these weights need fewbits.
+tokenizer are the source's, but for `quantization_config`, which says that these weights need fewbits, and under
+"activations" in which ways inputs are rounded at run time; the header of the weights says it of each matrix.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fewbits import formats
-from fewbits.checkpoints.fields import DTYPES, PLAIN, field_name, statement
+from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
 from fewbits.checkpoints.jsonfile import load_object
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
 from fewbits.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME
@@ -54,26 +54,26 @@ class DirectoryLayout:
 def plan_directory(
     source: Path,
     files: tuple[Path, ...],
-    tensors: list[tuple[str, str, tuple[int, ...], bool]],
+    tensors: list[Matrix],
     recipe: str,
     changes: Mapping[str, Any] | None = None,
 ) -> DirectoryLayout:
     """The layout of a directory with `tensors`, made from the model directory `source`.
 
-    Of each its name, format, shape, and whether the network has it transposed; then its header says so.
+    Of what the network has transposed, the header says so.
 
     `changes` are keys of its config.json that have to say something else.
     """
-    matrices = {name: (kind, shape, turned) for name, kind, shape, turned in tensors if turned or kind not in PLAIN}
+    matrices = [tensor for tensor in tensors if not _is_plain(tensor)]
     header: dict[str, Any] = {"__metadata__": {"format": "pt", METHOD: statement(matrices)}}
     slots: dict[tuple[str, str], FieldSlot] = {}
     position = 0
-    for name, format_name, shape, _ in tensors:
-        plain = name not in matrices
-        for field, (dtype, lines) in _fields(format_name, shape, plain=plain).items():
+    for tensor in tensors:
+        name, shape = tensor.name, tensor.shape
+        for field, (dtype, lines) in _fields(tensor).items():
             size = prod(lines) * np.dtype(dtype).itemsize
             entry = {"dtype": DTYPES[dtype], "shape": list(lines), "data_offsets": [position, position + size]}
-            header[name if plain else field_name(name, field)] = entry
+            header[name if _is_plain(tensor) else field_name(name, field)] = entry
             rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
             slots[name, field] = FieldSlot(position, lines[0], size // lines[0], rows)
             position += size
@@ -84,26 +84,33 @@ def plan_directory(
         header=len(text).to_bytes(8, "little") + text,
         slots={key: replace(slot, offset=slot.offset + start) for key, slot in slots.items()},
         size=start + position,
-        config=_config(source, recipe, changes or {}),
+        config=_config(source, recipe, changes or {}, sorted({t.activation for t in tensors if t.activation})),
         copied=_copied(source, files),
     )
 
 
-def _fields(format_name: str, shape: tuple[int, ...], *, plain: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
+_NUMPY = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16"}
+
+
+def _is_plain(tensor: Matrix) -> bool:
+    """Whether any reader of safetensors finds it as the network has it."""
+    return tensor.format in PLAIN and not tensor.transposed
+
+
+def _fields(tensor: Matrix) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Field -> numpy type and shape; a plain tensor of any number of dimensions is its own field `data`."""
-    if plain:
-        return {"data": ({"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16"}[format_name], shape)}
-    return formats.get(format_name).shapes(prod(shape[:-1]), shape[-1])
+    return {"data": (_NUMPY[tensor.format], tensor.shape)} if _is_plain(tensor) else tensor.fields
 
 
-def _config(source: Path, recipe: str, changes: Mapping[str, Any]) -> bytes:
+def _config(source: Path, recipe: str, changes: Mapping[str, Any], activations: list[str]) -> bytes:
     config = load_object(source / "config.json")
     if "quantization_config" in config:
         raise CheckpointError(
             f"{source} is quantized already: its config.json has a quantization_config; start from the original model."
         )
     config.update(changes)
-    config["quantization_config"] = {"quant_method": METHOD, "recipe": recipe}
+    said = {"activations": activations} if activations else {}
+    config["quantization_config"] = {"quant_method": METHOD, "recipe": recipe, **said}
     return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
 
 

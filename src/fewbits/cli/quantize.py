@@ -84,7 +84,7 @@ def command(
             _print_preview(preview, _choices(ctx, reads_text=preview.calibration is not None))
 
     hidden = quiet or options["dry_run"]
-    stages = () if hidden else _stages(options["method"], given=bool(calibration))
+    stages = () if hidden else _stages(options["to"], options["method"], given=bool(calibration))
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
@@ -121,11 +121,12 @@ def _telling_what_is_kept(output: Path) -> Iterator[None]:
         raise
 
 
-def _stages(method: str | None, *, given: bool) -> tuple[str, ...]:
-    """What gets a bar; raises RecipeError where there is no such method."""
-    from fewbits.way import asked, way
+def _stages(recipe: str, method: str | None, *, given: bool) -> tuple[str, ...]:
+    """What gets a bar; raises RecipeError where there is no such recipe or method."""
+    from fewbits import planning
+    from fewbits.choosing import choose
 
-    chosen = way(asked(method, text=given))
+    chosen = choose(planning.get(recipe), method, text=given)
     rotated = ("rotate",) if chosen.rotation else ()
     walked = ("calibrate",) if chosen.reads_text else ()
     return (*rotated, *walked, "quantize", "verify")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 PROTOCOL = (
     "windows of {context} tokens that do not overlap, {start}; the second half of each window is scored "
-    "({scored} tokens), as llama.cpp's perplexity tool does; weights are decoded to float32 and activations not rounded"
+    "({scored} tokens), as llama.cpp's perplexity tool does; weights are decoded to float32 and {inputs}"
 )
 
 
@@ -112,8 +112,9 @@ def compare(
     `context` tokens that do not overlap, with the tokenizer's start token (if it adds one) at the head of each. Only
     the second half of each window is scored, as llama.cpp's perplexity tool does. A GGUF file is evaluated through
     its decoded weights in transformers, in float32: the cost is that of the weights alone, where llama.cpp also rounds
-    activations to 8 bits (which shows only beside Q8_0). `max_tokens` bounds the tokens read; `progress(done, total)`
-    is called after each window. `architecture` is a TOML file as `quantize` takes it. Raises EvaluationError when a
+    activations to 8 bits (which shows only beside Q8_0). A directory whose matrices round their inputs is evaluated so,
+    with the codes and scales of the kernels. `max_tokens` bounds the tokens read; `progress(done, total)` is called
+    after each window. `architecture` is a TOML file as `quantize` takes it. Raises EvaluationError when a
     model or the text cannot be evaluated.
     """
     import torch
@@ -148,8 +149,9 @@ def compare(
             protocol = encoder_protocol(context, vocabulary.start_token, closing, mode)
             angles = encoder_figures(score_encoders(files[0].load(), files[1].load(), windows, mode, progress))
             return EncoderComparison(**common, **angles, protocol=protocol, notes=(*notes, *unsaid))
-        figures = _figures(_score(files[0].load(), files[1].load(), windows, progress))
-    return Comparison(**common, **figures, protocol=_protocol(context, vocabulary.start_token), notes=notes)
+        models = files[0].load(), files[1].load()
+        figures = _figures(_score(*models, windows, progress))
+    return Comparison(**common, **figures, protocol=_protocol(context, vocabulary.start_token, models), notes=notes)
 
 
 def _fit_context(asked: int, files: tuple[ModelFile, ModelFile]) -> tuple[tuple[str, ...], int]:
@@ -241,9 +243,12 @@ def _sizes(original: str | Path, quantized: str | Path) -> dict[str, Any]:
     }
 
 
-def _protocol(context: int, start_token: int | None) -> str:
+def _protocol(context: int, start_token: int | None, models: Iterable[LoadedModel]) -> str:
+    counts = {name: count for model in models for name, count in model.rounded.items()}
+    kinds = " and ".join(f"{name} of {count} matrices" for name, count in counts.items())
+    inputs = f"activations rounded as the file says ({kinds})" if kinds else "activations not rounded"
     start = "no start token" if start_token is None else f"start token {start_token} at the head of each"
-    return PROTOCOL.format(context=context, start=start, scored=len(scored_positions(context)))
+    return PROTOCOL.format(context=context, start=start, scored=len(scored_positions(context)), inputs=inputs)
 
 
 def _versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from fewbits.evaluation.decoding import decoded
 from fewbits.evaluation.huggingface_model import HuggingFaceModel, require_all
 from fewbits.evaluation.model_files import LoadedModel, Vocabulary, first_sentence, quiet_transformers
 from fewbits.evaluation.network_kinds import kind_for, stands_beside
+from fewbits.evaluation.rounded_inputs import round_inputs
 from fewbits.kernels.stored import stored_numbers
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class FieldsModel:
         except Exception as error:  # transformers raises whatever its many checks raise
             raise EvaluationError(f"{self.path}: the model cannot be loaded ({first_sentence(error)}).") from error
         require_all(self.path, report, stands_beside(config))
-        return LoadedModel(self.path, network.eval().requires_grad_(False))
+        rounded = round_inputs(self.path, network, map(self.reader.read, self.reader.names()))
+        return LoadedModel(self.path, network.eval().requires_grad_(False), rounded)
 
 
 def _filled(config: Any, state: dict[str, torch.Tensor]) -> tuple[Any, dict[str, Any]]:

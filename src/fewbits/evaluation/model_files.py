@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +46,8 @@ class LoadedModel:
 
     path: Path
     network: torch.nn.Module
+    rounded: Mapping[str, int] = field(default_factory=dict)
+    """Rounding of inputs -> how many matrices of the network get theirs so."""
 
     def logits(self, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
         """Float32 logits (tokens - first, vocabulary) after each of `ids` (tokens,) from position `first` on."""

@@ -78,6 +78,11 @@ class ScaledFloat(Scaled):
         return f"fp{self.code_bits}_{self.element.name.lower()}"
 
     @property
+    def furthest(self) -> float:
+        """What the largest magnitude of a scope falls on, in scales, where a scale is found while a model runs."""
+        return self.element.largest
+
+    @property
     def native(self) -> Native:
         """The native codec."""
         return Native(self.guide, self.rows, self.span, self.scale)

@@ -105,6 +105,11 @@ class Integer(Scaled):
         return int(2**self.code_bits) - 1
 
     @property
+    def furthest(self) -> float:
+        """What the largest magnitude of a scope falls on, in scales, where a scale is found while a model runs."""
+        return float(min(self.top - self.middle, self.middle - int(self.restricted)))
+
+    @property
     def coding(self) -> Coding:
         """How a native kernel codes the format."""
         steps = "zero" if not self.symmetric else "sign" if self.top == 1 else "symmetric"

@@ -10,6 +10,7 @@ from fewbits.formats.base import Fields, Format, Shape, is_row_format
 from fewbits.kernels import decode_rows, formats
 from fewbits.kernels.fields import decode_fields, has_fields_codec
 from fewbits.lazy import LazyModule
+from fewbits.qtensor import kept_columns, without_outliers
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,13 @@ else:
 
 def stored_numbers(format: Format, fields: Fields, shape: Shape) -> torch.Tensor:
     """The numbers (rows, cols) float32 that the stored `fields` of a matrix of `shape` stand for."""
+    kept = kept_columns(fields, shape)
+    coded = _coded_numbers(format, without_outliers(fields), shape)
+    return kept.over(coded) if kept else coded
+
+
+def _coded_numbers(format: Format, fields: Fields, shape: Shape) -> torch.Tensor:
+    """Those that the codes stand for."""
     if is_row_format(format) and format.name in formats():
         return torch.from_numpy(decode_rows(format.name, np.ascontiguousarray(fields["data"]), shape[1]))
     own = {name: np.array(field) for name, field in fields.items()}  # mapped bytes are not to be written to

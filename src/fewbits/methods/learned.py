@@ -10,6 +10,7 @@ from fewbits.errors import CalibrationError
 from fewbits.lazy import LazyModule
 from fewbits.methods.parts import parts_of
 from fewbits.qtensor import QTensor
+from fewbits.workers import Workers
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,18 @@ class Schedule:
         return 2 * (self.steps - step) / (self.steps * (self.steps + 1))
 
 
+@dataclass(frozen=True)
+class Learned:
+    """Learning in `quantize`: after a method has chosen the codes of a layer's matrices, they change together."""
+
+    name: str = "learned"
+    needs: frozenset[str] = frozenset({"layer", "inputs"})
+    """What the layer answers as it was, to the states that reach it; some inputs of each matrix, to tell errors by."""
+    schedule: Schedule = Schedule(steps=100, batch=4, checks=10)
+    samples: int = 64
+    """Windows of the calibration text, at most and evenly spread, that are learned from and judged by."""
+
+
 def learn(
     answer: Answer,
     inputs: torch.Tensor,
@@ -50,14 +63,18 @@ def learn(
     *,
     schedule: Schedule = Schedule(),
     seed: int = 0,
+    workers: Workers | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> dict[str, QTensor]:
     """Codes and scales that bring what a layer answers to `inputs` (samples, ...) nearer to `targets`, from `sites`.
 
     Every number gets an offset within half a step of its grid, every part of a row a factor; both follow the sign of
     the gradient of the squared error, straight through the rounding (AutoRound: Cheng et al. 2023, arXiv:2309.05516,
     equations 3 and 5; factors as in OmniQuant: Shao et al. 2023, arXiv:2308.13137). `weights` are what the sites were
-    before. Some samples are kept apart, and what comes back never answers worse to those than `sites`. Raises
-    CalibrationError where the layer answers no numbers.
+    before. Some samples are kept apart, and what comes back never answers worse to those than `sites`. With `workers`
+    each sample is answered by itself, by any of them, and sums have the order of the samples; `answer` is then called
+    from several threads with one and the same mapping. `progress` is called after each step. Raises CalibrationError
+    where the layer answers no numbers.
 
     >>> import torch
     >>> from fewbits import formats
@@ -74,26 +91,60 @@ def learn(
     order = torch.randperm(len(inputs), generator=drawn).to(inputs.device)
     judging = order[: max(1, len(order) // schedule.judges)]
     taught = order[len(judging) :] if len(order) > 1 else order
-    best, least = dict(sites), _loss(answer, inputs[judging], targets[judging], sites, schedule.batch)
+    run = _Run(answer, schedule.batch if workers is None else 1, workers)
+    best, least = dict(sites), _loss(run, inputs[judging], targets[judging], sites)
     pace, checks = 1.0, {schedule.steps * part // schedule.checks for part in range(1, schedule.checks + 1)}
     for step in range(schedule.steps):
         some = taught[torch.randperm(len(taught), generator=drawn)[: schedule.batch].to(inputs.device)]
         with torch.enable_grad():
             given = {name: site.rounded() for name, site in learning.items()}
-            error = (answer(given, inputs[some]) - targets[some]).square().mean()
-            _number(float(error.detach()))
-            torch.autograd.backward(error)
+        torch.autograd.backward(list(given.values()), run.gradients(given, inputs[some], targets[some]))
         for site in learning.values():
             site.follow(schedule, pace * schedule.rate(step))
         if step + 1 in checks:
             found = {name: site.stored() for name, site in learning.items()}
-            loss = _loss(answer, inputs[judging], targets[judging], found, schedule.batch)
+            loss = _loss(run, inputs[judging], targets[judging], found)
             worse = loss > least
             pace *= 0.5 if worse else 1.0
             for site in learning.values():
                 site.settle(better=not worse)
             best, least = (best, least) if worse else (found, loss)
+        progress()
     return best
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How samples are answered: `together` at once, one after another or by workers."""
+
+    answer: Answer
+    together: int
+    workers: Workers | None
+
+    def each(self, function: Callable[[slice], Any], count: int) -> list[Any]:
+        """What `function` returns for parts of `count` samples, in their order."""
+        parts = [slice(start, start + self.together) for start in range(0, count, self.together)]
+        if self.workers is None:
+            return [function(part) for part in parts]
+        return [result for _, result in self.workers.in_order(function, parts)]
+
+    def gradients(
+        self, given: Mapping[str, torch.Tensor], inputs: torch.Tensor, targets: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Of the mean squared error by each of `given`; raises CalibrationError where answers are no numbers."""
+        leaves = {name: w.detach().requires_grad_() for name, w in given.items()}
+
+        def run(part: slice) -> tuple[float, tuple[torch.Tensor, ...]]:
+            with torch.enable_grad():
+                error = (self.answer(leaves, inputs[part]) - targets[part]).square().sum() / targets.numel()
+                return float(error.detach()), torch.autograd.grad(error, tuple(leaves.values()))
+
+        done = self.each(run, len(inputs))
+        _number(sum(error for error, _ in done))
+        total = list(done[0][1])
+        for _, found in done[1:]:
+            total = [one.add_(other) for one, other in zip(total, found, strict=True)]
+        return total
 
 
 def of_layer(layer: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Answer:
@@ -112,16 +163,15 @@ def of_layer(layer: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] |
     return answer
 
 
-def _loss(
-    answer: Answer, inputs: torch.Tensor, targets: torch.Tensor, sites: Mapping[str, QTensor], batch: int
-) -> float:
+def _loss(run: _Run, inputs: torch.Tensor, targets: torch.Tensor, sites: Mapping[str, QTensor]) -> float:
     """The sum of squared errors of what the layer answers with `sites`, over all inputs."""
-    given, total = {name: q.dequantize() for name, q in sites.items()}, 0.0
-    with torch.no_grad():
-        for start in range(0, len(inputs), batch):
-            error = answer(given, inputs[start : start + batch]) - targets[start : start + batch]
-            total += float(error.double().square().sum())
-    return _number(total)
+    given = {name: q.dequantize() for name, q in sites.items()}
+
+    def missed(part: slice) -> float:
+        with torch.no_grad():
+            return float((run.answer(given, inputs[part]) - targets[part]).double().square().sum())
+
+    return _number(sum(run.each(missed, len(inputs))))
 
 
 def _number(error: float) -> float:
@@ -136,6 +186,9 @@ class _Site:
     """One matrix on its way: numbers that round to the codes of the start, their offsets, and factors of parts."""
 
     def __init__(self, w: torch.Tensor, start: QTensor) -> None:
+        self._kept, start = start.outliers, replace(start, outliers=None)
+        if self._kept:  # neither codes nor scales are theirs
+            w = w.index_fill(1, self._kept.index, 0)
         self._start = start
         self._grid: Any = start.format.grid(start.params, slice(None))
         stored = start.dequantize()
@@ -152,7 +205,7 @@ class _Site:
         with torch.no_grad():
             value = self._grid.value(self._grid.nearest(wanted.contiguous()))
         straight: torch.Tensor = (wanted + (value - wanted).detach()) * self._factors(wanted)
-        return straight
+        return self._kept.over(straight) if self._kept else straight
 
     def _factors(self, like: torch.Tensor) -> torch.Tensor:
         return self.factor.repeat_interleave(like.shape[1] // self.factor.shape[1], 1)
@@ -178,6 +231,9 @@ class _Site:
 
     def stored(self) -> QTensor:
         """The codes, with parameters fitted at them to the numbers times factors, where that is nearer."""
+        return replace(self._settled(), outliers=self._kept)
+
+    def _settled(self) -> QTensor:
         with torch.no_grad():
             codes = self._grid.nearest((self._base + self.offset * self._step).contiguous())
             q = replace(self._start, codes=codes)

@@ -20,9 +20,20 @@ from fewbits.registry import Registry
 
 @cache
 def recipes() -> Registry[Recipe]:
-    """The recipes that come with fewbits, by name."""
+    """The mixes of llama.cpp that come with fewbits, by name."""
+    return _shipped("recipes", "recipe")
+
+
+@cache
+def algorithms() -> Registry[Recipe]:
+    """Known algorithms by name, as recipes: a format, how codes are chosen, how inputs are rounded."""
+    return _shipped("algorithms", "algorithm")
+
+
+def _shipped(inside: str, kind: str) -> Registry[Recipe]:
+    """The recipes in a folder beside this file."""
     folder = resources.files("fewbits.planning")
-    texts = {e.name: e.read_text(encoding="utf-8") for e in (folder / "recipes").iterdir() if e.name.endswith(".toml")}
+    texts = {e.name: e.read_text(encoding="utf-8") for e in (folder / inside).iterdir() if e.name.endswith(".toml")}
     common = parse_rules((folder / "common.toml").read_text(encoding="utf-8"), "common.toml")
 
     @cache
@@ -31,7 +42,7 @@ def recipes() -> Registry[Recipe]:
             raise RecipeError(f"there is no recipe {name!r}")
         return parse_recipe(texts[f"{name}.toml"], f"{name}.toml", base=parsed, common=common, shipped=True)
 
-    registry: Registry[Recipe] = Registry("recipe", RecipeError)
+    registry: Registry[Recipe] = Registry(kind, RecipeError)
     for name in sorted(name.removesuffix(".toml") for name in texts):
         registry.add_later(name, partial(parsed, name))
     return registry
@@ -53,6 +64,8 @@ def get(name: str | os.PathLike[str]) -> Recipe:
     known = text.upper() if text.upper() in recipes() else _names().get(text.upper())
     if known is not None:
         return recipes().get(known)
+    if text.lower() in algorithms():
+        return algorithms().get(text.lower())
     if text.lower().endswith(".toml") or Path(text).is_file():
         return _read(Path(text))
     return _of_one_format(text) or recipes().get(text)
@@ -98,4 +111,6 @@ def _read(path: Path) -> Recipe:
 
 def get_shipped(name: str) -> Recipe:
     """The recipe called `name` among those that come with fewbits; a user's file extends these, not another file."""
+    if name.lower() in algorithms():
+        return algorithms().get(name.lower())
     return recipes().get(_names().get(name.upper(), name))

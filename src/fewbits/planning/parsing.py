@@ -11,6 +11,7 @@ from reprlib import repr as shown
 from typing import Any
 
 from fewbits import formats
+from fewbits.activations import ACTIVATIONS
 from fewbits.errors import RecipeError
 from fewbits.planning.recipe import Recipe
 from fewbits.planning.rule import BY_NUMBER, LAYERS, MODELS, Rule, is_choice_of_layers, is_comparison
@@ -25,7 +26,7 @@ else:  # pragma: no cover - Python 3.10
 MOST_RULES = 256
 MOST_BYTES = 1 << 16
 
-_KEYS = ("name", "nominal", "file_type", "description", "aliases", "extend", "common", "rule")
+_KEYS = ("name", "nominal", "file_type", "description", "method", "aliases", "extend", "common", "rule")
 _RULE_KEYS = (
     "format",
     "kinds",
@@ -38,6 +39,7 @@ _RULE_KEYS = (
     "stacked",
     "importance",
     "nominal_fits",
+    "activation",
     "exact",
 )
 
@@ -100,6 +102,7 @@ def parse_recipe(
         rules=(*first, *rules, *(inherited.rules if inherited else ())),
         aliases=_list(here, raw, "aliases"),
         source="" if shipped else where,
+        method=_text(here, raw, "method", default=inherited.method if inherited else ""),
     )
 
 
@@ -107,7 +110,7 @@ def file_types() -> list[str]:
     """llama.cpp's names of mixes, as our own recipes state them."""
     folder = resources.files("fewbits.planning") / "recipes"
     loaded = [tomllib.loads(e.read_text(encoding="utf-8")) for e in folder.iterdir() if e.name.endswith(".toml")]
-    return sorted({raw["file_type"] for raw in loaded if "file_type" in raw})
+    return sorted({raw["file_type"] for raw in loaded if raw.get("file_type")})
 
 
 def parse_rules(text: str, where: str) -> tuple[Rule, ...]:
@@ -170,10 +173,12 @@ def _rule(here: Text, raw: Mapping[str, Any], number: int, shipped: bool) -> Rul
         stacked=_flag(here, raw, "stacked", *at),
         importance=_flag(here, raw, "importance", *at),
         nominal_fits=_flag(here, raw, "nominal_fits", *at),
+        activation=_text(here, raw, "activation", *at, default=""),
         exact=(bool(match) and not shipped) if exact is None else exact,
         origin=here.at(*at).rstrip(",") if not shipped else "",
     )
     _require_known(here, "kind of tensor", sorted(rule.kinds), (*KINDS, "other"), *at, "kinds")
+    _require_known(here, "rounding of activations", filter(None, [rule.activation]), ACTIVATIONS, *at, "activation")
     _require_known(here, "choice of models", [rule.models], MODELS, *at, "models")
     if not is_choice_of_layers(rule.layers):
         _require_known(here, "choice of layers", [rule.layers], (*LAYERS, BY_NUMBER, "0-3,31"), *at, "layers")

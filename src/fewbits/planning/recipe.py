@@ -45,6 +45,13 @@ class Recipe:
     """The file that states a user's own recipe."""
     overrides: tuple[str, ...] = ()
     """"PATTERN=FORMAT" of the rules that were put first."""
+    method: str = ""
+    """How codes are chosen, as `--method` says it; "" where the recipe leaves that open."""
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """How its rules round inputs, each way once."""
+        return tuple(dict.fromkeys(rule.activation for rule in self.rules if rule.activation))
 
     def decide(self, site: Site, *, importance: bool = False) -> Decision:
         """The format for `site`, falling back where its width does not divide; raises RecipeError without a rule.

@@ -121,6 +121,8 @@ class Rule:
     """Whether an importance matrix is given."""
     nominal_fits: bool | None = None
     """Whether the width is a multiple of the span of the recipe's nominal format."""
+    activation: str = ""
+    """How inputs of layers' matrices are rounded at run time; "" where they are not."""
     exact: bool = False
     """The user named these tensors: a format that does not fit them is refused, not replaced."""
     origin: str = ""

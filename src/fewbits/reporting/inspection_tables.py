@@ -45,10 +45,14 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
 
 def _tensors(inspection: Inspection) -> Table:
     columns = (("shape", "right"), ("format", "left"), ("bytes", "right"), ("bits/weight", "right"))
-    table = simple_table("Tensors", ("name", "left"), *columns)
+    more = [*([("inputs", "left")] if any(t.activation for t in inspection.tensors) else [])]
+    more += [("in 16 bits", "right")] if any(t.outliers for t in inspection.tensors) else []
+    table = simple_table("Tensors", ("name", "left"), *columns, *more)
     for t in inspection.tensors:
         shape = " x ".join(map(str, t.shape)) or "1"
-        table.add_row(Text(clean(t.name)), shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
+        row = (shape, t.format, figures.size(t.bytes), f"{t.bits_per_weight:.3f}")
+        said = {"inputs": t.activation or "", "in 16 bits": f"{t.outliers} columns" if t.outliers else ""}
+        table.add_row(Text(clean(t.name)), *row, *(said[name] for name, _ in more))
     return table
 
 

@@ -38,6 +38,10 @@ class PlannedTensor:
     """The user's rule or override that chose the format; None where the recipe's own rules did."""
     weighed: bool = False
     """Errors were weighed by an importance matrix while the codes were chosen."""
+    activation: str | None = None
+    """How the matrix's inputs are rounded at run time; None where they are not."""
+    outliers: int = 0
+    """Columns kept in 16 bits; their bytes are among `bytes_out`."""
 
     @property
     def parameters(self) -> int:

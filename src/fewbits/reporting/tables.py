@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from fewbits import activations
 from fewbits.reporting import figures
 from fewbits.reporting.calibration_tables import calibration_tables
 from fewbits.reporting.measures import MEASURES
@@ -69,6 +70,7 @@ def record_tables(record: Record) -> list[RenderableType]:
         ),
         ("peak memory", f"{figures.size(record.peak_memory)} (mapped files not counted)"),
         ("worked with", f"{record.threads} threads, {record.isa}"),
+        *_inputs(preview),
     ]
     return [
         Text(),
@@ -144,12 +146,22 @@ def _changes(preview: Preview) -> list[tuple[str, str]]:
         chosen = Counter(t.chosen_by for t in preview.tensors)
         counts = [f"{o} ({_count(chosen[override_origin(o)], 'tensor')})" for o in preview.overrides]
         facts.append(("overrides", ", ".join(counts)))
+    facts += _inputs(preview)
     facts += _calibration(preview.calibration) if preview.calibration else []
     used = preview.importance
     if used:
         measured = f", measured on {used.chunks} chunks of {used.text or 'a text'}" if used.chunks else ""
         facts.append(("importance", f"{used.file}: {_count(used.tensors, 'tensor')} weighed{measured}"))
     return facts
+
+
+def _inputs(preview: Preview) -> list[tuple[str, str]]:
+    """How inputs are rounded at run time, and what stays in 16 bits."""
+    counts = Counter(t.activation for t in preview.tensors if t.activation)
+    kinds = [f"{activations.get(name).words}: {_count(n, 'tensor')}" for name, n in counts.items()]
+    kept = [t.outliers for t in preview.tensors if t.outliers]
+    outliers = [("in 16 bits", f"{_count(sum(kept), 'column')} of {_count(len(kept), 'tensor')}")] if kept else []
+    return [*([("activations", ", ".join(kinds))] if kinds else []), *outliers]
 
 
 def _calibration(plan: CalibrationPlan) -> list[tuple[str, str]]:

@@ -14,21 +14,24 @@ from fewbits.transforms.base import Transform
 from fewbits.transforms.edits import Edits
 from fewbits.transforms.groups import Group, Stream, groups_of, stream_of
 from fewbits.transforms.hadamard import Hadamard
-from fewbits.transforms.outliers import split
+from fewbits.transforms.outliers import OutlierSplit, split, taken_out
 from fewbits.transforms.smooth import Smooth
 
 __all__ = [
     "ROTATIONS",
+    "SPLITS",
     "TRANSFORMS",
     "Edits",
     "Group",
     "Hadamard",
+    "OutlierSplit",
     "Stream",
     "Transform",
     "get",
     "groups_of",
     "split",
     "stream_of",
+    "taken_out",
 ]
 
 TRANSFORMS: Registry[Transform] = Registry("transform", RecipeError)
@@ -40,8 +43,11 @@ ROTATIONS: Registry[Callable[[int], Hadamard]] = Registry("rotation", RecipeErro
 """Name -> the rotation by a seed."""
 ROTATIONS.add("hadamard", lambda seed: Hadamard(seed=seed))
 
+SPLITS: Registry[OutlierSplit] = Registry("outlier split", RecipeError)
+SPLITS.add("outliers", OutlierSplit())
+
 _NAMES: Registry[str] = Registry("transform", RecipeError)
-for _name in (*TRANSFORMS, *ROTATIONS):
+for _name in (*TRANSFORMS, *ROTATIONS, *SPLITS):
     _NAMES.add(_name, _name)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits.formats.base import Format
 from fewbits.formats.overrides import encode
 from fewbits.lazy import LazyModule
-from fewbits.transforms.base import numbers_of, scaled, some_rows, tamed
+from fewbits.transforms.base import Rounding, numbers_of, scaled, some_rows, tamed
 from fewbits.transforms.edits import Edits
 from fewbits.transforms.groups import Group
 
@@ -39,8 +39,13 @@ class AWQ:
         weights: Mapping[str, torch.Tensor],
         formats: Mapping[str, Format],
         stats: Mapping[str, Any],
+        *,
+        rounding: Rounding | None = None,
     ) -> Edits:
-        """Edits by stats["hessian"] (cols, cols) of the consumers' input; none where nothing is better than none."""
+        """Edits by stats["hessian"] (cols, cols) of the consumers' input; none where nothing is better than none.
+
+        What rounding of inputs costs does not count.
+        """
         hessian = stats["hessian"].double()
         size = group.shared(hessian.diagonal()).sqrt()
         numbers = {name: some_rows(w, self.rows).float() for name, w in numbers_of(group, weights).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fewbits.formats.base import Format
@@ -17,6 +17,10 @@ else:
 
 SMALLEST = 1e-4
 """Factors stay between this and its inverse, so that gains remain ordinary numbers of 16 bits."""
+
+
+Rounding = Callable[["torch.Tensor"], "torch.Tensor"]
+"""What becomes of inputs (tokens, cols) of a matrix while the model runs."""
 
 
 class Transform(Protocol):
@@ -36,8 +40,13 @@ class Transform(Protocol):
         weights: Mapping[str, torch.Tensor],
         formats: Mapping[str, Format],
         stats: Mapping[str, Any],
+        *,
+        rounding: Rounding | None = None,
     ) -> Edits:
-        """The edits of `group`; `weights` brings its consumers (rows, cols), `formats` what each becomes."""
+        """The edits of `group`; `weights` brings its consumers (rows, cols), `formats` what each becomes.
+
+        `rounding` is what becomes of their inputs; None where it is nothing.
+        """
 
 
 def scaled(group: Group, factor: torch.Tensor) -> Edits:

@@ -13,6 +13,20 @@ else:
     torch = LazyModule("torch")
 
 THRESHOLD = 6.0
+"""Where inputs are outliers: Dettmers et al. 2022, section 3.2."""
+
+
+@dataclass(frozen=True)
+class OutlierSplit:
+    """The columns of a matrix whose inputs reach `threshold` stay in 16 bits."""
+
+    name: str = "outliers"
+    needs: frozenset[str] = frozenset({"absmax"})
+    threshold: float = THRESHOLD
+
+    def columns(self, absmax: torch.Tensor) -> torch.Tensor:
+        """(n,) int64, ascending, for inputs whose largest magnitudes are `absmax` (cols,)."""
+        return (absmax >= self.threshold).nonzero().flatten()
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,11 @@ def split(w: torch.Tensor, absmax: torch.Tensor, threshold: float = THRESHOLD) -
     >>> parts.index.tolist(), parts.kept.tolist(), parts.rest.tolist()
     ([1, 2], [[2.0, 3.0]], [[1.0, 0.0, 0.0]])
     """
-    index = (absmax >= threshold).nonzero().flatten()
+    return taken_out(w, OutlierSplit(threshold=threshold).columns(absmax))
+
+
+def taken_out(w: torch.Tensor, columns: torch.Tensor) -> Split:
+    """The same for given `columns` (n,) int64, ascending."""
     rest = w.clone()
-    rest[:, index] = 0
-    return Split(index, w[:, index].half(), rest)
+    rest[:, columns] = 0
+    return Split(columns, w[:, columns].half(), rest)

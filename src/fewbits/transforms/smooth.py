@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fewbits.formats.base import Format
+from fewbits.formats.overrides import encode
 from fewbits.lazy import LazyModule
-from fewbits.transforms.awq import outputs_error
-from fewbits.transforms.base import numbers_of, scaled, some_rows, tamed
+from fewbits.transforms.base import Rounding, numbers_of, scaled, some_rows, tamed
 from fewbits.transforms.edits import Edits
 from fewbits.transforms.groups import Group
 
@@ -23,15 +23,14 @@ else:
 class Smooth:
     """Columns times s = max|x|^a / max|w|^(1 - a) (Xiao et al. 2022, arXiv:2211.10438, equation 4), a of a grid.
 
-    The power is chosen by the error of outputs: what rounding the weights leaves, tr(E H E^T), and what rounding the
-    inputs leaves, which is even within a step of max|x / s| / levels and so costs step^2 / 12 times the sum of (w s)^2.
+    The power is tried out: inputs that were measured are divided and rounded as at run time, matrices multiplied and
+    rounded to nearest in their own formats, and what is wrong with their products counts. Nothing changes where nothing
+    is better than that.
     """
 
     name: str = "smooth"
-    needs: frozenset[str] = frozenset({"hessian", "absmax"})
+    needs: frozenset[str] = frozenset({"absmax", "inputs"})
     powers: tuple[float, ...] = tuple(n / 20 for n in range(1, 20))
-    levels: float = 127.0
-    """Steps from 0 to the largest input: 127 for 8 bits with a sign, one scale per token."""
     rows: int = 512
     """Rows of a matrix, at most, by which the power is chosen."""
 
@@ -41,28 +40,45 @@ class Smooth:
         weights: Mapping[str, torch.Tensor],
         formats: Mapping[str, Format],
         stats: Mapping[str, Any],
+        *,
+        rounding: Rounding | None = None,
     ) -> Edits:
-        """Edits by stats["hessian"] (cols, cols) and stats["absmax"] (cols,) of the consumers' input."""
+        """Edits by stats["inputs"] (tokens, cols), some of the consumers' input, and stats["absmax"] (cols,) of all.
+
+        None where inputs are not rounded.
+        """
+        if rounding is None:
+            return Edits()
         whole = numbers_of(group, weights)
         largest = group.shared(stats["absmax"].double(), largest=True)
         columns = torch.stack([w.abs().amax(0) for w in whole.values()]).amax(0).double()
         reach = group.shared(columns, largest=True)
         numbers = {name: some_rows(w, self.rows).float() for name, w in whole.items()}
-        best, factor = self._error(numbers, formats, stats, torch.ones_like(stats["absmax"]).double()), None
+        inputs = stats["inputs"].float()
+        best, factor = products_error(numbers, formats, inputs, torch.ones(inputs.shape[1]).double(), rounding), None
         for power in self.powers:
             candidate = tamed(largest**power / reach ** (1 - power))
-            error = self._error(numbers, formats, stats, group.spread(candidate))
+            error = products_error(numbers, formats, inputs, group.spread(candidate), rounding)
             if error < best:
                 best, factor = error, candidate
         return Edits() if factor is None else scaled(group, factor)
 
-    def _error(
-        self,
-        numbers: Mapping[str, torch.Tensor],
-        formats: Mapping[str, Format],
-        stats: Mapping[str, Any],
-        factor: torch.Tensor,
-    ) -> float:
-        step = (stats["absmax"].double() / factor).amax() / self.levels
-        inputs = sum(float((w.double() * factor).square().sum()) for w in numbers.values())
-        return outputs_error(numbers, formats, stats["hessian"].double(), factor) + float(step) ** 2 / 12 * inputs
+
+def products_error(
+    numbers: Mapping[str, torch.Tensor],
+    formats: Mapping[str, Format],
+    inputs: torch.Tensor,
+    factor: torch.Tensor,
+    rounding: Rounding,
+) -> float:
+    """The sum of squared errors of products of rounded inputs (tokens, cols) / factor and rounded matrices * factor."""
+    divided = (inputs / factor).float()
+    importance = divided.double().square().mean(0)
+    mean = importance.mean()
+    importance = (importance / torch.where(mean > 0, mean, 1.0)).clamp(min=2.0**-20).float()
+    x, total = rounding(divided), 0.0
+    for name, w in numbers.items():
+        codes, params = encode(formats[name], (w.double() * factor).float(), importance)
+        missed = x @ formats[name].decode(codes, params).T - inputs @ w.T
+        total += float(missed.double().square().sum())
+    return total
