@@ -98,3 +98,14 @@ def test_a_window_that_llama_cpp_does_not_know_is_said(tmp_path: Path) -> None:
     directory = edit(models.phi4(tmp_path / "model"), setting(sliding_window=100))
     assert any("window of 100 tokens is left out" in note for note in convert_directory(directory).notes)
     assert not any("window" in note for note in convert_directory(models.gemma2(tmp_path / "gemma")).notes)
+
+
+def test_tokens_that_take_white_space_along_are_said(tmp_path: Path) -> None:
+    """Phi-3's do; a GGUF file has no place for it."""
+    directory = models.phi3(tmp_path / "model")
+    assert not any("white space" in note for note in convert_directory(directory).notes)
+    path = directory / "tokenizer.json"
+    stated = json.loads(path.read_text(encoding="utf-8"))
+    stated["added_tokens"][-1]["rstrip"] = True
+    path.write_text(json.dumps(stated), encoding="utf-8")
+    assert any(note.startswith("1 added tokens (such as") for note in convert_directory(directory).notes)

@@ -14,7 +14,7 @@ from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 from fewbits.checkpoints.tokenizer_pieces import from_json, from_model
 from fewbits.checkpoints.tokenizer_special import chat_templates, contradictions, special_tokens
 from fewbits.checkpoints.tokenizer_wordpiece import around, is_wordpiece, word_pieces
-from fewbits.checkpoints.vocabulary import TokenizerSource
+from fewbits.checkpoints.vocabulary import TokenizerSource, stripping_notes
 from fewbits.errors import CheckpointError
 
 __all__ = ["TokenizerFacts", "read_tokenizer", "tokenizer_from_gguf"]
@@ -48,7 +48,7 @@ def read_tokenizer(directory: Path, config: Configuration) -> TokenizerFacts:
     return TokenizerFacts(
         metadata={**vocabulary.metadata, **special, **chat_templates(directory, source.settings)},
         files=(source.path, *(directory / name for name in _SIDE_FILES if (directory / name).is_file())),
-        notes=(*vocabulary.notes, *contradictions(source, special)),
+        notes=(*vocabulary.notes, *stripping_notes(source), *contradictions(source, special)),
     )
 
 

@@ -120,3 +120,16 @@ def added_tokens(source: TokenizerSource) -> list[AddedToken]:
             raise CheckpointError(f"{source.path} has an added token without id or content: {quoted(raw)}; damaged.")
         result.append(AddedToken(raw["id"], raw["content"], bool(raw.get("special"))))
     return result
+
+
+def stripping_notes(source: TokenizerSource) -> list[str]:
+    """A note about added tokens that take the white space beside them along (Phi-3's do)."""
+    listed = [raw for raw in source.data.get("added_tokens") or [] if isinstance(raw, dict)]
+    greedy = [raw.get("content") for raw in listed if raw.get("lstrip") or raw.get("rstrip")]
+    if not greedy:
+        return []
+    note = (
+        f"{len(greedy)} added tokens (such as {quoted(greedy[0])}) take the white space beside them along, which a "
+        "GGUF file cannot state: text with white space there gets other tokens in llama.cpp."
+    )
+    return [note]
