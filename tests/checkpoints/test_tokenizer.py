@@ -360,7 +360,8 @@ def test_a_damaged_model_is_an_error_of_ours_or_harmless(cut: int, position: int
 
 BROKEN: dict[str, tuple[dict[str, Value | None], str]] = {
     "no_model": ({"model": None}, r"states no usable tokenizer\.ggml\.model"),
-    "other_model": ({"model": Value("bert", "string")}, "kind 'bert'"),
+    "other_model": ({"model": Value("t5", "string")}, "kind 't5'"),
+    "no_unknown": ({"model": Value("bert", "string")}, r"tokenizer\.ggml\.unknown_token_id"),
     "no_tokens": ({"tokens": None}, r"tokenizer\.ggml\.tokens"),
     "no_merges": ({"merges": None}, r"tokenizer\.ggml\.merges"),
     "unknown_cut": ({"pre": Value("viking", "string")}, "'viking'.* is not known"),

@@ -96,9 +96,8 @@ def _template(source: TokenizerSource, stated: Any) -> tuple[list[str], list[str
     kind = stated.get("type") if isinstance(stated, dict) else None
     if kind == "ByteLevel":
         return [], []
-    if kind in _PAIRS:
-        before, after = stated.get("cls"), stated.get("sep")
-        return [str(before[0])] if before else [], [str(after[0])] if after else []
+    if kind in _PAIRS and all(isinstance(stated.get(end), list) and stated[end] for end in ("cls", "sep")):
+        return [str(stated["cls"][0])], [str(stated["sep"][0])]
     if kind == "Sequence":
         parts = [_template(source, part) for part in stated.get("processors") or []]
         return [t for before, _ in reversed(parts) for t in before], [t for _, after in parts for t in after]
