@@ -18,9 +18,12 @@ struct SpanSums {
     }
     // Vector v of a span: its numbers, and what comes back of them.
     void add(int v, Vec x, Vec back) {
-        const Vec r = x - back;
-        errors[v % vectors] = errors[v % vectors] + r * r;
-        squares[v % vectors] = squares[v % vectors] + x * x;
+        add_rest(v, x, x - back);
+    }
+    // The same by what is left of the numbers.
+    void add_rest(int v, Vec x, Vec r) {
+        errors[v % vectors] = plus_product(errors[v % vectors], r, r);
+        squares[v % vectors] = plus_product(squares[v % vectors], x, x);
     }
 };
 
@@ -93,9 +96,10 @@ class MeasuredRows {
         const int own = (1 << (s + count)) - (1 << s);
         vanishing_ = vanishing_ && !(spans.not_small & own);
         overflowing_ = overflowing_ || (spans.too_large & own);
-        for (int i = s; i < s + count; ++i) {
-            const Number* x = w_ + (first + i) * columns;
-            fit.code(x, i, &sums, spans_ + first + i);
+        const Number* x = w_ + (first + s) * columns;
+        Span* span = spans_ + first + s;
+        for (int i = s; i < s + count; ++i, x += columns, ++span) {
+            fit.code(x, i, &sums, span);
             for (size_t line = 0; line < columns * sizeof(Number); line += 64)
                 __builtin_prefetch(reinterpret_cast<const char*>(x) + distance + static_cast<int64_t>(line));
         }
