@@ -102,13 +102,18 @@ class RowEncoder {
   public:
     RowEncoder(const KernelTable& table, const Codec& codec, Number kind, int64_t cols, const std::optional<Floats>& importance)
         : table_(table), codec_(codec), kind_(kind), cols_(cols), spans_(cols / codec.columns),
-          at_once_(codec.encode_measured && !(importance && codec.weighted)), widened_(table, kind, cols * together()) {
+          by_weights_(importance && codec.weighted),
+          at_once_(by_weights_ ? codec.encode_weighted_measured != nullptr : codec.encode_measured != nullptr),
+          widened_(table, kind, cols * together()) {
         if (!at_once_) back_.resize(static_cast<size_t>(cols * together()));
-        if (importance && codec.weighted) weights_.emplace(codec, *importance, cols, together());
+        if (by_weights_) weights_.emplace(codec, *importance, cols, together());
     }
 
     // Several rows are encoded together, so that batches are full; rows never share parameters.
-    int64_t together() const { return std::max<int64_t>(1, (at_once_ ? 1 << 16 : 1 << 11) / std::max<int64_t>(cols_, 1)); }
+    int64_t together() const {
+        const int64_t numbers = !at_once_ ? 1 << 11 : by_weights_ ? 1 << 14 : 1 << 16;
+        return std::max<int64_t>(1, numbers / std::max<int64_t>(cols_, 1));
+    }
 
     void operator()(const uint8_t* in, int64_t rows, uint8_t* out, Deviation* deviations) {
         if (at_once_) return encode_measured(in, rows, out, deviations);
@@ -121,18 +126,23 @@ class RowEncoder {
 
   private:
     void encode_measured(const uint8_t* in, int64_t rows, uint8_t* out, Deviation* deviations) {
-        const bool as_it_lies = kind_ == Number::bf16;
-        const void* numbers = as_it_lies ? static_cast<const void*>(in) : widened_(in, rows * cols_);
-        const float largest = codec_.encode_measured(as_it_lies ? kind_ : Number::f32, numbers, rows, cols_, out, deviations);
+        const float largest = encode_at_once(in, rows, out, deviations);
         const bool finite = std::all_of(deviations, deviations + rows, [](const Deviation& d) { return std::isfinite(d.squared); });
         for (int64_t r = 0; r < rows; ++r) deviations[r].largest = finite ? largest : INFINITY;
+    }
+
+    float encode_at_once(const uint8_t* in, int64_t rows, uint8_t* out, Deviation* deviations) {
+        if (kind_ == Number::bf16 && !by_weights_) return codec_.encode_measured(kind_, in, rows, cols_, out, deviations);
+        const float* w = widened_(in, rows * cols_);
+        if (by_weights_) return codec_.encode_weighted_measured(w, (*weights_)(w, rows), rows, cols_, out, deviations);
+        return codec_.encode_measured(Number::f32, w, rows, cols_, out, deviations);
     }
 
     const KernelTable& table_;
     const Codec& codec_;
     Number kind_;
     int64_t cols_, spans_;
-    bool at_once_;
+    bool by_weights_, at_once_;
     Widened widened_;
     std::optional<Weights> weights_;
     std::vector<float> back_;

@@ -42,6 +42,9 @@ struct Codec {
     // nullptr: what comes back is measured after `encode`.
     float (*encode_measured)(Number kind, const void* numbers, int64_t rows, int64_t cols, uint8_t* stored,
                              Deviation* deviations) = nullptr;
+    // The same in given weights.
+    float (*encode_weighted_measured)(const float* w, const float* weights, int64_t rows, int64_t cols, uint8_t* stored,
+                                      Deviation* deviations) = nullptr;
 };
 
 struct CodecFamily {
