@@ -19,6 +19,7 @@
 #include "bindings.h"
 #include "fewbits/kernels.h"
 #include "fewbits/lattices.h"
+#include "row_encoder.h"
 #include "verify/lattices.h"
 
 using namespace fewbits;
@@ -56,86 +57,6 @@ struct Seen {
         largest = std::max(largest, own);
         not_finite += bad;
     }
-};
-
-// Rows of a checkpoint as single precision: where they lie, or widened into a buffer.
-class Widened {
-  public:
-    Widened(const KernelTable& table, Number kind, int64_t most) : table_(table), kind_(kind), most_(most) {}
-    const float* operator()(const uint8_t* in, int64_t count) {
-        const bool lies_well = reinterpret_cast<uintptr_t>(in) % alignof(float) == 0;
-        if (kind_ == Number::f32 && lies_well) return reinterpret_cast<const float*>(in);
-        buffer_.resize(static_cast<size_t>(most_));
-        table_.widen(kind_, in, count, buffer_.data());
-        return buffer_.data();
-    }
-
-  private:
-    const KernelTable& table_;
-    Number kind_;
-    int64_t most_;
-    std::vector<float> buffer_;
-};
-
-// The weights of squared errors of up to `together` rows, from the importance of their columns.
-class Weights {
-  public:
-    Weights(const Codec& codec, const Floats& importance, int64_t cols, int64_t together)
-        : codec_(codec), importance_(importance.data()), cols_(cols), weights_(static_cast<size_t>(cols * together)) {
-        for (int64_t row = 0; row < together; ++row)
-            std::copy(importance_, importance_ + cols, weights_.data() + row * cols);
-    }
-    const float* operator()(const float* w, int64_t rows) {
-        if (codec_.weigh) codec_.weigh(w, importance_, rows, cols_, weights_.data());
-        return weights_.data();
-    }
-
-  private:
-    const Codec& codec_;
-    const float* importance_;
-    int64_t cols_;
-    std::vector<float> weights_;
-};
-
-// Encodes rows and measures what comes back of each: in one pass where the codec can, and numbers are as it reads them.
-class RowEncoder {
-  public:
-    RowEncoder(const KernelTable& table, const Codec& codec, Number kind, int64_t cols, const std::optional<Floats>& importance)
-        : table_(table), codec_(codec), kind_(kind), cols_(cols), spans_(cols / codec.columns),
-          at_once_(codec.encode_measured && !(importance && codec.weighted)), widened_(table, kind, cols * together()) {
-        if (!at_once_) back_.resize(static_cast<size_t>(cols * together()));
-        if (importance && codec.weighted) weights_.emplace(codec, *importance, cols, together());
-    }
-
-    // Several rows are encoded together, so that batches are full; rows never share parameters.
-    int64_t together() const { return std::max<int64_t>(1, (at_once_ ? 1 << 16 : 1 << 11) / std::max<int64_t>(cols_, 1)); }
-
-    void operator()(const uint8_t* in, int64_t rows, uint8_t* out, Deviation* deviations) {
-        if (at_once_) return encode_measured(in, rows, out, deviations);
-        const float* w = widened_(in, rows * cols_);
-        codec_.encode(w, weights_ ? (*weights_)(w, rows) : nullptr, rows * spans_, out);
-        codec_.decode(out, rows * spans_, back_.data());
-        for (int64_t r = 0; r < rows; ++r)
-            deviations[r] = table_.deviation(kind_, in + r * cols_ * width_of(kind_), back_.data() + r * cols_, cols_);
-    }
-
-  private:
-    void encode_measured(const uint8_t* in, int64_t rows, uint8_t* out, Deviation* deviations) {
-        const bool as_it_lies = kind_ == Number::bf16;
-        const void* numbers = as_it_lies ? static_cast<const void*>(in) : widened_(in, rows * cols_);
-        const float largest = codec_.encode_measured(as_it_lies ? kind_ : Number::f32, numbers, rows, cols_, out, deviations);
-        const bool finite = std::all_of(deviations, deviations + rows, [](const Deviation& d) { return std::isfinite(d.squared); });
-        for (int64_t r = 0; r < rows; ++r) deviations[r].largest = finite ? largest : INFINITY;
-    }
-
-    const KernelTable& table_;
-    const Codec& codec_;
-    Number kind_;
-    int64_t cols_, spans_;
-    bool at_once_;
-    Widened widened_;
-    std::optional<Weights> weights_;
-    std::vector<float> back_;
 };
 
 // Encodes row by row and measures what comes back; returns (largest magnitude, numbers that are not finite).

@@ -66,7 +66,7 @@ inline float best_scale(const float* x, const float* weights, int n, int top, co
 
 // The best step of -top .. top - 1 for 32 numbers, evenly weighted: a search in whole numbers.
 inline float best_even_scale(const float* x, int top, const search::EvenSteps& steps) {
-    float least = 0, most = 0, best = 0, scale = 0;
+    float least = 0, most = 0, sum = 0, squares = 1;  // the largest sum^2 / squares, compared without dividing
     for (int e = 0; e < 32; ++e) {
         least = std::fmin(least, x[e]);
         most = std::fmax(most, x[e]);
@@ -81,14 +81,14 @@ inline float best_even_scale(const float* x, int top, const search::EvenSteps& s
             sqx += q * fraction;
             sqq += q * q;
         }
-        const float sum = static_cast<float>(sqx), candidate = sum * inverse(static_cast<float>(sqq));
-        if (candidate * sum > best) {
-            best = candidate * sum;
-            scale = candidate;
+        const float own = static_cast<float>(sqx), own_squares = static_cast<float>(sqq);
+        if ((own * own) * squares > (sum * sum) * own_squares) {
+            sum = own;
+            squares = own_squares;
         }
     }
     // Which zero is the extreme depends on the machine; the sum makes it +0.
-    return scale * (extreme * (-1.0f / steps.whole)) + 0.0f;
+    return sum / squares * (extreme * (-1.0f / steps.whole)) + 0.0f;
 }
 
 // One span w = d * code + m of 32 numbers: the best line, or the plain one where that is nearer.
@@ -134,7 +134,7 @@ struct ShiftedSpan {
             fraction[e] = inv != 0 ? static_cast<int>(std::nearbyint((x[e] - low) * inv)) : 0;
             sum += fraction[e];
         }
-        float most = 0, slope = 0, codes = 0;
+        float above = 0, below = 1, codes = 0;  // the largest above^2 / below, compared without dividing
         for (int step = steps.first; step < steps.first + steps.count; ++step) {
             int sl = 0, sll = 0, slf = 0;
             for (int e = 0; e < n; ++e) {
@@ -144,13 +144,14 @@ struct ShiftedSpan {
                 slf += l * fraction[e];
             }
             const float covariance = static_cast<float>(n) * static_cast<float>(slf) - static_cast<float>(sum) * static_cast<float>(sl);
-            const float variance = static_cast<float>(n * sll - sl * sl), candidate = covariance * inverse(variance);
-            if (candidate * covariance > most) {
-                most = candidate * covariance;
-                slope = candidate;
+            const float variance = static_cast<float>(n * sll - sl * sl);
+            if ((covariance * covariance) * below > (above * above) * variance) {
+                above = covariance;
+                below = variance;
                 codes = static_cast<float>(sl);
             }
         }
+        const float slope = above / below;
         const float unit = range * (1.0f / steps.whole);
         scale = slope * unit;
         start = ((static_cast<float>(sum) - slope * codes) * (1.0f / n)) * unit;

@@ -19,14 +19,17 @@ void extent(Number kind, const void* numbers, int64_t count, float* absmax, int6
     }
 }
 
+float plus_square(float sum, float x) { return std::fma(x, x, sum); }
+double plus_square(double sum, double x) { return sum + x * x; }
+
 // Adds the squares of a tile to each lane's total, in the precision of Real.
 template <typename Real>
 void add_tile(const float* w, const float* stored, int64_t count, double* error, double* square) {
     Real errors[16] = {}, squares[16] = {};
     for (int64_t i = 0; i < count; ++i) {
         const Real x = w[i], r = x - static_cast<Real>(stored[i]);
-        errors[i % 16] += r * r;
-        squares[i % 16] += x * x;
+        errors[i % 16] = plus_square(errors[i % 16], r);
+        squares[i % 16] = plus_square(squares[i % 16], x);
     }
     for (int lane = 0; lane < 16; ++lane) {
         error[lane] += static_cast<double>(errors[lane]);

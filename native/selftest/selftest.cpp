@@ -101,13 +101,36 @@ void check_measured(const KernelTable& reference, const Codec& slow, const Codec
     }
 }
 
+// The same in given weights.
+void check_weighted_measured(const KernelTable& reference, const Codec& slow, const Codec& fast, const char* isa,
+                             const std::vector<float>& w, const std::vector<float>& given, int64_t rows, const std::string& name) {
+    if (!fast.encode_weighted_measured) return;
+    const int64_t cols = static_cast<int64_t>(w.size()) / rows, spans = cols / slow.columns;
+    std::vector<uint8_t> a(static_cast<size_t>(rows * spans * slow.bytes)), b(a.size(), 0xAA);
+    std::vector<float> back(w.size());
+    std::vector<Deviation> found(static_cast<size_t>(rows));
+    slow.encode(w.data(), given.data(), rows * spans, a.data());
+    slow.decode(a.data(), rows * spans, back.data());
+    const float largest = fast.encode_weighted_measured(w.data(), given.data(), rows, cols, b.data(), found.data());
+    expect(same_bits(a, b), isa, "measured encode by weights", name);
+    float most = 0.0f;
+    for (int64_t r = 0; r < rows; ++r) {
+        const Deviation d = reference.deviation(Number::f32, w.data() + r * cols, back.data() + r * cols, cols);
+        const Deviation& own = found[static_cast<size_t>(r)];
+        expect(d.squared_error == own.squared_error && d.squared == own.squared, isa, "measures by weights", name);
+        most = std::fmax(most, d.largest);
+    }
+    expect(largest == most, isa, "largest magnitude by weights", name);
+}
+
 void check_codec(const KernelTable& reference, const KernelTable& table, const Codec& slow, std::mt19937& random) {
     const Codec* found = codec_of(table, slow.name);
     expect(found && found->weighted == slow.weighted, table.isa, "codec", slow.name);
     if (!found) return;
     const Codec& fast = *found;
     // Searches among thousands of lattice points are slow in scalar code, and slower where a processor is emulated.
-    const std::vector<int64_t> counts = slow.lattice ? std::vector<int64_t>{1, 3} : std::vector<int64_t>{1, 2, 3, 5, 7, 15, 16, 17, 33, 63, 64};
+    std::vector<int64_t> counts = slow.lattice ? std::vector<int64_t>{1, 3} : std::vector<int64_t>{1, 2, 3, 5, 7, 15, 16, 17, 33, 63, 64};
+    if (slow.columns == 1) counts.insert(counts.end(), {255, 256, 257, 513, 771});  // beyond a tile of sums
     for (int kind = 0; kind < kinds; ++kind) {
         for (const int64_t spans : counts) {
             const std::string name = std::string(slow.name) + ", weights of kind " + std::to_string(kind) + ", " +
@@ -121,6 +144,8 @@ void check_codec(const KernelTable& reference, const KernelTable& table, const C
             for (const int64_t rows : {int64_t{1}, spans}) check_measured(reference, slow, fast, table.isa, w, rows, name);
             if (spans % 3 == 0) check_measured(reference, slow, fast, table.isa, w, 3, name);
             if (slow.weighted) check_weights(slow, fast, table.isa, w, random, name);
+            const auto given = weights(1, spans * slow.columns, random);
+            for (const int64_t rows : {int64_t{1}, spans}) check_weighted_measured(reference, slow, fast, table.isa, w, given, rows, name);
             std::vector<float> x(w.size()), y(w.size(), 1.0f);
             slow.decode(a.data(), spans, x.data());
             fast.decode(a.data(), spans, y.data());

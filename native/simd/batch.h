@@ -36,23 +36,32 @@ inline void transpose_16(const float* rows, int stride, float* columns) {
         _mm512_store_ps(columns + 16 * (12 + c), _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd));
     }
 }
+#elif defined(__AVX2__)
+// columns[16 * e + g] = rows[stride * g + e] for e and g below 8: groups g and g + 4 share a vector from the start.
+inline void transpose_8(const float* rows, int stride, float* columns) {
+    for (int e = 0; e < 8; e += 4) {
+        __m256 a[4];
+        for (int g = 0; g < 4; ++g) {
+            const float* p = rows + stride * g + e;
+            a[g] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
+        }
+        const __m256 low = _mm256_unpacklo_ps(a[0], a[1]), high = _mm256_unpackhi_ps(a[0], a[1]);
+        const __m256 next_low = _mm256_unpacklo_ps(a[2], a[3]), next_high = _mm256_unpackhi_ps(a[2], a[3]);
+        _mm256_storeu_ps(columns + 16 * e, _mm256_shuffle_ps(low, next_low, 0x44));
+        _mm256_storeu_ps(columns + 16 * (e + 1), _mm256_shuffle_ps(low, next_low, 0xee));
+        _mm256_storeu_ps(columns + 16 * (e + 2), _mm256_shuffle_ps(high, next_high, 0x44));
+        _mm256_storeu_ps(columns + 16 * (e + 3), _mm256_shuffle_ps(high, next_high, 0xee));
+    }
+}
 #endif
 
-// columns[16 * e + g] = rows[length * g + e], for 16 groups of `length` elements; `columns` is aligned.
+// columns[16 * e + g] = rows[length * g + e], for 16 groups of `length` elements, a multiple of 8; `columns` is aligned.
 inline void to_columns(const float* rows, int length, float* columns) {
 #if defined(__AVX512F__)
     for (int e = 0; e < length; e += 16) transpose_16(rows + e, length, columns + batch * e);
-#elif defined(__SSE2__)
-    for (int g = 0; g < batch; g += 4)
-        for (int e = 0; e < length; e += 4) {
-            __m128 a = _mm_loadu_ps(rows + length * g + e), b = _mm_loadu_ps(rows + length * (g + 1) + e);
-            __m128 c = _mm_loadu_ps(rows + length * (g + 2) + e), d = _mm_loadu_ps(rows + length * (g + 3) + e);
-            _MM_TRANSPOSE4_PS(a, b, c, d);
-            _mm_storeu_ps(columns + batch * e + g, a);
-            _mm_storeu_ps(columns + batch * (e + 1) + g, b);
-            _mm_storeu_ps(columns + batch * (e + 2) + g, c);
-            _mm_storeu_ps(columns + batch * (e + 3) + g, d);
-        }
+#elif defined(__AVX2__)
+    for (int g = 0; g < batch; g += 8)
+        for (int e = 0; e < length; e += 8) transpose_8(rows + length * g + e, length, columns + batch * e + g);
 #else
     for (int g = 0; g < batch; ++g)
         for (int e = 0; e < length; ++e) columns[batch * e + g] = rows[length * g + e];
@@ -83,6 +92,38 @@ inline void transpose_16(const uint8_t* in, uint8_t* out, int stride) {
 // rows[length * g + e] = columns[16 * e + g]: the codes of 16 groups back in the order of the numbers.
 inline void to_rows(const uint8_t* columns, int length, uint8_t* rows) {
     for (int e = 0; e < length; e += 16) transpose_16(columns + batch * e, rows + e, length);
+}
+
+// Lane i: what is left of row i when its lanes are joined, by an operation that may take them in any order. Each round
+// halves what is left of rows, two to a vector.
+template <typename Join>
+Vec join_rows(Vec* v, Join join) {
+#if defined(__AVX512F__)
+    for (int i = 0; i < 8; ++i)
+        v[i] = join(Vec{_mm512_unpacklo_ps(v[2 * i].v, v[2 * i + 1].v)}, Vec{_mm512_unpackhi_ps(v[2 * i].v, v[2 * i + 1].v)});
+    for (int i = 0; i < 4; ++i) {
+        const __m512d a = _mm512_castps_pd(v[2 * i].v), b = _mm512_castps_pd(v[2 * i + 1].v);
+        v[i] = join(Vec{_mm512_castpd_ps(_mm512_unpacklo_pd(a, b))}, Vec{_mm512_castpd_ps(_mm512_unpackhi_pd(a, b))});
+    }
+    for (int count = 2; count; count /= 2)
+        for (int i = 0; i < count; ++i)
+            v[i] = join(Vec{_mm512_shuffle_f32x4(v[2 * i].v, v[2 * i + 1].v, 0x88)},
+                        Vec{_mm512_shuffle_f32x4(v[2 * i].v, v[2 * i + 1].v, 0xdd)});
+    return v[0];
+#elif defined(__AVX2__)
+    for (int i = 0; i < 4; ++i)
+        v[i] = join(Vec{_mm256_unpacklo_ps(v[2 * i].v, v[2 * i + 1].v)}, Vec{_mm256_unpackhi_ps(v[2 * i].v, v[2 * i + 1].v)});
+    for (int i = 0; i < 2; ++i) {
+        const __m256d a = _mm256_castps_pd(v[2 * i].v), b = _mm256_castps_pd(v[2 * i + 1].v);
+        v[i] = join(Vec{_mm256_castpd_ps(_mm256_unpacklo_pd(a, b))}, Vec{_mm256_castpd_ps(_mm256_unpackhi_pd(a, b))});
+    }
+    return join(Vec{_mm256_permute2f128_ps(v[0].v, v[1].v, 0x20)}, Vec{_mm256_permute2f128_ps(v[0].v, v[1].v, 0x31)});
+#elif defined(__ARM_NEON)
+    for (int i = 0; i < 2; ++i)
+        v[i] = join(Vec{vzip1q_f32(v[2 * i].v, v[2 * i + 1].v)}, Vec{vzip2q_f32(v[2 * i].v, v[2 * i + 1].v)});
+    const float64x2_t a = vreinterpretq_f64_f32(v[0].v), b = vreinterpretq_f64_f32(v[1].v);
+    return join(Vec{vreinterpretq_f32_f64(vzip1q_f64(a, b))}, Vec{vreinterpretq_f32_f64(vzip2q_f64(a, b))});
+#endif
 }
 
 // Two codes per byte: the low half of byte e from first[e], the high half from second[e]; `count` is a multiple of 8.

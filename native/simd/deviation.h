@@ -17,6 +17,8 @@ constexpr int64_t ahead = 4096;
 
 constexpr int tile = static_cast<int>(deviation_tile), lanes = 16, vectors = lanes / Vec::lanes;
 
+constexpr int tiles_together = Vec::lanes == 16 ? 2 : 1;  // as many as registers hold
+
 struct Lanes {
     alignas(64) double errors[lanes] = {}, squares[lanes] = {};
     Vec largest = Vec::all(0.0f);
@@ -47,6 +49,19 @@ struct TileSums {
         for (int v = 0; v < vectors; ++v) errors[v] = squares[v] = Vec::all(0.0f);
     }
     bool fit_single() const { return !any(largest > Vec::all(squares_to)) && any(largest > Vec::all(squares_from)); }
+    // Vector v of sixteen lanes: numbers, and what comes back of them.
+    void add(int v, Vec x, Vec back) {
+        const Vec r = x - back;
+        errors[v] = plus_product(errors[v], r, r);
+        squares[v] = plus_product(squares[v], x, x);
+        largest = max(largest, abs(x));
+    }
+    void close(Lanes* sums) const {
+        for (int v = 0; v < vectors; ++v) {
+            add_widened(errors[v], sums->errors + Vec::lanes * v);
+            add_widened(squares[v], sums->squares + Vec::lanes * v);
+        }
+    }
 };
 
 // `count` tiles side by side, so that their sums do not wait for each other.
@@ -57,21 +72,12 @@ void add_tiles(const Number* w, const float* stored, Lanes* sums) {
         for (int t = 0; t < count; ++t)
             for (int v = 0; v < vectors; ++v) {
                 const int at = tile * t + i + Vec::lanes * v;
-                const Vec x = load_numbers(w + at), r = x - Vec::load(stored + at);
-                tiles[t].errors[v] = tiles[t].errors[v] + r * r;
-                tiles[t].squares[v] = tiles[t].squares[v] + x * x;
-                tiles[t].largest = max(tiles[t].largest, abs(x));
+                tiles[t].add(v, load_numbers(w + at), Vec::load(stored + at));
             }
     for (int t = 0; t < count; ++t) {
         sums->largest = max(sums->largest, tiles[t].largest);
-        if (!tiles[t].fit_single()) {
-            add_tile_in_double(w + tile * t, stored + tile * t, sums);
-            continue;
-        }
-        for (int v = 0; v < vectors; ++v) {
-            add_widened(tiles[t].errors[v], sums->errors + Vec::lanes * v);
-            add_widened(tiles[t].squares[v], sums->squares + Vec::lanes * v);
-        }
+        if (tiles[t].fit_single()) tiles[t].close(sums);
+        else add_tile_in_double(w + tile * t, stored + tile * t, sums);
     }
 }
 
@@ -91,8 +97,7 @@ template <typename Number>
 Deviation deviation_of(const Number* w, const float* stored, int64_t count) {
     Lanes sums;
     int64_t i = 0;
-    constexpr int together = Vec::lanes == 16 ? 2 : 1;
-    for (; i + together * tile <= count; i += together * tile) add_tiles<together>(w + i, stored + i, &sums);
+    for (; i + tiles_together * tile <= count; i += tiles_together * tile) add_tiles<tiles_together>(w + i, stored + i, &sums);
     for (; i + tile <= count; i += tile) add_tiles<1>(w + i, stored + i, &sums);
     if (i < count) {
         Number rest[tile] = {};

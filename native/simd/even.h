@@ -16,10 +16,18 @@ class EvenSymmetric {
 
     template <typename Number>
     void fit(const Number* w) {
-        const auto x = pairs_of(w);
+        auto x = pairs_of(w);
+        alignas(64) float extreme[batch], inv[batch];
         for (int g = 0; g < batch; g += Vec::lanes) {
-            const Vec limit = Vec::all(search::half_max);
-            store_half(clamp(best_scale(x, g), Vec::all(0.0f) - limit, limit), d_bits_ + g);
+            const Vec own = x.extreme(g), magnitude = abs(own), one_over = Vec::all(-steps.whole) / own;
+            own.store(extreme + g);
+            magnitude.store(largest_ + g);
+            select(magnitude > Vec::all(search::smallest_extreme), one_over, Vec::all(0.0f)).store(inv + g);
+        }
+        x.divide(inv);
+        for (int g = 0; g < batch; g += Vec::lanes) {
+            const Vec limit = Vec::all(search::half_max), scale = best_scale(x, g) * unit(Vec::load(extreme + g));
+            store_half(clamp(scale + Vec::all(0.0f), Vec::all(0.0f) - limit, limit), d_bits_ + g);  // never -0
             const Vec d = load_half(d_bits_ + g);
             d.store(d_ + g);
             inverse(d).store(inv_ + g);
@@ -31,50 +39,51 @@ class EvenSymmetric {
     template <typename Number>
     void code(const Number* w, int s, SpanSums* sums, Span* span) const {
         const Vec d = Vec::all(d_[s]), inv = Vec::all(inv_[s]);
-        const Rounding rounding(-top, top - 1);
+        const Rounding<top> rounding(-top, top - 1);
         Vec nearest[span_vectors];
         for (int v = 0; v < span_vectors; ++v) {
             const Vec x = load_numbers(w + Vec::lanes * v);
             nearest[v] = rounding.raised(x * inv);
-            sums->add(v, x, d * Rounding::lowered(nearest[v]));
+            sums->add_rest(v, x, less_product(x, d, rounding.lowered(nearest[v])));  // the product is exact
         }
         span->d = d_bits_[s];
         if constexpr (top == 16)
-            store_codes<16, true>(nearest, span->q, span->high);
+            store_codes<true>(nearest, span->q, span->high);
         else
-            store_codes<8, false>(nearest, span->q, nullptr);
+            store_codes<false>(nearest, span->q, nullptr);
     }
 
   private:
     alignas(64) float d_[batch], inv_[batch], largest_[batch];
     half_bits d_bits_[batch];
 
+    static Vec unit(Vec extreme) { return extreme * Vec::all(-1.0f / steps.whole); }
+
+    // The best scale in units of a fraction.
     template <typename Pairs>
-    Vec best_scale(const Pairs& x, int g) {
-        const Vec zero = Vec::all(0.0f);
-        const Ends ends = x.ends(g);
-        const Vec extreme = select((zero - ends.least) > ends.most, ends.least, ends.most);
-        abs(extreme).store(largest_ + g);
-        const Vec inv = select(abs(extreme) > Vec::all(search::smallest_extreme), Vec::all(-steps.whole) / extreme, zero);
+    static Vec best_scale(const Pairs& x, int g) {
         Sums sqx[steps.count], sqq[steps.count];
         for (int i = 0; i < steps.count; ++i) sqx[i] = sqq[i] = no_sums();
         const Words highest = all_words(top - 1);
+#pragma GCC unroll 4
         for (int k = 0; k < pairs; ++k) {
-            const Words fraction = round_words(x.low(k, g) * inv, x.high(k, g) * inv);
+            const Words fraction = x.fractions(k, g);
             for (int i = 0; i < steps.count; ++i) {
-                const Words q = min(scaled(fraction, all_words(static_cast<int16_t>(steps.first + i))), highest);
+                Words q = scaled(fraction, all_words(static_cast<int16_t>(steps.first + i)));
+                if (!steps.below(i, top - 0.5f)) q = min(q, highest);
                 sqx[i] = add_products(sqx[i], q, fraction);
                 sqq[i] = add_products(sqq[i], q, q);
             }
         }
-        Vec best = zero, scale = zero;
+        // The largest sqx^2 / sqq, compared without dividing.
+        Vec sum = Vec::all(0.0f), squares = Vec::all(1.0f);
         for (int i = 0; i < steps.count; ++i) {
-            const Vec sum = to_floats(sqx[i]), candidate = sum * inverse(to_floats(sqq[i])), gain = candidate * sum;
-            const Mask better = gain > best;
-            best = select(better, gain, best);
-            scale = select(better, candidate, scale);
+            const Vec own = to_floats(sqx[i]), own_squares = to_floats(sqq[i]);
+            const Mask better = (own * own) * squares > (sum * sum) * own_squares;
+            sum = select(better, own, sum);
+            squares = select(better, own_squares, squares);
         }
-        return scale * (extreme * Vec::all(-1.0f / steps.whole)) + zero;  // never -0
+        return sum / squares;
     }
 };
 

@@ -88,6 +88,8 @@ class LaneSums {
 inline Vec add_where(Vec sum, Mask m, Vec x) {
 #if defined(__AVX512F__)
     return {_mm512_mask_add_ps(sum.v, m.m, sum.v, x.v)};
+#elif defined(__AVX2__)
+    return {_mm256_add_ps(sum.v, _mm256_and_ps(m.m, x.v))};
 #else
     return sum + select(m, x, Vec::all(0.0f));
 #endif

@@ -18,13 +18,17 @@ struct SpanSums {
     }
     // Vector v of a span: its numbers, and what comes back of them.
     void add(int v, Vec x, Vec back) {
-        const Vec r = x - back;
-        errors[v % vectors] = errors[v % vectors] + r * r;
-        squares[v % vectors] = squares[v % vectors] + x * x;
+        add_rest(v, x, x - back);
+    }
+    // The same by what is left of the numbers.
+    void add_rest(int v, Vec x, Vec r) {
+        errors[v % vectors] = plus_product(errors[v % vectors], r, r);
+        squares[v % vectors] = plus_product(squares[v % vectors], x, x);
     }
 };
 
-// `Fit` finds the parameters of sixteen spans (fit), codes one of them (code), and knows the largest magnitude of each.
+// `Fit` finds the parameters of sixteen spans (fit, of numbers or of numbers and weights), codes one of them (code), and
+// knows the largest magnitude of each.
 template <typename Fit, typename Number, int columns>
 class MeasuredRows {
     using Span = typename Fit::Span;
@@ -39,43 +43,61 @@ class MeasuredRows {
     // A batch is coded after the next one was fitted: so the long chain of operations at the end of a fit is not waited for.
     // Returns the largest magnitude.
     float encode(int64_t spans) {
-        Coming last{0, 0, fits_, 0, 0};
         for_batches<columns, batch>(w_, spans, [&](int64_t first, int present, const Number* numbers) {
-            Coming next{first, present, last.fit == fits_ ? fits_ + 1 : fits_, 0, 0};
-            next.fit->fit(numbers);
-            for (int g = 0; g < batch; g += Vec::lanes) {
-                const Vec largest = Vec::load(next.fit->largest() + g);
-                next.not_small |= bits_of(largest > Vec::all(squares_from)) << g;
-                next.too_large |= bits_of(largest > Vec::all(squares_to)) << g;
-                largest_ = max(largest_, largest);
-            }
-            code(last);
-            last = next;
+            next_fit()->fit(numbers);
+            follow(first, present);
         });
-        code(last);
-        alignas(64) float found[Vec::lanes], largest = 0.0f;
-        largest_.store(found);
-        for (float lane : found) largest = lane > largest ? lane : largest;
-        return largest;
+        return finish();
+    }
+    float encode(const float* weights, int64_t spans) {
+        for_batches<columns, batch>(w_, weights, spans, [&](int64_t first, int present, const float* x, const float* given) {
+            next_fit()->fit(x, given);
+            follow(first, present);
+        });
+        return finish();
     }
 
   private:
-    const Number* w_;
-    Span* spans_;
-    int64_t row_spans_, of_row_ = 0;  // spans of a row, and how many of them are done
-    Deviation* next_row_;
-    Fit fits_[2];
-    SpanSums sums_;
-    Lanes lanes_;
-    Vec largest_ = Vec::all(0.0f);
-    bool vanishing_ = true, overflowing_ = false;  // squares of the tile in work, in single precision
-
     struct Coming {
         int64_t first;
         int present;
         Fit* fit;
         int not_small, too_large;  // a bit for each span: what its largest magnitude is
     };
+
+    Fit* next_fit() { return last_.fit == fits_ ? fits_ + 1 : fits_; }
+
+    // A batch was fitted: codes the one before.
+    void follow(int64_t first, int present) {
+        Coming next{first, present, next_fit(), 0, 0};
+        for (int g = 0; g < batch; g += Vec::lanes) {
+            const Vec largest = Vec::load(next.fit->largest() + g);
+            next.not_small |= bits_of(largest > Vec::all(squares_from)) << g;
+            next.too_large |= bits_of(largest > Vec::all(squares_to)) << g;
+            largest_ = max(largest_, largest);
+        }
+        code(last_);
+        last_ = next;
+    }
+
+    float finish() {
+        code(last_);
+        alignas(64) float found[Vec::lanes], largest = 0.0f;
+        largest_.store(found);
+        for (float lane : found) largest = lane > largest ? lane : largest;
+        return largest;
+    }
+
+    const Number* w_;
+    Span* spans_;
+    int64_t row_spans_, of_row_ = 0;  // spans of a row, and how many of them are done
+    Deviation* next_row_;
+    Fit fits_[2];
+    Coming last_{0, 0, fits_, 0, 0};
+    SpanSums sums_;
+    Lanes lanes_;
+    Vec largest_ = Vec::all(0.0f);
+    bool vanishing_ = true, overflowing_ = false;  // squares of the tile in work, in single precision
 
     void code(const Coming& spans) {
         for (int s = 0; s < spans.present;) s += code_in_tile(spans, s);
@@ -93,9 +115,10 @@ class MeasuredRows {
         const int own = (1 << (s + count)) - (1 << s);
         vanishing_ = vanishing_ && !(spans.not_small & own);
         overflowing_ = overflowing_ || (spans.too_large & own);
-        for (int i = s; i < s + count; ++i) {
-            const Number* x = w_ + (first + i) * columns;
-            fit.code(x, i, &sums, spans_ + first + i);
+        const Number* x = w_ + (first + s) * columns;
+        Span* span = spans_ + first + s;
+        for (int i = s; i < s + count; ++i, x += columns, ++span) {
+            fit.code(x, i, &sums, span);
             for (size_t line = 0; line < columns * sizeof(Number); line += 64)
                 __builtin_prefetch(reinterpret_cast<const char*>(x) + distance + static_cast<int64_t>(line));
         }
@@ -144,6 +167,18 @@ float encode_measured(Number kind, const void* numbers, int64_t rows, int64_t co
     if (kind == Number::bf16)
         return MeasuredRows<Fit, Bfloat, columns>(static_cast<const Bfloat*>(numbers), cols, stored, deviations).encode(spans);
     return MeasuredRows<Fit, float, columns>(static_cast<const float*>(numbers), cols, stored, deviations).encode(spans);
+}
+
+// The same by importance, which single precision alone is searched by.
+template <typename Fit, int columns = span_columns>
+float encode_weighted_measured(const float* w, const float* weights, int64_t rows, int64_t cols, uint8_t* stored, Deviation* deviations) {
+    return MeasuredRows<Fit, float, columns>(w, cols, stored, deviations).encode(weights, rows * (cols / columns));
+}
+
+template <typename Fit, int columns = span_columns>
+void encode_weighted(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    Deviation unused;
+    encode_weighted_measured<Fit, columns>(w, weights, 1, spans * columns, stored, &unused);
 }
 
 // The same numbers, unmeasured.

@@ -33,12 +33,12 @@ class RoundedSpans {
     template <typename Number>
     void code(const Number* w, int s, SpanSums* sums, Span* span) const {
         const Vec d = Vec::all(d_[s]), inv = Vec::all(inv_[s]);
-        const Rounding rounding(-127.0f, 127.0f);
+        const Rounding<0> rounding(-127.0f, 127.0f);
         Vec nearest[span_vectors];
         for (int v = 0; v < span_vectors; ++v) {
             const Vec x = load_numbers(w + Vec::lanes * v);
             nearest[v] = rounding.raised(x * inv);
-            sums->add(v, x, d * Rounding::lowered(nearest[v]));
+            sums->add_rest(v, x, less_product(x, d, rounding.lowered(nearest[v])));  // the product is exact
         }
         span->d = d_bits_[s];
         store_signed(nearest, span->q);

@@ -1,7 +1,7 @@
 // TQ1_0 and TQ2_0: sixteen spans of 256 at a time.
 #include "integers.h"
 #include "lanes.h"
-#include "spans.h"
+#include "measured.h"
 
 namespace fewbits {
 namespace {
@@ -11,28 +11,36 @@ constexpr int length = 256;
 template <bool weighted>
 class TernarySpans {
   public:
-    // Fits `present` spans at w; at least one, at most sixteen.
-    void fit(const float* w, const float* weights, int present) {
-        for (int s = 0; s < present; ++s) measure(s, w + length * s, weights + (weighted ? length * s : 0));
-        set_thresholds();
-        for (int s = 0; s < present; ++s) add_above(s, w + length * s, weights + (weighted ? length * s : 0));
-        choose();
-    }
+    void fit(const float* w, const float* weights) { fit_all(w, weights); }
+    template <typename Number>
+    void fit(const Number* w) { fit_all(w, nullptr); }
 
-    half_bits d(int s) const { return d_bits_[s]; }
+    const float* largest() const { return largest_; }
+
+  protected:
+    alignas(64) float d_[batch], inv_[batch];
+    half_bits d_bits_[batch];
 
   private:
     static constexpr int thresholds = 2;
     LaneSums x_[thresholds], weight_[weighted ? thresholds : 1], most_;
-    alignas(64) float threshold_[thresholds][batch], above_[thresholds][batch];
-    half_bits d_bits_[batch];
+    alignas(64) float threshold_[thresholds][batch], above_[thresholds][batch], largest_[batch];
+
+    template <typename Number>
+    void fit_all(const Number* w, const float* weights) {
+        for (int s = 0; s < batch; ++s) measure(s, w + length * s, weights + (weighted ? length * s : 0));
+        set_thresholds();
+        for (int s = 0; s < batch; ++s) add_above(s, w + length * s, weights + (weighted ? length * s : 0));
+        choose();
+    }
 
     // The sums of weighted magnitudes in x_[0], of weighted squares in x_[1], and the largest magnitudes.
-    void measure(int s, const float* w, const float* weights) {
+    template <typename Number>
+    void measure(int s, const Number* w, const float* weights) {
         for (int part = 0; part < batch; part += Vec::lanes) {
             Vec sx = Vec::all(0.0f), sxx = sx, most = sx;
             for (int e = part; e < length; e += batch) {
-                const Vec size = abs(Vec::load(w + e)), x = weighted ? weight_at<weighted>(weights, e) * size : size;
+                const Vec size = abs(load_numbers(w + e)), x = weighted ? weight_at<weighted>(weights, e) * size : size;
                 sx = sx + x;
                 sxx = sxx + x * size;
                 most = max(most, size);
@@ -44,25 +52,26 @@ class TernarySpans {
     }
 
     void set_thresholds() {
-        alignas(64) float sx[batch], sxx[batch], most[batch];
+        alignas(64) float sx[batch], sxx[batch];
         x_[0].totals(sx);
         x_[1].totals(sxx);
-        most_.largest(most);
+        most_.largest(largest_);
         for (int g = 0; g < batch; g += Vec::lanes) {
             const Vec mean = Vec::load(sxx + g) * inverse(Vec::load(sx + g));
             (mean * Vec::all(search::ternary_of_mean)).store(threshold_[0] + g);
-            (Vec::load(most + g) * Vec::all(search::ternary_of_largest)).store(threshold_[1] + g);
+            (Vec::load(largest_ + g) * Vec::all(search::ternary_of_largest)).store(threshold_[1] + g);
         }
     }
 
     // The sums of weighted magnitudes above each threshold, and of their weights; even weights are counted.
-    void add_above(int s, const float* w, const float* weights) {
+    template <typename Number>
+    void add_above(int s, const Number* w, const float* weights) {
         int counts[thresholds] = {};
         for (int part = 0; part < batch; part += Vec::lanes) {
             Vec sx[thresholds], sw[thresholds];
             for (int i = 0; i < thresholds; ++i) sx[i] = sw[i] = Vec::all(0.0f);
             for (int e = part; e < length; e += batch) {
-                const Vec size = abs(Vec::load(w + e)), weight = weight_at<weighted>(weights, e);
+                const Vec size = abs(load_numbers(w + e)), weight = weight_at<weighted>(weights, e);
                 const Vec x = weighted ? weight * size : size;
                 for (int i = 0; i < thresholds; ++i) {
                     const Mask chosen = size > Vec::all(threshold_[i][s]);
@@ -98,42 +107,37 @@ class TernarySpans {
         for (int p = 0; p < batch / Vec::lanes; ++p) {
             const Vec limit = Vec::all(search::half_max);
             store_half(clamp(scale[p], Vec::all(0.0f) - limit, limit), d_bits_ + Vec::lanes * p);
+            const Vec d = load_half(d_bits_ + Vec::lanes * p);
+            d.store(d_ + Vec::lanes * p);
+            inverse(d).store(inv_ + Vec::lanes * p);
         }
     }
 };
 
-inline void codes_of(const float* w, half_bits d, uint8_t* codes) {
-    const Vec inv = Vec::all(inverse(half_to_float(d))), one = Vec::all(1.0f), none = Vec::all(0.0f) - one;
-    for (int e = 0; e < length; e += 4 * Vec::lanes) {
-        Vec steps[4];
-        for (int i = 0; i < 4; ++i) steps[i] = clamp(Vec::load(w + e + Vec::lanes * i) * inv, none, one);
-        store_rounded(steps, 1, codes + e);
-    }
-}
+// The same, coded and measured span by span; pack(codes, span) stores them.
+template <typename SpanType, bool weighted, void (*decode_spans)(const uint8_t*, int64_t, float*), void (*pack)(const uint8_t*, SpanType*)>
+class CodedTernary : public TernarySpans<weighted> {
+  public:
+    using Span = SpanType;
+    static constexpr auto decode = decode_spans;
 
-// pack(codes of some spans, how many, where they go).
-template <bool weighted, typename Span, typename Pack>
-void encode_weighted(const float* w, const float* weights, int64_t spans, Span* out, Pack pack) {
-    TernarySpans<weighted> fit;
-    uint8_t codes[length * batch];
-    for (int64_t first = 0; first < spans; first += batch) {
-        const int present = static_cast<int>(spans - first < batch ? spans - first : batch);
-        const float* x = w + length * first;
-        fit.fit(x, weighted ? weights + length * first : nullptr, present);
-        for (int s = 0; s < present; ++s) {
-            codes_of(x + length * s, fit.d(s), codes + length * s);
-            out[first + s].d = fit.d(s);
+    template <typename Number>
+    void code(const Number* w, int s, SpanSums* sums, Span* span) const {
+        const Vec d = Vec::all(this->d_[s]), inv = Vec::all(this->inv_[s]), one = Vec::all(1.0f), none = Vec::all(0.0f) - one;
+        alignas(64) uint8_t codes[length];
+        for (int e = 0; e < length; e += 4 * Vec::lanes) {
+            Vec steps[4];
+            for (int i = 0; i < 4; ++i) {
+                const Vec x = load_numbers(w + e + Vec::lanes * i);
+                steps[i] = round_even(clamp(x * inv, none, one));
+                sums->add_rest(i, x, less_product(x, d, steps[i]));  // the product is exact
+            }
+            store_rounded(steps, 1, codes + e);
         }
-        pack(codes, present, out + first);
+        span->d = this->d_bits_[s];
+        pack(codes, span);
     }
-}
-
-template <typename Span, typename Pack>
-void encode(const float* w, const float* weights, int64_t spans, uint8_t* stored, Pack pack) {
-    auto* out = reinterpret_cast<Span*>(stored);
-    if (weights) return encode_weighted<true>(w, weights, spans, out, pack);
-    encode_weighted<false>(w, nullptr, spans, out, pack);
-}
+};
 
 // Numbers of five (four) base-3 digits that lie `count` columns apart, a byte each: none reaches 256, so that the sums of
 // a word make several.
@@ -150,36 +154,27 @@ void join_digits(const uint8_t* codes, uint8_t* numbers) {
     }
 }
 
-void encode_tq1_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    encode<SpanTQ1_0>(w, weights, spans, stored, [](const uint8_t* codes, int present, SpanTQ1_0* out) {
-        constexpr int room = 64;  // for the numbers of a span
-        uint8_t numbers[room * batch] = {};
-        for (int s = 0; s < present; ++s) {
-            join_digits<uint64_t, 32, 5>(codes + length * s, numbers + room * s);
-            join_digits<uint64_t, 16, 5>(codes + length * s + 160, numbers + room * s + 32);
-            join_digits<uint32_t, 4, 4>(codes + length * s + 240, numbers + room * s + 48);
-        }
-        // ceil(256 / 243 * number) = number + ceil(13 / 243 * number), whose quotient by 243 is a product by 270 / 2^16
-        // for every number there is.
-        for (int i = 0; i < room * present; ++i) {
-            const uint16_t number = numbers[i], dividend = static_cast<uint16_t>(13 * number + 242);
-            numbers[i] = static_cast<uint8_t>(number + (static_cast<uint32_t>(dividend) * 270 >> 16));
-        }
-        for (int s = 0; s < present; ++s) {
-            std::memcpy(out[s].q, numbers + room * s, sizeof out[s].q);
-            std::memcpy(out[s].rest, numbers + room * s + 48, sizeof out[s].rest);
-        }
-    });
+void pack_tq1_0(const uint8_t* codes, SpanTQ1_0* out) {
+    uint8_t numbers[64] = {};
+    join_digits<uint64_t, 32, 5>(codes, numbers);
+    join_digits<uint64_t, 16, 5>(codes + 160, numbers + 32);
+    join_digits<uint32_t, 4, 4>(codes + 240, numbers + 48);
+    // ceil(256 / 243 * number) = number + ceil(13 / 243 * number), whose quotient by 243 is a product by 270 / 2^16 for
+    // every number there is.
+    for (uint8_t& each : numbers) {
+        const uint16_t number = each, dividend = static_cast<uint16_t>(13 * number + 242);
+        each = static_cast<uint8_t>(number + (static_cast<uint32_t>(dividend) * 270 >> 16));
+    }
+    std::memcpy(out->q, numbers, sizeof out->q);
+    std::memcpy(out->rest, numbers + 48, sizeof out->rest);
 }
 
-void encode_tq2_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    encode<SpanTQ2_0>(w, weights, spans, stored, [](const uint8_t* codes, int present, SpanTQ2_0* out) {
-        for (int h = 0; h < 2 * present; ++h)
-            for (int i = 0; i < 32; ++i) {
-                const uint8_t* c = codes + 128 * h + i;
-                out[h / 2].q[32 * (h % 2) + i] = static_cast<uint8_t>(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
-            }
-    });
+void pack_tq2_0(const uint8_t* codes, SpanTQ2_0* out) {
+    for (int h = 0; h < 2; ++h)
+        for (int i = 0; i < 32; ++i) {
+            const uint8_t* c = codes + 128 * h + i;
+            out->q[32 * h + i] = static_cast<uint8_t>(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
+        }
 }
 
 // Digit after digit: three times the fraction, whose whole part is the digit.
@@ -235,9 +230,22 @@ void decode_tq2_0(const uint8_t* stored, int64_t spans, float* w) {
     }
 }
 
+template <bool weighted>
+using CodedTQ1_0 = CodedTernary<SpanTQ1_0, weighted, decode_tq1_0, pack_tq1_0>;
+template <bool weighted>
+using CodedTQ2_0 = CodedTernary<SpanTQ2_0, weighted, decode_tq2_0, pack_tq2_0>;
+
+template <template <bool> class Coded>
+void encode(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
+    if (weights) encode_weighted<Coded<true>, length>(w, weights, spans, stored);
+    else encode_evenly<Coded<false>, length>(w, spans, stored);
+}
+
 constexpr Codec codecs[] = {
-    {"TQ1_0", length, sizeof(SpanTQ1_0), encode_tq1_0, decode_tq1_0, nullptr, true},
-    {"TQ2_0", length, sizeof(SpanTQ2_0), encode_tq2_0, decode_tq2_0, nullptr, true},
+    {"TQ1_0", length, sizeof(SpanTQ1_0), encode<CodedTQ1_0>, decode_tq1_0, nullptr, true, nullptr,
+     encode_measured<CodedTQ1_0<false>, length>, encode_weighted_measured<CodedTQ1_0<true>, length>},
+    {"TQ2_0", length, sizeof(SpanTQ2_0), encode<CodedTQ2_0>, decode_tq2_0, nullptr, true, nullptr,
+     encode_measured<CodedTQ2_0<false>, length>, encode_weighted_measured<CodedTQ2_0<true>, length>},
 };
 
 }  // namespace

@@ -103,6 +103,15 @@ void pack_pairs(const uint8_t* codes, uint8_t* q) {
 #if defined(__AVX512F__)
     const __m512i by_four = _mm512_maddubs_epi16(_mm512_loadu_si512(codes), _mm512_set1_epi16(0x0401));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_madd_epi16(by_four, _mm512_set1_epi32(0x00100001))));
+#elif defined(__AVX2__)
+    __m256i four[2];
+    for (int i = 0; i < 2; ++i) {
+        const __m256i codes_of_half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32 * i));
+        four[i] = _mm256_madd_epi16(_mm256_maddubs_epi16(codes_of_half, _mm256_set1_epi16(0x0401)), _mm256_set1_epi32(0x00100001));
+    }
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(four[0], four[1]), 0xd8);
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), bytes);
 #else
     for (int i = 0; i < 16; ++i, codes += 4)
         q[i] = static_cast<uint8_t>(codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6);
@@ -145,7 +154,7 @@ class FourSteps {
         for (int v = 0; v < length / Vec::lanes; ++v) {
             const Vec x = load_numbers(w + Vec::lanes * v);
             nearest[v] = round_even(clamp(x * inv, least, most));
-            sums->add(v, x, d * nearest[v]);
+            sums->add_rest(v, x, less_product(x, d, nearest[v]));  // the product is exact
         }
         for (int v = 0; v < length / Vec::lanes; v += 4) store_rounded(nearest + v, 1, codes + Vec::lanes * v);
         span->d = d_bits_[s];
@@ -207,14 +216,8 @@ class FourSteps {
 };
 
 void encode_q2_0(const float* w, const float* weights, int64_t spans, uint8_t* stored) {
-    if (!weights) return encode_evenly<FourSteps<false>, 64>(w, spans, stored);
-    auto* out = reinterpret_cast<SpanQ2_0*>(stored);
-    FourSteps<true> fit;
-    for_batches<64, batch>(w, weights, spans, [&](int64_t first, int present, const float* x, const float* weight) {
-        SpanSums unused;
-        fit.fit(x, weight);
-        for (int s = 0; s < present; ++s) fit.code(x + 64 * s, s, &unused, out + first + s);
-    });
+    if (weights) encode_weighted<FourSteps<true>, 64>(w, weights, spans, stored);
+    else encode_evenly<FourSteps<false>, 64>(w, spans, stored);
 }
 
 void decode_q1_0(const uint8_t* stored, int64_t spans, float* w) {
@@ -233,7 +236,7 @@ void decode_q1_0(const uint8_t* stored, int64_t spans, float* w) {
 constexpr Codec codecs[] = {
     {"Q1_0", signs, sizeof(SpanQ1_0), encode_q1_0, decode_q1_0, nullptr, true},
     {"Q2_0", 64, sizeof(SpanQ2_0), encode_q2_0, decode_q2_0, nullptr, true, nullptr,
-     encode_measured<FourSteps<false>, 64>},
+     encode_measured<FourSteps<false>, 64>, encode_weighted_measured<FourSteps<true>, 64>},
 };
 
 }  // namespace

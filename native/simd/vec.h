@@ -29,6 +29,8 @@ inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec plus_product(Vec sum, Vec a, Vec b) { return {_mm512_fmadd_ps(a.v, b.v, sum.v)}; }  // rounded once
+inline Vec less_product(Vec sum, Vec a, Vec b) { return {_mm512_fnmadd_ps(a.v, b.v, sum.v)}; }
 inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
@@ -53,6 +55,15 @@ inline Vec load_bfloat(const uint16_t* p) {
                                            7, 0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
     const __m512i bits = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAAu, upper, bits))};
+}
+// The upper half of each number, rounded to nearest even (NaN stays NaN), and the numbers that they are.
+inline Vec store_bfloat(Vec a, uint16_t* p) {
+    const __m512i bits = _mm512_castps_si512(a.v), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __m512i kept = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), rounded, quiet);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
+    return {_mm512_castsi512_ps(_mm512_and_si512(kept, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
 inline bool any(Mask m) { return m.m != 0; }
 inline int bits_of(Mask m) { return m.m; }
@@ -79,6 +90,8 @@ inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline Vec plus_product(Vec sum, Vec a, Vec b) { return {_mm256_fmadd_ps(a.v, b.v, sum.v)}; }
+inline Vec less_product(Vec sum, Vec a, Vec b) { return {_mm256_fnmadd_ps(a.v, b.v, sum.v)}; }
 inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
 inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
@@ -101,6 +114,16 @@ inline void store_half(Vec a, uint16_t* p) {
 inline Vec load_bfloat(const uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+}
+inline Vec store_bfloat(Vec a, uint16_t* p) {
+    const __m256i bits = _mm256_castps_si256(a.v), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)), kept = _mm256_blendv_epi8(rounded, quiet, nan);
+    const __m256i upper = _mm256_srli_epi32(kept, 16);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(upper, 16))};
 }
 inline bool any(Mask m) { return _mm256_movemask_ps(m.m) != 0; }
 inline int bits_of(Mask m) { return _mm256_movemask_ps(m.m); }
@@ -130,6 +153,8 @@ inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
+inline Vec plus_product(Vec sum, Vec a, Vec b) { return {vfmaq_f32(sum.v, a.v, b.v)}; }
+inline Vec less_product(Vec sum, Vec a, Vec b) { return {vfmsq_f32(sum.v, a.v, b.v)}; }
 inline Vec sqrt(Vec a) { return {vsqrtq_f32(a.v)}; }
 inline Vec abs(Vec a) { return {vabsq_f32(a.v)}; }
 inline Mask operator>(Vec a, Vec b) { return {vcgtq_f32(a.v, b.v)}; }
@@ -143,6 +168,13 @@ inline Vec round_even(Vec a) { return {vrndnq_f32(a.v)}; }
 inline Vec load_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
 inline void store_half(Vec a, uint16_t* p) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a.v))); }
 inline Vec load_bfloat(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
+inline Vec store_bfloat(Vec a, uint16_t* p) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(a.v), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd), quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+    const uint16x4_t upper = vshrn_n_u32(vbslq_u32(vceqq_f32(a.v, a.v), rounded, quiet), 16);
+    vst1_u16(p, upper);
+    return {vreinterpretq_f32_u32(vshll_n_u16(upper, 16))};
+}
 inline bool any(Mask m) { return vmaxvq_u32(m.m) != 0; }
 inline int bits_of(Mask m) {
     const uint32_t each[] = {1, 2, 4, 8};

@@ -15,6 +15,8 @@ inline Words round_words(Vec low, Vec high) {
     const __m512i l = _mm512_cvtps_epi32(low.v), h = _mm512_cvtps_epi32(high.v);
     return {_mm512_mask_blend_epi16(0xAAAAAAAAu, l, _mm512_slli_epi32(h, 16))};
 }
+// The same in an order of its own.
+inline Words round_unordered(Vec a, Vec b) { return {_mm512_packs_epi32(_mm512_cvtps_epi32(a.v), _mm512_cvtps_epi32(b.v))}; }
 // (a * b + 2^14) >> 15, the product in 32 bits.
 inline Words scaled(Words a, Words b) { return {_mm512_mulhrs_epi16(a.v, b.v)}; }
 inline Words operator+(Words a, Words b) { return {_mm512_add_epi16(a.v, b.v)}; }
@@ -47,6 +49,7 @@ inline Words round_words(Vec low, Vec high) {
     const __m256i l = _mm256_cvtps_epi32(low.v), h = _mm256_cvtps_epi32(high.v);
     return {_mm256_blend_epi16(l, _mm256_slli_epi32(h, 16), 0xAA)};
 }
+inline Words round_unordered(Vec a, Vec b) { return {_mm256_packs_epi32(_mm256_cvtps_epi32(a.v), _mm256_cvtps_epi32(b.v))}; }
 inline Words scaled(Words a, Words b) { return {_mm256_mulhrs_epi16(a.v, b.v)}; }
 inline Words operator+(Words a, Words b) { return {_mm256_add_epi16(a.v, b.v)}; }
 inline Words operator|(Words a, Words b) { return {_mm256_or_si256(a.v, b.v)}; }
@@ -78,6 +81,9 @@ inline Words round_words(Vec low, Vec high) {
     const uint32x4_t l = vreinterpretq_u32_s32(vcvtnq_s32_f32(low.v));
     const uint32x4_t h = vreinterpretq_u32_s32(vcvtnq_s32_f32(high.v));
     return {vreinterpretq_s16_u32(vsliq_n_u32(l, h, 16))};
+}
+inline Words round_unordered(Vec a, Vec b) {
+    return {vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.v)), vmovn_s32(vcvtnq_s32_f32(b.v)))};
 }
 inline Words scaled(Words a, Words b) { return {vqrdmulhq_s16(a.v, b.v)}; }
 inline Words operator+(Words a, Words b) { return {vaddq_s16(a.v, b.v)}; }

@@ -68,8 +68,8 @@ TileSums sums_of(const float* want, const float* got) {
     TileSums sums;
     for (int j = 0; j < tile; j += 16) {
         const Lanes x = load<Lanes>(want + j), r = x - load<Lanes>(got + j);
-        sums.errors += r * r;
-        sums.squares += x * x;
+        sums.errors = plus_square(sums.errors, r);
+        sums.squares = plus_square(sums.squares, x);
     }
     return sums;
 }

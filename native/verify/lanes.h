@@ -59,6 +59,22 @@ template <typename Narrow>
 WholeLanes whole(Narrow v) { return __builtin_convertvector(v, WholeLanes); }
 #endif
 
+// sum + v * v, rounded once.
+inline Lanes plus_square(Lanes sum, Lanes v) {
+#if defined(__AVX512F__)
+    return (Lanes)_mm512_fmadd_ps((__m512)v, (__m512)v, (__m512)sum);
+#elif defined(__AVX2__)
+    __m256 a[2], b[2];
+    std::memcpy(a, &v, sizeof a);
+    std::memcpy(b, &sum, sizeof b);
+    for (int half = 0; half < 2; ++half) b[half] = _mm256_fmadd_ps(a[half], a[half], b[half]);
+    return load<Lanes>(b);
+#else
+    for (int lane = 0; lane < 16; ++lane) sum[lane] = __builtin_fmaf(v[lane], v[lane], sum[lane]);
+    return sum;
+#endif
+}
+
 template <typename Bytes>
 Lanes to_floats(Bytes v) { return __builtin_convertvector(whole(v), Lanes); }
 

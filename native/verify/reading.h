@@ -94,8 +94,8 @@ float measure_tile(const uint8_t* p, const uint8_t* numbers, double floor, TileS
         WholeLanes far = {}, size = {};
         for (int j = 0; j < columns; j += 16) {
             const Lanes x = numbers_at(want, j), r = x - load<Lanes>(got + j);
-            found.errors += r * r;
-            found.squares += x * x;
+            found.errors = plus_square(found.errors, r);
+            found.squares = plus_square(found.squares, x);
             far = larger(far, magnitudes(r));
             size = larger(size, magnitudes(x));
         }

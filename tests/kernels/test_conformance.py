@@ -65,4 +65,4 @@ def test_a_planted_fault_is_seen(
 
 def test_another_candidate_range_is_seen() -> None:
     with pytest.raises(AssertionError, match="that torch does not"):
-        check_kernel(replace(Q5_1, even_steps=(76, 78)))
+        check_kernel(replace(Q5_1, even_steps=(62, 64)))

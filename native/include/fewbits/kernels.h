@@ -12,7 +12,8 @@ namespace fewbits {
 enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
 
 // How far a row is from what was stored of it. Both sums run over sixteen lanes, lane j taking columns j, j + 16, ...
-// A tile of 256 columns is summed in single precision, differences included, where its largest magnitude lies in
+// A tile of 256 columns is summed in single precision, differences included, a square and its addition rounded once
+// (fused), where its largest magnitude lies in
 // (squares_from, squares_to], so that squares neither vanish nor overflow, and in double precision otherwise. Lanes of
 // tiles, and at last the lanes themselves, are added up in double precision, in their order.
 struct Deviation {
@@ -41,6 +42,9 @@ struct Codec {
     // nullptr: what comes back is measured after `encode`.
     float (*encode_measured)(Number kind, const void* numbers, int64_t rows, int64_t cols, uint8_t* stored,
                              Deviation* deviations) = nullptr;
+    // The same in given weights.
+    float (*encode_weighted_measured)(const float* w, const float* weights, int64_t rows, int64_t cols, uint8_t* stored,
+                                      Deviation* deviations) = nullptr;
 };
 
 struct CodecFamily {

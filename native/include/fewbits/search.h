@@ -18,12 +18,15 @@ constexpr float q6_k_levels[] = {29.0f, 29.59375f, 30.1875f, 30.8125f, 31.40625f
 struct EvenSteps {
     float whole;
     int first, count;
-    constexpr float most() const { return whole * static_cast<float>(first + count - 1) / 0x1p15f; }
+    constexpr float steps_of(int i) const { return whole * static_cast<float>(first + i) / 0x1p15f; }
+    constexpr float most() const { return steps_of(count - 1); }
+    // Whether candidate i rounds no number to more than `limit`, but for a last unit.
+    constexpr bool below(int i, float limit) const { return steps_of(i) < limit - 0x1p-9f; }
 };
 constexpr EvenSteps q4_0_steps{19728.0f, 12, 3};  // 7.22, 7.83, 8.43
-constexpr EvenSteps q5_0_steps{21532.0f, 22, 4};  // 14.46, 15.11, 15.77, 16.43
-constexpr EvenSteps q4_1_steps{13312.0f, 34, 5};  // 13.81, 14.22, 14.63, 15.03, 15.44
-constexpr EvenSteps q5_1_steps{13041.0f, 75, 5};  // 29.85, 30.25, 30.65, 31.04, 31.44
+constexpr EvenSteps q5_0_steps{20744.0f, 24, 3};  // 15.19, 15.83, 16.46
+constexpr EvenSteps q4_1_steps{15860.0f, 29, 4};  // 14.04, 14.52, 15.00, 15.49
+constexpr EvenSteps q5_1_steps{15780.0f, 62, 4};  // 29.86, 30.34, 30.82, 31.30
 constexpr float smallest_extreme = 0x1p-60f;  // a scale made of less rounds to 0 in binary16 anyway
 constexpr float largest_range = 0x1p120f;  // a range above counts as nothing: no such numbers can be stored
 // Where the range is below this, or this share of the smallest number, the rounding of d and m may count for more than

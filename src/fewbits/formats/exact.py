@@ -167,17 +167,14 @@ def best_even_scale(x: torch.Tensor, whole: int, steps: tuple[int, ...], top: in
     large = extreme.abs() > SMALLEST_EXTREME
     per_unit = torch.where(large, torch.full_like(extreme, -whole) / extreme, torch.zeros_like(extreme))
     fractions = (x * per_unit[..., None]).round().int()
-    best = torch.zeros_like(extreme)
-    scale = torch.zeros_like(extreme)
-    for step in steps:
+    total, squares = torch.zeros_like(extreme), torch.ones_like(extreme)
+    for step in steps:  # the largest total^2 / squares, compared without dividing
         codes = ((fractions * step + (1 << 14)) >> 15).clamp(max=top - 1)
         sqx, sqq = (codes * fractions).sum(-1).float(), (codes * codes).sum(-1).float()
-        candidate = sqx * inverse(sqq)
-        gain = candidate * sqx
-        scale = torch.where(gain > best, candidate, scale)
-        best = torch.where(gain > best, gain, best)
+        better = (sqx * sqx) * squares > (total * total) * sqq
+        total, squares = torch.where(better, sqx, total), torch.where(better, sqq, squares)
     unit = torch.full_like(extreme, -1.0) / torch.full_like(extreme, whole)
-    return scale * (extreme * unit) + 0.0  # never -0: which zero is the extreme depends on the machine
+    return total / squares * (extreme * unit) + 0.0  # never -0: which zero is the extreme depends on the machine
 
 
 def best_even_line(
@@ -192,16 +189,14 @@ def best_even_line(
     per_unit = torch.where(regular, torch.full_like(range_, whole) / range_, torch.zeros_like(range_))
     fractions = ((x - low[..., None]) * per_unit[..., None]).round().nan_to_num().int()
     count, total = float(x.shape[-1]), fractions.sum(-1).float()
-    best = torch.zeros_like(range_)
-    scale, codes_of_best = torch.zeros_like(range_), torch.zeros_like(range_)
-    for step in steps:
+    above, below, codes_of_best = torch.zeros_like(range_), torch.ones_like(range_), torch.zeros_like(range_)
+    for step in steps:  # the largest above^2 / below, compared without dividing
         codes = (fractions * step + (1 << 14)) >> 15
         sl, sll, slf = codes.sum(-1).float(), (codes * codes).sum(-1).float(), (codes * fractions).sum(-1).float()
         covariance, variance = count * slf - total * sl, count * sll - sl * sl
-        candidate = covariance * inverse(variance)
-        gain = candidate * covariance
-        better = gain > best
-        best = torch.where(better, gain, best)
-        scale, codes_of_best = torch.where(better, candidate, scale), torch.where(better, sl, codes_of_best)
+        better = (covariance * covariance) * below > (above * above) * variance
+        above, below = torch.where(better, covariance, above), torch.where(better, variance, below)
+        codes_of_best = torch.where(better, sl, codes_of_best)
+    scale = above / below
     unit = range_ * (torch.ones_like(range_) / torch.full_like(range_, whole))
     return scale * unit, ((total - scale * codes_of_best) * (1.0 / count)) * unit

@@ -155,8 +155,8 @@ Q5_0 = Symmetric(
     0.15,
     "d: binary16; 4 bytes: bit e is the fifth bit of code e; 16 bytes: low halves as in Q4_0",
     _SOURCE.format("Q5_0"),
-    even_whole=21532,
-    even_steps=(22, 23, 24, 25),
+    even_whole=20744,
+    even_steps=(24, 25, 26),
     weighted_levels=(*(12.0 + 0.5 * i for i in range(13)), 19.0, 20.5),
 )
 Q8_0 = Symmetric("Q8_0", 8, 0.0045, "d: binary16; 32 signed bytes", _SOURCE.format("Q8_0"))

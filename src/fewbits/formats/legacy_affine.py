@@ -206,8 +206,8 @@ _NIBBLES = "16 bytes: code e in the low half of byte e, code e + 16 in the high 
 Q4_1 = Shifted(
     "Q4_1",
     4,
-    13312,
-    (34, 35, 36, 37, 38),
+    15860,
+    (29, 30, 31, 32),
     0.14,
     f"d, m: binary16; {_NIBBLES}",
     "GGUF specification, quantization type Q4_1",
@@ -215,8 +215,8 @@ Q4_1 = Shifted(
 Q5_1 = Shifted(
     "Q5_1",
     5,
-    13041,
-    (75, 76, 77, 78, 79),
+    15780,
+    (62, 63, 64, 65),
     0.07,
     f"d, m: binary16; 4 bytes: bit e is the fifth bit of code e; {_NIBBLES}",
     "GGUF specification, quantization type Q5_1",

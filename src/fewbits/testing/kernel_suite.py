@@ -81,18 +81,22 @@ def _check_encoding(format: RowFormat, slab: Bytes, numbers: str, where: str) ->
 
 
 def _check_importance(format: RowFormat, slab: Bytes, numbers: str, where: str) -> None:
-    """Weighted by importance, the bytes are torch's too."""
+    """Weighted by importance, the bytes are torch's too, and sums of errors equal to each other."""
     w = torch.from_numpy(slab.copy()).view(getattr(torch, DTYPES[numbers])).float()
     importance = normal(1, w.shape[1], 77)[0].square()
     importance[:: w.shape[1] // 4 + 1] = 0.0
     weights = format.weights(w, importance)
     params = format.fit(w, importance=weights)
     wanted = format.pack(format.encode(w, params, importance=weights), params)
+    first: kernels.Encoded | None = None
     for isa in kernels.available():
         size = row_bytes(format, w.shape[1])
         found = kernels.encode_rows(format.name, slab, numbers, size, importance=importance.numpy(), isa=isa)
         different = int((found.stored != wanted).sum())
         expect(different == 0, f"{where}, weighted: {isa} stores {different} bytes that torch does not")
+        first = first or found
+        same = np.array_equal(found.squared_error, first.squared_error) and np.array_equal(found.squared, first.squared)
+        expect(same, f"{where}, weighted: {isa} sums errors otherwise than {kernels.available()[0]}")
 
 
 def _check_decoding(format: RowFormat, stored: Bytes, cols: int, where: str) -> None:
