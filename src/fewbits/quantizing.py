@@ -50,7 +50,7 @@ def quantize(
     and "gptq+learned" lets layers learn afterwards. A recipe may bring its own method. Methods that look at text take
     a built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of
     `guard`. `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps
-    what was measured, as llama.cpp's importance matrices. `architecture` is a TOML file of facts (docs/architectures.md);
+    what was measured, as importance matrices. `architecture` is a TOML file of facts (docs/architectures.md);
     it stays known in this process. `threads` None means all processors. Returns the record, also written beside
     `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing on failure.
     """
