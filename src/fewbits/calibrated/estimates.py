@@ -49,18 +49,19 @@ def _matrices(plan: Plan) -> Iterator[Matrix]:
             yield Matrix(rows, cols, used if expert else 1.0, f"{expert[0] if expert else ''} {cols}")
 
 
-def estimate_seconds(plan: Plan, threads: int, learning: float = 0.0) -> float:
-    """Expected seconds of the walk, `learning` being operations in float32 beside it."""
+def estimate_seconds(plan: Plan, threads: int, rounds: int, learning: float = 0.0) -> float:
+    """Expected seconds of the walk with a method of `rounds`, `learning` being operations in float32 beside it."""
     matrices, layers = list(_matrices(plan)), len(plan.source.network)
     widths = {m.inputs: m for m in matrices}.values()
     held_out, checkpoints = plan.held_out.size, guard.spans(layers)
     judged = sum(2 * (layers - span.stop) for span in checkpoints)
-    passes = layers * (2 * plan.calibration.size + 3 * held_out) + judged * held_out
+    measured = plan.calibration.size + sum(ids.size for ids in plan.targets.values())
+    passes = layers * (2 * measured + 3 * held_out) + judged * held_out
     answers = 0 if plan.source.architecture.encoder else prod(_embedding(plan).shape)
     head = 3 * (held_out // 2) * len(checkpoints) * answers
     forward = 2 * (passes * sum(m.size * m.share for m in matrices) + head)
-    products = layers * plan.calibration.size * sum(m.cols**2 * m.share for m in widths)
-    sweeps = layers * (sum(2 * m.size * m.cols for m in matrices) + sum(m.cols**3 / 3 for m in widths))
+    products = layers * measured * sum(m.cols**2 * m.share for m in widths)
+    sweeps = layers * (rounds * sum(2 * m.size * m.cols for m in matrices) + sum(m.cols**3 / 3 for m in widths))
     seconds: float = (forward + products) / _rate(plan.used.precision)
     seconds += (sweeps / _DOUBLES + learning) / _rate("float32")
     return seconds / threads

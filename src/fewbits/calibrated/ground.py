@@ -115,10 +115,11 @@ class Ground:
 
     def _cost(self) -> int:
         """Batches through layers, all in all."""
-        calibration, held_out = (count_batches(ids) for ids in (self.texts.calibration, self.texts.guard))
+        measured = sum(count_batches(self.texts.of(kind)) for kind in self.texts.measured)
+        held_out = count_batches(self.texts.guard)
         layers = len(self.network)
         judged = sum(2 * (layers - span.stop) for span in self.spans)
-        return layers * (2 * calibration + 3 * held_out + self.learning) + judged * held_out + calibration
+        return layers * (2 * measured + 3 * held_out + self.learning) + judged * held_out + measured
 
     @property
     def learning(self) -> int:

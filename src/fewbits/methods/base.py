@@ -28,6 +28,10 @@ class Method(Protocol):
     def codec_is_enough(self) -> bool:
         """Whether `solve` is just the format's own fit and encode, which a native codec does in one pass."""
 
+    @property
+    def rounds(self) -> int:
+        """How often `solve` multiplies a matrix with its Hessian, or as much work: what previews count."""
+
     def prepare(
         self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
     ) -> Mapping[str, Any]:

@@ -40,6 +40,11 @@ class Refined:
     """As those of search."""
     start: GPTQ = field(default_factory=lambda: GPTQ(order="spans"))
 
+    @property
+    def rounds(self) -> int:
+        """Those of GPTQ, and of search from there."""
+        return self.start.rounds + 2 * self.passes
+
     def prepare(
         self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
     ) -> Mapping[str, Any]:

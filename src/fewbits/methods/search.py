@@ -48,6 +48,11 @@ class Search:
     clips: tuple[float, ...] = (1.0, 0.85)
     """Parts of a span's largest magnitude at which its target is cut off before parameters are fitted to it."""
 
+    @property
+    def rounds(self) -> int:
+        """Products with the Hessian, and as much again for fits and codes, each time."""
+        return 2 * self.passes
+
     def prepare(
         self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()
     ) -> Mapping[str, Any]:
