@@ -49,10 +49,8 @@ def quantize(
     rotation of the model by `seed`, "hadamard+gptq". Methods that look at text take a built-in mix without it:
     `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`. `target_text`, one file
     or one per group, is compared with the calibration text; `write_importance` keeps what was measured, as llama.cpp's
-    importance matrices. `architecture` is a TOML file of facts about an architecture that does not come with fewbits
-    (docs/architectures.md); it stays known in this process. `threads` None means all processors. Returns the record,
-    also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves
-    nothing there on failure.
+    importance matrices. `architecture`: a TOML file of facts, docs/architectures.md. `threads` None: all processors.
+    Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError.
     """
     texts = CalibrationRequest(
         text=Path(calibration) if isinstance(calibration, str) else calibration,
