@@ -43,13 +43,13 @@ def quantize(
     `output` is a GGUF file, or where its name has no ending a model directory with fields of any format. `to` names a
     recipe or a TOML file that states one. `tensors` gives some other formats, {"blk.*.ffn_down": "Q6_K"} or
     ["blk.*.ffn_down=Q6_K"]. `importance` is llama-imatrix's file by which errors are weighed. `method` says how codes
-    are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the latter with
-    `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a rotation by
-    `seed`, "hadamard+gptq". Without text such methods take a built-in mix: `windows` windows of `sequence_length`
-    tokens, and judge the codes on the text of `guard`. `target_text`, one file or one per group, is compared with the
-    calibration text; `write_importance` keeps what was measured, as llama.cpp does. `architecture`: a TOML file of
-    facts, docs/architectures.md. `threads` None: all processors. Returns the record, also written beside `output` as a
-    card, or the preview when `dry_run`. Raises FewbitsError.
+    are chosen: "nearest", or by text "gptq" or "gptq_search"; None: the latter with `calibration` (paths or texts),
+    else nearest. Transforms may come first, "awq+gptq", and a rotation by `seed`, "hadamard+gptq". Without text such
+    methods take a built-in mix: `windows` windows of `sequence_length` tokens, and judge the codes on the text of
+    `guard`. `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps
+    what was measured, as llama.cpp does. `architecture`: a TOML file of facts, docs/architectures.md. `threads` None:
+    all processors. Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises
+    FewbitsError.
     """
     texts = CalibrationRequest(
         text=Path(calibration) if isinstance(calibration, str) else calibration,
