@@ -47,9 +47,8 @@ def quantize(
     else nearest. Transforms may come first, "awq+gptq", and a rotation by `seed`, "hadamard+gptq". Without text such
     methods take a built-in mix: `windows` windows of `sequence_length` tokens, and judge the codes on the text of
     `guard`. `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps
-    what was measured, as llama.cpp does. `architecture`: a TOML file of facts, docs/architectures.md. `threads` None:
-    all processors. Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises
-    FewbitsError.
+    what was measured. `architecture`: a TOML file of facts, docs/architectures.md. `threads` None:
+    all. Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError.
     """
     texts = CalibrationRequest(
         text=Path(calibration) if isinstance(calibration, str) else calibration,
