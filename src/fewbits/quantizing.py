@@ -44,8 +44,8 @@ def quantize(
     `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats: {"blk.*.ffn_down":
     "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method`
     says how codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the
-    latter with `calibration` (a path, several, or texts), else nearest. Names combine: "hadamard+gptq" rotates by `seed`,
-    "awq+outliers+gptq+learned" is all else. Methods that look at text take a built-in mix without it:
+    latter with `calibration` (a path, several, or texts), else nearest. Names combine: "hadamard+gptq" rotates by
+    `seed`, "awq+outliers+gptq+learned" does all else. Methods that look at text take a built-in mix without it:
     `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`. `target_text`, one file
     or one per group, is compared with the calibration text; `write_importance` keeps what was measured, as llama.cpp's
     importance matrices. `threads` None means all processors. Returns the record, also written beside `output` as a
