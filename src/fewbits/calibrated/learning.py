@@ -114,6 +114,7 @@ class _Pupil:
 
     @staticmethod
     def of(ground: Ground, name: str, scalings: Mapping[str, Scaling], fields: Mapping[str, Fields]) -> _Pupil:
+        """The matrix of the parameter `name` as transforms left it, and its solved codes."""
         parameter = ground.parameters.find(name)
         scaling, w = scalings.get(parameter.target), parameter.rows()
         if scaling is not None:
