@@ -151,7 +151,7 @@ def test_in_a_directory_experts_stay_listed(mixtral: Path, tmp_path: Path) -> No
 
     found = {}
     for method in ("gptq", "nearest"):
-        quantized(mixtral, tmp_path / method, to="int3_g32_asym_f16", method=method)
+        quantized(mixtral, tmp_path / method, to="int3_g32_asym_f16", method=method, windows=48)
         found[method] = fewbits.compare(mixtral, tmp_path / method, text=text, context=64).kl_divergence_mean
 
     assert 0 < found["gptq"] < found["nearest"]

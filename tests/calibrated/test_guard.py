@@ -29,7 +29,7 @@ class Spoiling:
     name: str = "spoiling"
     needs: frozenset[str] = frozenset({"hessian"})
     codec_is_enough: bool = False
-    rounds: int = 1
+    products: int = 1
     factor: ClassVar[float] = 0.8
 
     def prepare(

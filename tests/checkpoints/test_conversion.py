@@ -144,7 +144,7 @@ def test_other_tensors_are_refused_by_name(change: Callable[..., Any], saying: s
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported"),
+    "architecture": ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported"),
     "no_architecture": ({"architectures": ...}, "names no architecture"),
     "quantized": ({"quantization_config": {"quant_method": "gptq"}}, "already quantized .gptq."),
     "activation": ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),

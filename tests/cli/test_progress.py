@@ -54,14 +54,15 @@ def test_bars_follow_their_stages_and_take_unknown_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "given", "stages"),
+    ("recipe", "method", "given", "stages"),
     [
-        (None, False, "quantize verify"),
-        (None, True, "calibrate quantize verify"),
-        ("hadamard", False, "rotate quantize verify"),
-        ("hadamard+gptq", False, "rotate calibrate quantize verify"),
-        ("hqq", False, "quantize verify"),
+        ("Q4_0", None, False, "quantize verify"),
+        ("Q4_0", None, True, "calibrate quantize verify"),
+        ("Q4_0", "hadamard", False, "rotate quantize verify"),
+        ("Q4_0", "hadamard+gptq", False, "rotate calibrate quantize verify"),
+        ("Q4_0", "hqq", False, "quantize verify"),
+        ("smoothquant", None, False, "calibrate quantize verify"),
     ],
 )
-def test_each_stage_has_a_bar_in_its_order(method: str | None, given: bool, stages: str) -> None:
-    assert _stages(method, given=given) == tuple(stages.split())
+def test_each_stage_has_a_bar_in_its_order(recipe: str, method: str | None, given: bool, stages: str) -> None:
+    assert _stages(recipe, method, given=given) == tuple(stages.split())

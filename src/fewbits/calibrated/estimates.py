@@ -49,8 +49,8 @@ def _matrices(plan: Plan) -> Iterator[Matrix]:
             yield Matrix(rows, cols, used if expert else 1.0, f"{expert[0] if expert else ''} {cols}")
 
 
-def estimate_seconds(plan: Plan, threads: int, rounds: int, learning: float = 0.0) -> float:
-    """Expected seconds of the walk with a method of `rounds`, `learning` being operations in float32 beside it."""
+def estimate_seconds(plan: Plan, threads: int, products: int, learning: float = 0.0) -> float:
+    """Expected seconds of the walk by a method of `products`, `learning` being operations in float32 beside it."""
     matrices, layers = list(_matrices(plan)), len(plan.source.network)
     widths = {m.inputs: m for m in matrices}.values()
     held_out, checkpoints = plan.held_out.size, guard.spans(layers)
@@ -60,9 +60,9 @@ def estimate_seconds(plan: Plan, threads: int, rounds: int, learning: float = 0.
     answers = 0 if plan.source.architecture.encoder else prod(_embedding(plan).shape)
     head = 3 * (held_out // 2) * len(checkpoints) * answers
     forward = 2 * (passes * sum(m.size * m.share for m in matrices) + head)
-    products = layers * measured * sum(m.cols**2 * m.share for m in widths)
-    sweeps = layers * (rounds * sum(2 * m.size * m.cols for m in matrices) + sum(m.cols**3 / 3 for m in widths))
-    seconds: float = (forward + products) / _rate(plan.used.precision)
+    squares = layers * measured * sum(m.cols**2 * m.share for m in widths)
+    sweeps = layers * (products * sum(2 * m.size * m.cols for m in matrices) + sum(m.cols**3 / 3 for m in widths))
+    seconds: float = (forward + squares) / _rate(plan.used.precision)
     seconds += (sweeps / _DOUBLES + learning) / _rate("float32")
     return seconds / threads
 

@@ -60,7 +60,7 @@ class Session:
     def seconds(self, threads: int) -> float:
         """Expected time of the walk."""
         operations, _ = learning.cost(self.plan, self.way.learned)
-        return estimates.estimate_seconds(self.plan, threads, self.way.method.rounds, operations)
+        return estimates.estimate_seconds(self.plan, threads, self.way.method.products, operations)
 
     def memory(self, threads: int) -> int:
         """Expected bytes of the walk."""

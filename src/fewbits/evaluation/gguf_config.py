@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from fewbits.checkpoints.base import Reader, Value
@@ -26,6 +27,15 @@ _SCALING = {
     "yarn_beta_slow": "beta_slow",
 }
 _SCALING_TYPES = {"none": "default", "linear": "linear", "yarn": "yarn"}
+_KINDS: Mapping[str, tuple[type, str]] = MappingProxyType(
+    {
+        "uint32": (int, "one number"),
+        "float32": (float, "one number"),
+        "bool": (bool, "true or false"),
+        "string": (str, "a text"),
+    }
+)
+"""GGUF type of a metadata value -> what it has to be here."""
 _SCALING_HANDLED = {"type", "attn_factor"}
 # A remark on the model's history that changes no number.
 _SCALING_IGNORED = {"finetuned"}
@@ -99,11 +109,9 @@ def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, A
         if key not in metadata:
             continue
         value = metadata[key]
-        wanted = {"uint32": int, "float32": float, "bool": bool, "string": str}[fact.type]
+        wanted, what = _KINDS[fact.type]
         if type(value) is not wanted:
-            raise EvaluationError(
-                f"{reader.path}: {key} is {value!r}, not one {wanted.__name__}, which is not supported."
-            )
+            raise EvaluationError(f"{reader.path}: {key} is {value!r}, not {what}, which is not supported.")
         if values.setdefault(fact.key, value) != value:
             raise EvaluationError(
                 f"{reader.path}: {key} is {value}, but another key says {values[fact.key]}; this is not supported."

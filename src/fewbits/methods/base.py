@@ -29,7 +29,7 @@ class Method(Protocol):
         """Whether `solve` is just the format's own fit and encode, which a native codec does in one pass."""
 
     @property
-    def rounds(self) -> int:
+    def products(self) -> int:
         """How often `solve` multiplies a matrix with its Hessian, or as much work: what previews count."""
 
     def prepare(

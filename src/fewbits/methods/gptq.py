@@ -46,7 +46,7 @@ class GPTQ:
     name: str = "gptq"
     needs: frozenset[str] = frozenset({"hessian"})
     codec_is_enough: bool = False
-    rounds: int = 1
+    products: int = 1
     chunk: int = 256
     """Columns after which the columns beyond learn of the errors: it changes the time, not the result."""
     order: str = "storage"

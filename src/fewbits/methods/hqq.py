@@ -49,7 +49,7 @@ class HQQ:
     name: str = "hqq"
     needs: frozenset[str] = frozenset()
     codec_is_enough: bool = False
-    rounds: int = 0
+    products: int = 0
     rounds: int = 12
     strength: float = 1.0
     """How much of an error of ordinary size is shrunk away in the first round, and less in every further one."""

@@ -28,7 +28,7 @@ class Nearest:
     name: str = "nearest"
     needs: frozenset[str] = frozenset()
     codec_is_enough: bool = True
-    rounds: int = 0
+    products: int = 0
 
     def prepare(
         self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()

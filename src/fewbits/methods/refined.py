@@ -41,9 +41,9 @@ class Refined:
     start: GPTQ = field(default_factory=lambda: GPTQ(order="spans"))
 
     @property
-    def rounds(self) -> int:
+    def products(self) -> int:
         """Those of GPTQ, and of search from there."""
-        return self.start.rounds + 2 * self.passes
+        return self.start.products + 2 * self.passes
 
     def prepare(
         self, stats: Mapping[str, Any], workers: Workers | None = None, formats: Iterable[Format] = ()

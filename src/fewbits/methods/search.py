@@ -49,7 +49,7 @@ class Search:
     """Parts of a span's largest magnitude at which its target is cut off before parameters are fitted to it."""
 
     @property
-    def rounds(self) -> int:
+    def products(self) -> int:
         """Products with the Hessian, and as much again for fits and codes, each time."""
         return 2 * self.passes
 
