@@ -23,7 +23,7 @@ MATRICES = {
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    """But for the sign of zero: bitsandbytes reads FP4's code 8 as 0 on processors with AVX-512, and as -0 on others."""
+    """But for the sign of zero: bitsandbytes reads FP4's code 8 as 0 where there is AVX-512, and as -0 elsewhere."""
     return np.array_equal((one + np.float32(0)).view(np.uint32), (other + np.float32(0)).view(np.uint32))
 
 
