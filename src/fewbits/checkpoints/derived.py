@@ -35,11 +35,6 @@ class DerivedTensor(StoredTensor):
         return int(self.own.bytes)
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        raise NotImplementedError
-
-    @property
     def in_file(self) -> StoredTensor:
         """The tensor as the file has it."""
         found: StoredTensor = self.own
@@ -77,11 +72,6 @@ class ReshapedTensor(DerivedTensor):
     def of(own: StoredTensor, shape: tuple[int, ...]) -> ReshapedTensor:
         """`own` in `shape`."""
         return ReshapedTensor(own.name, own.format, shape, own.buffer, own)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.buffer.size // self.rows
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,8 @@ class Comparison:
             ("kl_divergence", "kl_divergence_mean"),
             ("top1", "top1_agreement"),
         ):
-            figures: dict[str, float] = data.pop(name)
-            data[key] = figures["value"]
-            data[f"{key}_standard_error"] = figures["standard_error"]
-            data[f"{key}_interval_95"] = [figures["low"], figures["high"]]
+            del data[name]
+            data |= getattr(self, name).to_json(key)
         data["notes"] = list(self.notes)
         del data["kl_per_window"]
         return data

@@ -83,10 +83,8 @@ class EncoderComparison:
         """The comparison as plain data, one key per figure."""
         data = asdict(self)
         for name, key in _ESTIMATES.items():
-            figures: dict[str, float] = data.pop(name)
-            data[key] = figures["value"]
-            data[f"{key}_standard_error"] = figures["standard_error"]
-            data[f"{key}_interval_95"] = [figures["low"], figures["high"]]
+            del data[name]
+            data |= getattr(self, name).to_json(key)
         data["notes"] = list(self.notes)
         del data["errors_per_window"]
         return data

@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,15 @@ class Estimate:
     standard_error: float
     low: float
     high: float
+
+    def to_json(self, key: str) -> dict[str, Any]:
+        """As plain data, every figure under a name that begins with `key`.
+
+        >>> Estimate(1.0, 0.5, 0.0, 2.0).to_json("x")
+        {'x': 1.0, 'x_standard_error': 0.5, 'x_interval_95': [0.0, 2.0]}
+        """
+        interval = [self.low, self.high]
+        return {key: self.value, f"{key}_standard_error": self.standard_error, f"{key}_interval_95": interval}
 
 
 def score_window(original: torch.Tensor, quantized: torch.Tensor, targets: torch.Tensor) -> WindowScore:
