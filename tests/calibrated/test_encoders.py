@@ -12,11 +12,11 @@ import torch
 from safetensors.numpy import load_file
 
 import fewbits
-from fewbits.calibrated.session import Session, Solved
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.cli.main import main
 from fewbits.errors import CalibrationError, TransformError
 from references.angles import state_error
+from references.calibrated_runs import watched_guard_text
 from references.encoder_models import save_encoder, save_roberta
 from references.stored_files import stored_bytes
 
@@ -36,14 +36,7 @@ def test_the_verdict_is_the_error_of_the_file(encoder: Path, tmp_path: Path, mon
     """The last checkpoint sees the whole quantized encoder: transformers, given the file, has to agree."""
     from fewbits.evaluation.model_files import open_model
 
-    held_out: list[np.ndarray[Any, Any]] = []
-    solve = Session.solve
-
-    def watched(session: Session, *arguments: Any) -> Solved:
-        held_out.append(session.plan.held_out)
-        return solve(session, *arguments)
-
-    monkeypatch.setattr(Session, "solve", watched)
+    held_out = watched_guard_text(monkeypatch)
     record = calibrated(encoder, tmp_path / "o.gguf")
 
     before, after = open_model(encoder).load(), open_model(tmp_path / "o.gguf").load()

@@ -13,13 +13,13 @@ import torch
 
 import fewbits
 from fewbits.calibrated import guard
-from fewbits.calibrated.session import Session, Solved
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.errors import VerificationError
 from fewbits.formats import Format, Params
 from fewbits.methods import METHODS, Nearest
 from fewbits.qtensor import QTensor
 from fewbits.workers import Workers
+from references.calibrated_runs import watched_guard_text
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,7 @@ def test_the_verdict_is_the_divergence_of_the_file(
     monkeypatch.setattr("fewbits.calibrated.parameters.precision_for", lambda _: precision)
     from fewbits.evaluation.model_files import open_model
 
-    held_out: list[np.ndarray[Any, Any]] = []
-    solve = Session.solve
-
-    def watched(session: Session, *arguments: Any) -> Solved:
-        held_out.append(session.plan.held_out)
-        return solve(session, *arguments)
-
-    monkeypatch.setattr(Session, "solve", watched)
+    held_out = watched_guard_text(monkeypatch)
     record = fewbits.quantize(untied, tmp_path / "o.gguf", to="Q4_0", method="gptq", windows=6, sequence_length=32)
 
     before, after = open_model(untied).load(), open_model(tmp_path / "o.gguf").load()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 import fewbits
 from fewbits.errors import CalibrationError
+from references.calibrated_runs import BrokenError, breaking_after
 from references.expert_models import write_experts
 from references.stored_files import stored_bytes
 
@@ -41,22 +41,6 @@ def test_codes_change_and_the_card_says_so(untied: Path, whole: tuple[Path, Any]
         "not learned: it belongs to no layer"
     ]
     assert all(0 < t.output_error < 1 for t in whole[1].tensors if t.planned.name in layers)
-
-
-class BrokenError(Exception):
-    """A run that ends in the middle."""
-
-
-def breaking_after(calls: int) -> Callable[[str, int, int], None]:
-    seen = 0
-
-    def report(stage: str, done: int, total: int) -> None:
-        nonlocal seen
-        seen += stage == "calibrate"
-        if seen == calls:
-            raise BrokenError
-
-    return report
 
 
 @pytest.mark.parametrize("calls", [60, 200])

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 import fewbits
 from fewbits.checkpoints.imatrix import read_importance
 from fewbits.errors import CalibrationError
+from references.calibrated_runs import BrokenError, breaking_after
 from references.stored_files import stored_bytes
 
 WINDOWS = {"windows": 6, "sequence_length": 32}
@@ -34,22 +34,6 @@ def whole(untied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "o.gguf"
     calibrated(untied, output, threads=1)
     return output
-
-
-class BrokenError(Exception):
-    """A run that ends in the middle."""
-
-
-def breaking_after(calls: int) -> Callable[[str, int, int], None]:
-    seen = 0
-
-    def report(stage: str, done: int, total: int) -> None:
-        nonlocal seen
-        seen += stage == "calibrate"
-        if seen == calls:
-            raise BrokenError
-
-    return report
 
 
 @pytest.mark.parametrize("calls", [1, 4, 9, 13, 17, 22, 27])
