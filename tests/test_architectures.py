@@ -17,7 +17,7 @@ from fewbits.checkpoints import derived, huggingface
 from fewbits.checkpoints.gguf_writer import GGUFWriter
 from fewbits.cli.main import main
 from fewbits.errors import CheckpointError, TransformError, VerificationError
-from fewbits.evaluation.fields_model import FieldsModel
+from fewbits.evaluation.model_files import open_model
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.models import known
 from fewbits.transforms import groups_of
@@ -66,13 +66,13 @@ def test_a_plain_gguf_file_computes_what_its_source_does(directory: Path, source
 
 def test_a_plain_directory_computes_what_its_source_does(directory: Path, source: Any, tmp_path: Path) -> None:
     fewbits.quantize(directory, tmp_path / "plain", to="F16")
-    assert divergence(source, FieldsModel.open(tmp_path / "plain").load().network) < 1e-9
+    assert divergence(source, open_model(tmp_path / "plain").load().network) < 1e-9
 
 
 def test_quantized_both_ways_it_is_near(directory: Path, source: Any, tmp_path: Path) -> None:
     fewbits.quantize(directory, tmp_path / "q.gguf", to="Q8_0")
     fewbits.quantize(directory, tmp_path / "fields", to="int8_g32_sym_f16")
-    for network in (GGUFModel.open(tmp_path / "q.gguf").load(), FieldsModel.open(tmp_path / "fields").load()):
+    for network in (GGUFModel.open(tmp_path / "q.gguf").load(), open_model(tmp_path / "fields").load()):
         assert 1e-9 < divergence(source, network.network) < 0.2
 
 
@@ -184,7 +184,7 @@ def test_names_of_the_bare_network(tmp_path: Path) -> None:
     fewbits.quantize(model, tmp_path / "found.gguf", to="Q8_0")
     fewbits.quantize(model, tmp_path / "directory", to="int8_row_sym_f16")
     assert (tmp_path / "found.gguf").read_bytes() == (tmp_path / "expected.gguf").read_bytes()
-    FieldsModel.open(tmp_path / "directory").load()
+    open_model(tmp_path / "directory").load()
 
 
 def test_an_architecture_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,9 @@ class Container(Protocol):
     def plain_format(self, placement: Placement) -> str:
         """The format of a tensor that no recipe quantizes."""
 
+    def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:
+        """The format of a matrix of this kind in place of that one, and why; None where it may be that one."""
+
 
 def assign(
     conversion: Conversion,
@@ -125,6 +128,9 @@ def _plan(
         format_name, fallback = decision.format, decision.fallback
         chosen_by = (decision.rule.origin if decision.rule else "") or None
         activation = activation_of(decision, site)
+        if kept := container.instead(site.kind, format_name, placement):
+            format_name, fallback = kept
+            activation = None
     else:
         format_name = container.plain_format(placement)
     refused = container.refuses_inputs(f"the recipe {recipe.name} rounds activations") if activation else None

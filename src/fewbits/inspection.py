@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.checkpoints.base import Reader, StoredTensor
+from fewbits.checkpoints.dialects.reader import DialectReader, open_quantized
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix, is_fields_file
 from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.errors import CheckpointError
@@ -93,6 +94,8 @@ class Inspection:
     path: str
     container: str
     """"GGUF" or "safetensors"."""
+    dialect: str | None
+    """How matrices lie in safetensors: "fewbits", "gptq", ...; None where nothing is quantized, and for GGUF."""
     architecture: str | None
     """As the checkpoint itself names it; None where it does not say."""
     tensors: tuple[InspectedTensor, ...]
@@ -180,7 +183,8 @@ def _inspect_gguf(path: Path) -> Inspection:
 
 def _inspect_safetensors(path: Path) -> Inspection:
     reader = SafetensorsReader(path)
-    return _summary(path, "safetensors", None, _with_fields(reader), (path,), _shown(reader.metadata))
+    matrices = FieldsReader(reader) if is_fields_file(reader) else reader
+    return _summary(path, "safetensors", None, matrices, (path,), _shown(reader.metadata))
 
 
 def _inspect_directory(path: Path) -> Inspection:
@@ -192,12 +196,8 @@ def _inspect_directory(path: Path) -> Inspection:
     architecture = str(names[0]) if isinstance(names, list) and names else config.get("model_type")
     metadata = {**_shown(reader.metadata), **config}
     weights = tuple(file for file in files if file.suffix == ".safetensors")
-    return _summary(path, "safetensors", architecture, _with_fields(reader), weights, metadata)
-
-
-def _with_fields(reader: Reader) -> Reader | FieldsReader:
-    """The reader of the fewbits dialect where the file is in it."""
-    return FieldsReader(reader) if isinstance(reader, SafetensorsReader) and is_fields_file(reader) else reader
+    quantized = open_quantized(path, unknown_as_it_is=True)
+    return _summary(path, "safetensors", architecture, quantized or reader, weights, metadata)
 
 
 def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _summary(
     path: Path,
     container: str,
     architecture: object,
-    reader: Reader | FieldsReader,
+    reader: Reader | FieldsReader | DialectReader,
     files: tuple[Path, ...],
     metadata: Mapping[str, Any],
     mix: Mix | None = None,
@@ -221,6 +221,7 @@ def _summary(
     return Inspection(
         path=str(path),
         container=container,
+        dialect=reader.dialect_name if isinstance(reader, FieldsReader | DialectReader) else None,
         architecture=architecture if isinstance(architecture, str) else None,
         tensors=tensors,
         formats=_totals(tensors),

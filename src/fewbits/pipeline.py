@@ -52,7 +52,7 @@ def run(
     recipe = planning.get(request.recipe).with_overrides(overrides)
     chosen = _way(request, recipe)
     _require_same_columns(request, chosen)
-    target = target_of(request.output)
+    target = target_of(request.output, request.dialect, recipe.dialect)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
     if kept := request.calibration.importance:
         require_writable(kept, kept, force=request.force, dry_run=request.dry_run)

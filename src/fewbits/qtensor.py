@@ -17,6 +17,8 @@ else:
     torch = LazyModule("torch")
 
 _INDEX, _VALUES = "outlier_index", "outlier_values"
+ORDER = "column_order"
+"""The field that says which column each coded one is, where groups are no neighbours (act-order): (cols,) int32."""
 
 
 def outlier_shapes(rows: int, count: int) -> Shapes:
@@ -29,9 +31,27 @@ def outlier_count(fields: Fields) -> int:
     return len(fields[_INDEX]) if _INDEX in fields else 0
 
 
-def without_outliers(fields: Fields) -> Fields:
+def order_shapes(cols: int, *, ordered: bool) -> Shapes:
+    """Field -> numpy type and shape for the order of columns, where they have one of their own."""
+    return {ORDER: ("int32", (cols,))} if ordered else {}
+
+
+def of_format(fields: Fields) -> Fields:
     """The fields of the format alone."""
-    return {name: field for name, field in fields.items() if name not in (_INDEX, _VALUES)}
+    return {name: field for name, field in fields.items() if name not in (_INDEX, _VALUES, ORDER)}
+
+
+def column_order(fields: Fields, cols: int) -> torch.Tensor | None:
+    """Which column each coded one is, (cols,) int64; None where each is its own.
+
+    Raises FormatError where that is no order of `cols` columns.
+    """
+    if ORDER not in fields:
+        return None
+    order = fields[ORDER].astype(np.int64)
+    if not np.array_equal(np.sort(order), np.arange(cols)):
+        raise FormatError(f"the field {ORDER} is no order of {cols} columns")
+    return torch.from_numpy(order)
 
 
 def kept_columns(fields: Fields, shape: tuple[int, int]) -> Outliers | None:
@@ -40,6 +60,16 @@ def kept_columns(fields: Fields, shape: tuple[int, int]) -> Outliers | None:
     Raises FormatError where they are none of a matrix of that shape.
     """
     return _outliers(fields, shape) if _INDEX in fields else None
+
+
+def in_order(coded: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """Coded columns (rows, cols), each in its place.
+
+    >>> import torch
+    >>> in_order(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([2, 0, 1]))
+    tensor([[2., 3., 1.]])
+    """
+    return coded if order is None else torch.empty_like(coded).index_copy_(1, order, coded)
 
 
 @dataclass(frozen=True)
@@ -75,6 +105,8 @@ class QTensor:
     remarks: tuple[str, ...] = ()
     """What had to be decided on the way, a phrase each; empty in the ordinary case."""
     outliers: Outliers | None = None
+    order: torch.Tensor | None = None
+    """Which column each coded one is, (cols,) int64; None where each is its own."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,7 +117,8 @@ class QTensor:
     def to(self, device: torch.device | str) -> QTensor:
         """The same matrix, its codes and parameters on `device`."""
         kept = self.outliers and Outliers(self.outliers.index.to(device), self.outliers.values.to(device))
-        return QTensor(self.format, self.codes.to(device), self.params.to(device), self.remarks, kept)
+        order = None if self.order is None else self.order.to(device)
+        return QTensor(self.format, self.codes.to(device), self.params.to(device), self.remarks, kept, order)
 
     def with_outliers(self, index: torch.Tensor, values: torch.Tensor) -> QTensor:
         """The same with the columns `index` (n,) as `values` (rows, n) float16; as it is where there are none.
@@ -102,24 +135,26 @@ class QTensor:
 
     def dequantize(self) -> torch.Tensor:
         """The numbers (rows, cols) float32 that are stored."""
-        decoded = self.format.decode(self.codes, self.params)
+        decoded = in_order(self.format.decode(self.codes, self.params), self.order)
         return self.outliers.over(decoded) if self.outliers else decoded
 
     @property
     def bits(self) -> int:
         """Exact storage in bits."""
-        return self.format.bits(*self.shape) + (self.outliers.bits if self.outliers else 0)
+        ordered = 0 if self.order is None else 32 * len(self.order)
+        return self.format.bits(*self.shape) + (self.outliers.bits if self.outliers else 0) + ordered
 
     def fields(self) -> Fields:
         """What is stored, by name."""
         kept = self.outliers.fields() if self.outliers else {}
-        return {**self.format.fields(self.codes, self.params), **kept}
+        ordered = {} if self.order is None else {ORDER: self.order.cpu().numpy().astype(np.int32)}
+        return {**self.format.fields(self.codes, self.params), **kept, **ordered}
 
     @staticmethod
     def from_fields(format: Format, fields: Fields, shape: tuple[int, int]) -> QTensor:
         """The matrix (rows, cols) whose stored fields are `fields`."""
-        q = QTensor(format, *format.from_fields(without_outliers(fields), shape))
-        return replace(q, outliers=kept_columns(fields, shape))
+        q = QTensor(format, *format.from_fields(of_format(fields), shape))
+        return replace(q, outliers=kept_columns(fields, shape), order=column_order(fields, shape[1]))
 
     def to_json(self) -> dict[str, Any]:
         """What has to be kept beside the fields to read them again; `formats.get` makes the format of its name."""
@@ -127,6 +162,11 @@ class QTensor:
 
     def packed(self) -> Bytes:
         """The stored bytes (rows, bytes per row); raises FormatError where there are several fields, or outliers."""
+        if self.order is not None:
+            raise FormatError(
+                f"the columns have an order of their own beside {self.format.name}, which one string of bytes per row, "
+                "as in GGUF, cannot hold; write a model directory"
+            )
         if self.outliers is not None:
             raise FormatError(
                 f"{self.outliers.index.numel()} columns are kept in 16 bits beside {self.format.name}, which one string"

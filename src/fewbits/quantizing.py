@@ -35,12 +35,15 @@ def quantize(
     seed: int = 0,
     revision: str | None = None,
     architecture: str | Path | None = None,
+    dialect: str | None = None,
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
     """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
 
-    `output` is a GGUF file, or where its name has no ending a model directory with fields of any format.
+    `output` is a GGUF file, or where its name has no ending a model directory, whose matrices lie as `dialect` says:
+    "gptq", "awq", "compressed-tensors", "bitsandbytes", "fp8" and "mlx" are what other programs read, "fewbits" holds
+    every format; None is the recipe's, else "fewbits".
 
     `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats: {"blk.*.ffn_down":
     "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method`
@@ -69,6 +72,7 @@ def quantize(
         dry_run=dry_run,
         seed=seed,
         revision=revision,
+        dialect=dialect,
         architecture=_path(architecture),
         progress=progress or silent,
         started=time.perf_counter(),

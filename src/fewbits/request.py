@@ -66,6 +66,8 @@ class Request:
     dry_run: bool
     seed: int
     revision: str | None
+    dialect: str | None
+    """How a model directory lays out its matrices; None: as the recipe says, else our own."""
     architecture: Path | None
     """A TOML file with the facts of the source's architecture."""
     progress: Progress

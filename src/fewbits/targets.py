@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from fewbits.checkpoints import gguf_writer
+from fewbits.checkpoints import dialects, gguf_writer
 from fewbits.checkpoints.base import Conversion, Placement, StackedTensor, Value
 from fewbits.checkpoints.derived import TransposedTensor
-from fewbits.checkpoints.fields import Matrix
+from fewbits.checkpoints.dialects import OWN, Dialect, require_held
+from fewbits.checkpoints.fields import PLAIN, Matrix
 from fewbits.checkpoints.ggml_types import file_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_writer import GGUFWriter
@@ -23,7 +24,7 @@ from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import Allowance, Expectation, Inputs, verify, verify_fields
+from fewbits.verification import Allowance, Expectation, Inputs, verify, verify_dialect, verify_fields
 from fewbits.verification_rotation import Turned
 from fewbits.verification_sources import (
     Origin,
@@ -107,6 +108,9 @@ class Target(Protocol):
     def plain_format(self, placement: Placement) -> str:
         """The format of a tensor that no recipe quantizes."""
 
+    def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:
+        """The format of a matrix of this kind in place of that one, and why; None where it may be that one."""
+
     def prepare(
         self, conversion: Conversion, tensors: Sequence[PlannedTensor], recipe: Recipe, used: ImportanceUsed | None
     ) -> Prepared:
@@ -116,13 +120,23 @@ class Target(Protocol):
 _OTHER_FILES = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".toml")
 
 
-def target_of(output: Path) -> Target:
-    """The kind of output that the name `output` asks for: NAME.gguf is a GGUF file, anything else a model directory."""
+def target_of(output: Path, dialect: str | None = None, usual: str = "") -> Target:
+    """The kind of output that the name `output` asks for: NAME.gguf is a GGUF file, anything else a model directory.
+
+    A directory is in `dialect`, or where that is None in the `usual` one of the recipe, else in our own.
+    """
     if output.suffix.lower() in _OTHER_FILES or (output.is_file() and output.suffix.lower() != ".gguf"):
         raise CheckpointError(
             f"{output} is no name to write to: give one that ends in .gguf, or for a model directory the directory's."
         )
-    return GGUFTarget() if output.suffix.lower() == ".gguf" else DirectoryTarget()
+    if output.suffix.lower() != ".gguf":
+        return DirectoryTarget(None if (name := dialect or usual or OWN) == OWN else dialects.get(name))
+    if dialect is not None:
+        raise CheckpointError(
+            f"{output} is a GGUF file, which has no dialects; leave --dialect out, or give an output that does not end "
+            "in .gguf for a model directory."
+        )
+    return GGUFTarget()
 
 
 @dataclass(frozen=True)
@@ -162,6 +176,10 @@ class GGUFTarget:
         stored = placement.source
         whole = len(stored.shape) < 2 or placement.computed or placement.name in _ADDED_TABLES
         return "F32" if whole else stored.format
+
+    def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:
+        """Every matrix may be anything that ggml has."""
+        return None
 
     def prepare(
         self, conversion: Conversion, tensors: Sequence[PlannedTensor], recipe: Recipe, used: ImportanceUsed | None
@@ -253,7 +271,10 @@ def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object
 
 @dataclass(frozen=True)
 class DirectoryTarget:
-    """A Hugging Face model directory: the source's tensors under their own names, in the fewbits dialect."""
+    """A Hugging Face model directory: the source's tensors under their own names, in our dialect or another."""
+
+    dialect: Dialect | None = None
+    """None for our own."""
 
     def require_room_for(self, output: Path, *, force: bool, dry_run: bool) -> None:
         """Refuse what exists and may not be replaced."""
@@ -283,6 +304,12 @@ class DirectoryTarget:
         """As in the source."""
         return placement.source.format
 
+    def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:
+        """What other readers look up, or multiply the last states with, they want as it was."""
+        if self.dialect is None or kind not in {"token_embd", "output"} or format_name in PLAIN:
+            return None
+        return placement.source.format, f"the dialect {self.dialect.name} keeps the embedding and the output matrix"
+
     def prepare(
         self,
         conversion: Conversion,
@@ -294,7 +321,10 @@ class DirectoryTarget:
         folder = conversion.files[0].parent
         turned = {p.name for p in conversion.placements if isinstance(p.source, TransposedTensor)}
         rows = [Matrix(t.source_name, t.format, t.shape, t.activation, t.outliers, t.name in turned) for t in tensors]
-        layout = plan_directory(folder, conversion.files, rows, recipe.name, conversion.configuration)
+        if self.dialect is not None:
+            require_held(self.dialect, rows)
+        changes = conversion.configuration
+        layout = plan_directory(folder, conversion.files, rows, recipe.name, changes, self.dialect)
         return PreparedDirectory(conversion, layout)
 
 
@@ -354,4 +384,7 @@ class PreparedDirectory:
             source = each.source if each else stored[t.planned.source_name]
             allowance = allowances.get(t.planned.name, Allowance())
             expected[t.planned.source_name] = _expectation(Origin(source), t, allowance, each)
-        return verify_fields(partial_path(output) / SINGLE_NAME, expected, workers, progress)
+        written = partial_path(output)
+        if self.layout.dialect is None:
+            return verify_fields(written / SINGLE_NAME, expected, workers, progress)
+        return verify_dialect(written, written / SINGLE_NAME, expected, workers, progress)

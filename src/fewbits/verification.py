@@ -27,6 +27,7 @@ from fewbits.digest import sha256_of
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
 from fewbits.kernels import Doubles
+from fewbits.verification_dialects import Directory, Reading
 from fewbits.verification_fields import Slab, put_outliers, read_numbers
 from fewbits.verification_rotation import Rows, Turned
 from fewbits.workers import Workers, row_slabs
@@ -130,16 +131,16 @@ def verify_fields(
     done = 0
     for name in file.names():
         stored, want = file.read(name), expected[name]
-        if isinstance(stored, StoredMatrix) and set(stored.fields) != {"data"}:
+        if isinstance(stored, StoredMatrix) and set(stored.load()) != {"data"}:
             _require_stated(stored, want)
             _require_inputs(stored, want.inputs)
             rows = _rows_of(want)
-            compare = partial(_compare_fields, stored, want, rows, _largest(want, rows))
+            compare = partial(_compare_numbers, partial(_own_numbers, stored), want, rows, _largest(want, rows))
             done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
             continue
         if isinstance(stored, StoredMatrix):
             _require_inputs(stored, want.inputs)
-            stored = StoredTensor(name, stored.format, stored.shape, stored.fields["data"].reshape(-1))
+            stored = StoredTensor(name, stored.format, stored.shape, stored.load()["data"].reshape(-1))
         done = _check_tensor(stored, want, workers, lambda n: progress(n, total), done)
     return digest.result()
 
@@ -150,19 +151,68 @@ def _largest(want: Expectation, rows: Rows) -> float:
     return max(kernels.extent(rows(*slab), want.numbers)[0] for slab in slabs)
 
 
-def _compare_fields(
-    stored: StoredMatrix, want: Expectation, rows_of: Rows, largest: float, slab: tuple[int, int]
+def verify_dialect(
+    folder: Path, weights: Path, expected: Mapping[str, Expectation], workers: Workers, progress: Callable[[int, int], None]
+) -> str:
+    """Check the model directory `folder` in a dialect of others and return the SHA-256 of `weights`.
+
+    Raises VerificationError.
+    """
+    digest = workers.submit(partial(sha256_of, weights, workers.cancelled))
+    directory = Directory.open(folder, weights)
+    read = {name: directory.read(name) for name in expected}
+    used = {part for name, reading in read.items() for part in (reading.tensors if reading else {name})}
+    if used != set(directory.weights.names()):
+        odd = sorted(used ^ set(directory.weights.names()))
+        raise VerificationError(
+            f"{weights} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept."
+        )
+    total = sum(e.source.bytes for e in expected.values())
+    done = 0
+    for name, want in expected.items():
+        reading = read[name]
+        if reading is None:
+            done = _check_tensor(directory.weights.read(name), want, workers, lambda n: progress(n, total), done)
+            continue
+        if (reading.shape, reading.activation) != (want.source.shape, want.inputs.activation):
+            raise VerificationError(
+                f"tensor {name} is {list(reading.shape)} with inputs rounded as {reading.activation} in the file, and "
+                f"should be {list(want.source.shape)} with {want.inputs.activation}; the file is not kept."
+            )
+        rows = _rows_of(want)
+        compare = partial(_compare_numbers, partial(_others_numbers, reading), want, rows, _largest(want, rows))
+        done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
+    return digest.result()
+
+
+def _own_numbers(stored: StoredMatrix, slab: tuple[int, int], w: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What fields stand for in rows whose source is `w`."""
+    read = Slab(stored.load(), *slab, w.shape[1])
+    found = read_numbers(stored.format, read)
+    put_outliers(stored.name, read, found, w)
+    return found
+
+
+def _others_numbers(reading: Reading, slab: tuple[int, int], _: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What readers of a dialect see in these rows."""
+    return reading.numbers(*slab)
+
+
+def _compare_numbers(
+    numbers: Callable[[tuple[int, int], npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+    want: Expectation,
+    rows_of: Rows,
+    largest: float,
+    slab: tuple[int, int],
 ) -> kernels.Compared:
-    """Rows of a matrix in several fields, read by their own reading; `largest` is the source's largest magnitude.
+    """Rows of a matrix in several tensors, read by their own reading; `largest` is the source's largest magnitude.
 
     Where all rows share something, no error may be large beside that.
     """
-    source, format = want.source, formats.get(stored.format)
-    read = Slab(stored.fields, *slab, source.cols)
-    found = read_numbers(stored.format, read)
+    source, format = want.source, formats.get(want.format)
     rows = rows_of(*slab)
     w = kernels.decode_rows(want.numbers, rows, source.cols)
-    put_outliers(stored.name, read, found, w)
+    found = numbers(slab, w)
     error, square = kernels.deviation(rows, want.numbers, found)
     far = _largest_per_span(w - found, format) - format.error_floor
     size = np.full_like(far, largest) if format.rows == 0 else _largest_per_span(w, format)

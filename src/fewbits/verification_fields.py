@@ -142,12 +142,17 @@ def _table(text: str) -> Floats:
     return np.array([float(number) for number in text.split()], np.float32)
 
 
+def codebook(kind: str) -> Floats:
+    """The numbers of the fixed table called `kind`: nf4, nf3 or fp4_bnb."""
+    return {"nf4": _table(_NF4), "nf3": _table(_NF3), "fp4_bnb": _bitsandbytes_fp4()}[kind]
+
+
 def _codebook(found: re.Match[str], slab: Slab) -> Floats:
     kind = found["kind"]
     if kind.startswith("learned"):
         bits, table = int(kind[-1]), slab.numbers("table")
     else:
-        bits, table = {"nf4": (4, _table(_NF4)), "nf3": (3, _table(_NF3)), "fp4_bnb": (4, _bitsandbytes_fp4())}[kind]
+        bits, table = 3 if kind == "nf3" else 4, codebook(kind)
     numbers: Floats = slab.scales(found["scope"]) * table[slab.codes(bits)]
     return numbers
 

@@ -5,13 +5,14 @@ lie there as NAME. The entry "fewbits" of the header's metadata is JSON that say
 and its shape: {"version": 1, "tensors": {NAME: {"format": "int4_g128_sym_f16", "shape": [4096, 4096]}}}. Where inputs
 are to be rounded at run time it says "activation": "int8_token" too, and "outliers": 6 where six columns stay in 16
 bits, as NAME.outlier_index (I32, ascending) and NAME.outlier_values (F16, rows x 6) beside the fields.
+With "ordered": true NAME.column_order (I32) says which column each coded one is: groups of columns are no neighbours.
 With "transposed": true the network has the matrix with its columns as rows (GPT-2's Conv1D); rows are outputs here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -27,7 +28,7 @@ from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import CheckpointError, FormatError
 from fewbits.formats import Fields
 from fewbits.formats.base import Shapes
-from fewbits.qtensor import outlier_shapes
+from fewbits.qtensor import order_shapes, outlier_shapes
 
 KEY = "fewbits"
 """The entry of the header's metadata."""
@@ -62,35 +63,31 @@ class Matrix:
     outliers: int = 0
     transposed: bool = False
     """Whether the network has its columns as rows."""
+    ordered: bool = False
+    """Whether columns have an order of their own (act-order)."""
 
     @property
-    def fields(self) -> Shapes:
+    def shapes(self) -> Shapes:
         """Field -> numpy type and shape; raises FormatError where the format is unknown or does not fit."""
         rows, cols = prod(self.shape[:-1]), self.shape[-1]
-        return {**formats.get(self.format).shapes(rows, cols), **outlier_shapes(rows, self.outliers)}
+        more = {**outlier_shapes(rows, self.outliers), **order_shapes(cols, ordered=self.ordered)}
+        return {**formats.get(self.format).shapes(rows, cols), **more}
 
 
 @dataclass(frozen=True)
-class StoredMatrix:
-    """One matrix as it lies on disk; `fields` are mapped views."""
+class StoredMatrix(Matrix):
+    """One matrix as it lies on disk."""
 
-    name: str
-    format: str
-    shape: tuple[int, ...]
-    fields: Fields
-    transposed: bool = False
-    """The network has its columns as rows."""
-    activation: str | None = None
-    outliers: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all fields."""
-        return sum(field.nbytes for field in self.fields.values())
+    bytes: int = 0
+    """Of all that holds it."""
+    load: Callable[[], Fields] = dict
+    """Its fields by name: mapped views, or what a dialect makes of them."""
 
 
 class FieldsReader:
     """A safetensors file in the fewbits dialect, checked completely against the formats it names."""
+
+    dialect_name = KEY
 
     def __init__(self, file: SafetensorsReader) -> None:
         self.path: Path = file.path
@@ -98,7 +95,7 @@ class FieldsReader:
         self._file = file
         self._stated = _stated(file)
         self._matrices = {name: self._matrix(name) for name in self._stated}
-        known = {field_name(m.name, f) for m in self._matrices.values() for f in m.fields}
+        known = {field_name(m.name, f) for m in self._matrices.values() for f in m.shapes}
         self._plain = [name for name in file.names() if name not in known]
 
     def names(self) -> list[str]:
@@ -117,14 +114,15 @@ class FieldsReader:
         activation, outliers = raw.get("activation"), raw.get("outliers", 0)
         if type(outliers) is not int or not 0 <= outliers <= raw["shape"][-1] or not isinstance(activation, str | None):
             raise CheckpointError(f"{where} states no number of outliers or no activation; the file is damaged.")
-        turned = bool(raw.get("transposed", False))
-        stated = Matrix(name, raw["format"], tuple(raw["shape"]), activation, outliers, turned)
+        turned, ordered = bool(raw.get("transposed", False)), bool(raw.get("ordered", False))
+        stated = Matrix(name, raw["format"], tuple(raw["shape"]), activation, outliers, turned, ordered)
         try:
-            shapes = stated.fields
+            shapes = stated.shapes
         except FormatError as error:
             raise CheckpointError(f"{where} cannot be read: {error}; a newer fewbits may know it.") from error
         fields = {field: self._field(name, field, *each) for field, each in shapes.items()}
-        return StoredMatrix(name, stated.format, stated.shape, fields, stated.transposed, activation, outliers)
+        size = sum(field.nbytes for field in fields.values())
+        return StoredMatrix(**vars(stated), bytes=size, load=lambda: fields)
 
     def _field(self, tensor: str, field: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         name = field_name(tensor, field)
@@ -170,4 +168,5 @@ def statement(matrices: Iterable[Matrix]) -> str:
 def _said_of(matrix: Matrix) -> dict[str, Any]:
     said: dict[str, Any] = {"format": matrix.format, "shape": list(matrix.shape)}
     more = {"activation": matrix.activation, "outliers": matrix.outliers, "transposed": matrix.transposed}
+    more["ordered"] = matrix.ordered
     return said | {key: value for key, value in more.items() if value}

@@ -1,8 +1,10 @@
-"""Write a Hugging Face model directory whose matrices lie in the fewbits dialect of safetensors; whole, or not at all.
+"""Write a Hugging Face model directory whose matrices lie in some dialect of safetensors; whole, or not at all.
 
-The directory grows under another name. Weights are written as fields of formats, slab by slab; configuration and
-tokenizer are the source's, but for `quantization_config`, which says that these weights need fewbits, and under
-"activations" in which ways inputs are rounded at run time; the header of the weights says it of each matrix.
+The directory grows under another name. Configuration and tokenizer are the source's, but for `quantization_config`. In
+our own dialect weights are written as fields of formats, slab by slab; there it says that these weights need fewbits,
+and under "activations" in which ways inputs are rounded at run time; the header of the weights says it of each matrix.
+In another dialect it is what that dialect's readers expect, and the fields of a matrix are gathered, packed as the
+dialect says and written when they are complete: never more than the packed codes of the matrices at work are in memory.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fewbits.checkpoints.dialects.base import WIDTHS, Dialect
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
+from fewbits.checkpoints.gathering import Gathering
 from fewbits.checkpoints.jsonfile import load_object
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
-from fewbits.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME
+from fewbits.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, SafetensorsReader
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 
@@ -45,10 +49,15 @@ class DirectoryLayout:
 
     header: bytes
     slots: Mapping[tuple[str, str], FieldSlot]
+    """Tensor, and its field or what a dialect makes of it -> its place."""
     size: int
     config: bytes
     copied: Mapping[str, Path]
     """Name in the directory, which may be one in a folder of it -> the source's file."""
+    dialect: Dialect | None = None
+    """None for our own."""
+    packed: Mapping[str, Matrix] = field(default_factory=dict)
+    """What the dialect packs, by name."""
 
 
 def plan_directory(
@@ -57,25 +66,25 @@ def plan_directory(
     tensors: list[Matrix],
     recipe: str,
     changes: Mapping[str, Any] | None = None,
+    dialect: Dialect | None = None,
 ) -> DirectoryLayout:
-    """The layout of a directory with `tensors`, made from the model directory `source`.
+    """The layout of a directory with `tensors`, made from the model directory `source`, in our dialect or another.
 
-    Of what the network has transposed, the header says so.
-
-    `changes` are keys of its config.json that have to say something else.
+    `changes` are keys of its config.json that have to say something else. Raises CheckpointError where the dialect
+    cannot hold these matrices.
     """
     matrices = [tensor for tensor in tensors if not _is_plain(tensor)]
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", METHOD: statement(matrices)}}
+    stated = {METHOD: statement(matrices)} if dialect is None else {"quantized_by": METHOD}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **stated}}
     slots: dict[tuple[str, str], FieldSlot] = {}
     position = 0
     for tensor in tensors:
-        name, shape = tensor.name, tensor.shape
-        for field, (dtype, lines) in _fields(tensor).items():
-            size = prod(lines) * np.dtype(dtype).itemsize
-            entry = {"dtype": DTYPES[dtype], "shape": list(lines), "data_offsets": [position, position + size]}
-            header[name if _is_plain(tensor) else field_name(name, field)] = entry
+        shape = tensor.shape
+        for key, name, dtype, lines in _entries(tensor, dialect):
+            size = prod(lines) * np.dtype(WIDTHS[dtype]).itemsize
+            header[name] = {"dtype": dtype, "shape": list(lines), "data_offsets": [position, position + size]}
             rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
-            slots[name, field] = FieldSlot(position, lines[0], size // lines[0], rows)
+            slots[tensor.name, key] = FieldSlot(position, lines[0], size // lines[0], rows)
             position += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -84,9 +93,21 @@ def plan_directory(
         header=len(text).to_bytes(8, "little") + text,
         slots={key: replace(slot, offset=slot.offset + start) for key, slot in slots.items()},
         size=start + position,
-        config=_config(source, recipe, changes or {}, sorted({t.activation for t in tensors if t.activation})),
+        config=_config(source, changes or {}, _quantization(tensors, matrices, recipe, dialect)),
         copied=_copied(source, files),
+        dialect=dialect,
+        packed={matrix.name: matrix for matrix in matrices} if dialect else {},
     )
+
+
+def _entries(tensor: Matrix, dialect: Dialect | None) -> list[tuple[str, str, str, tuple[int, ...]]]:
+    """What holds `tensor`: key of its place, name in the file, dtype of safetensors, shape."""
+    if dialect is not None and not _is_plain(tensor):
+        return [(name, name, dtype, shape) for name, (dtype, shape) in dialect.slots(tensor).items()]
+    return [
+        (key, tensor.name if _is_plain(tensor) else field_name(tensor.name, key), DTYPES[dtype], lines)
+        for key, (dtype, lines) in _fields(tensor).items()
+    ]
 
 
 _NUMPY = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16"}
@@ -99,18 +120,28 @@ def _is_plain(tensor: Matrix) -> bool:
 
 def _fields(tensor: Matrix) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Field -> numpy type and shape; a plain tensor of any number of dimensions is its own field `data`."""
-    return {"data": (_NUMPY[tensor.format], tensor.shape)} if _is_plain(tensor) else tensor.fields
+    return {"data": (_NUMPY[tensor.format], tensor.shape)} if _is_plain(tensor) else tensor.shapes
 
 
-def _config(source: Path, recipe: str, changes: Mapping[str, Any], activations: list[str]) -> bytes:
+def _quantization(
+    tensors: list[Matrix], matrices: list[Matrix], recipe: str, dialect: Dialect | None
+) -> dict[str, Any]:
+    """`quantization_config`."""
+    if dialect is not None:
+        plain = [t.name for t in tensors if _is_plain(t) and len(t.shape) == 2 and t.name.endswith(".weight")]
+        return dialect.configuration(matrices, plain)
+    activations = sorted({tensor.activation for tensor in tensors if tensor.activation})
+    return {"quant_method": METHOD, "recipe": recipe} | ({"activations": activations} if activations else {})
+
+
+def _config(source: Path, changes: Mapping[str, Any], quantization: Mapping[str, Any]) -> bytes:
     config = load_object(source / "config.json")
     if "quantization_config" in config:
         raise CheckpointError(
             f"{source} is quantized already: its config.json has a quantization_config; start from the original model."
         )
     config.update(changes)
-    said = {"activations": activations} if activations else {}
-    config["quantization_config"] = {"quant_method": METHOD, "recipe": recipe, **said}
+    config["quantization_config"] = quantization
     return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
@@ -150,7 +181,9 @@ class DirectoryWriter:
         self.weights = self.partial / SINGLE_NAME
         self._published = False
         self._file = PartialFile(self.weights, output, layout.size)
+        self._gathering = Gathering(layout.packed)
         try:
+            _write_synced(self.partial / "config.json", layout.config)
             self._file.write(layout.header, 0)
         except BaseException:
             self.discard()
@@ -164,12 +197,20 @@ class DirectoryWriter:
 
     def write_fields(self, name: str, first_row: int, fields: Fields) -> None:
         """Write the fields of rows from `first_row` on, which begins a line of each of them."""
-        for field, array in fields.items():
-            slot = self.layout.slots[name, field]
+        if name not in self.layout.packed:
+            self._write(name, first_row, fields)
+            return
+        whole = self._gathering.add(name, first_row, fields)
+        if whole is not None and self.layout.dialect is not None:
+            self._write(name, 0, self.layout.dialect.pack(self.layout.packed[name], whole))
+
+    def _write(self, name: str, first_row: int, fields: Fields) -> None:
+        for key, array in fields.items():
+            slot = self.layout.slots[name, key]
             # Lines are rounded up at the end of the tensor only, by less than one: this is exact where a line begins.
             line = first_row * slot.lines // slot.rows
             if line * slot.line_bytes + array.nbytes > slot.lines * slot.line_bytes:
-                raise CheckpointError(f"tensor {name} got more of {field} than its {slot.lines} lines; this is a bug.")
+                raise CheckpointError(f"tensor {name} got more of {key} than its {slot.lines} lines; this is a bug.")
             self._file.write(
                 np.ascontiguousarray(array).reshape(-1).view(np.uint8), slot.offset + line * slot.line_bytes
             )
@@ -184,7 +225,6 @@ class DirectoryWriter:
 
     def publish(self) -> None:
         """Add configuration and tokenizer, and make the complete directory appear under its name."""
-        _write_synced(self.partial / "config.json", self.layout.config)
         for name, file in self.layout.copied.items():
             (self.partial / name).parent.mkdir(parents=True, exist_ok=True)
             _write_synced(self.partial / name, file.read_bytes())
@@ -220,9 +260,16 @@ def require_replaceable(output: Path, *, force: bool) -> None:
         return
     if not force:
         raise CheckpointError(f"{output} exists already; choose another output, or replace it with --force.")
-    config = output / "config.json"
-    stated = load_object(config).get("quantization_config") if config.is_file() else None
-    if any(output.iterdir()) and not (isinstance(stated, dict) and stated.get("quant_method") == METHOD):
+    if any(output.iterdir()) and not _is_ours(output):
         raise CheckpointError(
             f"{output} is a directory that fewbits did not write, and is not replaced; choose another."
         )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether fewbits wrote the directory: the header of its weights says so."""
+    try:
+        metadata = SafetensorsReader(folder / SINGLE_NAME).metadata
+    except (CheckpointError, OSError):
+        return False
+    return METHOD in metadata or metadata.get("quantized_by") == METHOD

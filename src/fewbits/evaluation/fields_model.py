@@ -1,4 +1,4 @@
-"""A model directory in the fewbits dialect, evaluated through its decoded weights in transformers."""
+"""A quantized model directory in any dialect that is read here, evaluated through its decoded weights in transformers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits import formats
 from fewbits.checkpoints.base import StoredTensor
-from fewbits.checkpoints.fields import FieldsReader, StoredMatrix, is_fields_file
-from fewbits.checkpoints.safetensors import SINGLE_NAME, SafetensorsReader
+from fewbits.checkpoints.dialects.reader import DialectReader
+from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded
 from fewbits.evaluation.huggingface_model import HuggingFaceModel, require_all
@@ -22,23 +22,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def holds_fields(path: Path) -> bool:
-    """Whether the directory `path` is in the fewbits dialect."""
-    weights = path / SINGLE_NAME
-    return weights.is_file() and is_fields_file(SafetensorsReader(weights))
-
-
 @dataclass(frozen=True)
 class FieldsModel:
     """A directory whose configuration and weights' header were read."""
 
     directory: HuggingFaceModel
-    reader: FieldsReader
+    reader: FieldsReader | DialectReader
 
     @staticmethod
-    def open(path: Path) -> FieldsModel:
-        """Read the headers; raises EvaluationError or CheckpointError when no model can be made from them."""
-        return FieldsModel(HuggingFaceModel.open(path), FieldsReader(SafetensorsReader(path / SINGLE_NAME)))
+    def open(path: Path, reader: FieldsReader | DialectReader) -> FieldsModel:
+        """Read the configuration; raises EvaluationError or CheckpointError when no model can be made from it."""
+        return FieldsModel(HuggingFaceModel.open(path), reader)
 
     @property
     def path(self) -> Path:
@@ -105,5 +99,5 @@ def _numbers(stored: StoredMatrix | StoredTensor) -> torch.Tensor:
     rows = 1
     for size in stored.shape[:-1]:
         rows *= size
-    numbers = stored_numbers(format, stored.fields, (rows, stored.shape[-1])).reshape(stored.shape)
+    numbers = stored_numbers(format, stored.load(), (rows, stored.shape[-1])).reshape(stored.shape)
     return numbers.T.contiguous() if stored.transposed else numbers

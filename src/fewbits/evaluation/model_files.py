@@ -96,13 +96,12 @@ def open_model(path: str | Path) -> ModelFile:
     if not path.exists():
         raise EvaluationError(f"{path}: there is no such model.")
     if path.is_dir():
-        from fewbits.evaluation.fields_model import FieldsModel, holds_fields
+        from fewbits.checkpoints.dialects.reader import open_quantized
+        from fewbits.evaluation.fields_model import FieldsModel
         from fewbits.evaluation.huggingface_model import HuggingFaceModel
 
-        if holds_fields(path):
-            return FieldsModel.open(path)
-
-        return HuggingFaceModel.open(path)
+        quantized = open_quantized(path) if (path / "config.json").is_file() else None
+        return FieldsModel.open(path, quantized) if quantized else HuggingFaceModel.open(path)
     from fewbits.evaluation.gguf_model import GGUFModel
 
     return GGUFModel.open(path)

@@ -10,7 +10,7 @@ from fewbits.formats.base import Fields, Format, Shape, is_row_format
 from fewbits.kernels import decode_rows, formats
 from fewbits.kernels.fields import decode_fields, has_fields_codec
 from fewbits.lazy import LazyModule
-from fewbits.qtensor import kept_columns, without_outliers
+from fewbits.qtensor import column_order, in_order, kept_columns, of_format
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ else:
 def stored_numbers(format: Format, fields: Fields, shape: Shape) -> torch.Tensor:
     """The numbers (rows, cols) float32 that the stored `fields` of a matrix of `shape` stand for."""
     kept = kept_columns(fields, shape)
-    coded = _coded_numbers(format, without_outliers(fields), shape)
+    coded = in_order(_coded_numbers(format, of_format(fields), shape), column_order(fields, shape[1]))
     return kept.over(coded) if kept else coded
 
 

@@ -26,7 +26,7 @@ else:  # pragma: no cover - Python 3.10
 MOST_RULES = 256
 MOST_BYTES = 1 << 16
 
-_KEYS = ("name", "nominal", "file_type", "description", "method", "aliases", "extend", "common", "rule")
+_KEYS = ("name", "nominal", "file_type", "description", "method", "dialect", "aliases", "extend", "common", "rule")
 _RULE_KEYS = (
     "format",
     "kinds",
@@ -103,6 +103,7 @@ def parse_recipe(
         aliases=_list(here, raw, "aliases"),
         source="" if shipped else where,
         method=_text(here, raw, "method", default=inherited.method if inherited else ""),
+        dialect=_text(here, raw, "dialect", default=inherited.dialect if inherited else ""),
     )
 
 

@@ -47,6 +47,8 @@ class Recipe:
     """"PATTERN=FORMAT" of the rules that were put first."""
     method: str = ""
     """How codes are chosen, as `--method` says it; "" where the recipe leaves that open."""
+    dialect: str = ""
+    """How a model directory lays out its matrices, as `--dialect` says it; "" for our own."""
 
     @property
     def activations(self) -> tuple[str, ...]:

@@ -1,0 +1,57 @@
+"""Dialects of safetensors: the same codes as other readers lay them out; adding one is a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fewbits.checkpoints.dialects.awq import AWQ
+from fewbits.checkpoints.dialects.base import Configuration, Dialect
+from fewbits.checkpoints.dialects.bitsandbytes import BitsAndBytes
+from fewbits.checkpoints.dialects.compressed_tensors import CompressedTensors
+from fewbits.checkpoints.dialects.fp8_tiles import FP8Tiles
+from fewbits.checkpoints.dialects.gptq import GPTQ
+from fewbits.checkpoints.dialects.mlx import MLX
+from fewbits.checkpoints.fields import PLAIN, Matrix
+from fewbits.errors import CheckpointError
+from fewbits.registry import Registry
+
+__all__ = ["DIALECTS", "OWN", "Configuration", "Dialect", "get", "recognized", "refusal", "require_held"]
+
+OWN = "fewbits"
+"""Our own dialect, which holds every format (checkpoints/fields.py)."""
+
+DIALECTS: Registry[Dialect] = Registry("dialect", CheckpointError)
+for _dialect in (GPTQ(), AWQ(), CompressedTensors(), BitsAndBytes(), FP8Tiles(), MLX()):
+    DIALECTS.add(_dialect.name, _dialect)
+
+
+def get(name: str) -> Dialect:
+    """The dialect called `name`; raises CheckpointError, naming the nearest known names."""
+    return DIALECTS.get(name)
+
+
+def recognized(configuration: Configuration) -> Dialect | None:
+    """The dialect of a checkpoint with this `quantization_config`; None where none knows it."""
+    return next((d for d in map(DIALECTS.get, DIALECTS) if d.recognizes(configuration)), None)
+
+
+def refusal(dialect: Dialect, matrix: Matrix) -> str | None:
+    """Why `dialect` cannot hold `matrix`, as a phrase that follows its name; None where it can."""
+    if matrix.outliers:
+        return f"keeps {matrix.outliers} columns in 16 bits, which only --dialect fewbits can say"
+    if matrix.activation and matrix.activation not in dialect.inputs:
+        return f"has its inputs rounded as {matrix.activation}, which the dialect {dialect.name} cannot say"
+    if matrix.ordered and not dialect.holds_order:
+        return f"has its columns in an order of their own, which the dialect {dialect.name} cannot say"
+    if matrix.transposed:
+        return "lies with its columns as rows in this architecture (Conv1D), which only --dialect fewbits can say"
+    return dialect.refuses(matrix)
+
+
+def require_held(dialect: Dialect, matrices: Iterable[Matrix]) -> None:
+    """Raise CheckpointError, naming the first matrix, and how many there are, that `dialect` cannot hold."""
+    refused = [(m.name, why) for m in matrices if m.format not in PLAIN and (why := refusal(dialect, m))]
+    if refused:
+        name, why = refused[0]
+        more = f" ({len(refused)} matrices in all)" if len(refused) > 1 else ""
+        raise CheckpointError(f"tensor {name} {why}{more}; --dialect fewbits holds every format.")

@@ -1,0 +1,97 @@
+"""A model directory in some dialect, seen as matrices with the fields of our formats."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fewbits.checkpoints.base import StoredTensor
+from fewbits.checkpoints.dialects import recognized
+from fewbits.checkpoints.dialects.base import Configuration, Dialect
+from fewbits.checkpoints.fields import FieldsReader, Matrix, StoredMatrix, is_fields_file
+from fewbits.checkpoints.jsonfile import load_object
+from fewbits.checkpoints.quoting import quoted
+from fewbits.checkpoints.safetensors import SafetensorsReader, ShardedReader, open_directory
+from fewbits.errors import CheckpointError, FormatError
+
+CONFIG = "config.json"
+
+
+class DialectReader:
+    """A checkpoint in a dialect that is not ours, its header checked against its configuration."""
+
+    def __init__(self, files: SafetensorsReader | ShardedReader, dialect: Dialect, configuration: Configuration) -> None:
+        self.path: Path = files.path
+        self.metadata = files.metadata
+        self.dialect = dialect
+        self.dialect_name = dialect.name
+        self._files, self._configuration = files, configuration
+        stated = dialect.matrices(configuration, files)
+        present = set(files.names())
+        self._matrices = {name: self._matrix(matrix, present) for name, matrix in stated.items()}
+        used = {each for matrix in stated.values() for each in dialect.slots(matrix)}
+        self._plain = [name for name in files.names() if name not in used]
+
+    def names(self) -> list[str]:
+        """Names of all tensors, matrices first."""
+        return [*self._matrices, *self._plain]
+
+    def read(self, name: str) -> StoredMatrix | StoredTensor:
+        """The tensor called `name`; raises CheckpointError when there is none."""
+        return self._matrices[name] if name in self._matrices else self._files.read(name)
+
+    def _matrix(self, matrix: Matrix, present: set[str]) -> StoredMatrix:
+        """The matrix, its tensors being there in the right types and shapes."""
+        try:
+            slots = self.dialect.slots(matrix)
+            _ = matrix.shapes
+        except (FormatError, ZeroDivisionError) as error:
+            raise CheckpointError(f"tensor {quoted(matrix.name)} in {self.path} cannot be read: {error}.") from None
+        optional = {name for name in slots if name.endswith(".g_idx")}
+        size = 0
+        for name, (dtype, shape) in slots.items():
+            if name in optional - present:
+                continue
+            if name not in present:
+                raise CheckpointError(f"{self.path} holds no {quoted(name)}, which its matrix needs; it is damaged.")
+            stored = self._files.read(name)
+            if (stored.format, stored.shape) != (dtype, shape) and ".quant_state." not in name:
+                raise CheckpointError(
+                    f"tensor {quoted(name)} in {self.path} is {stored.format} {list(stored.shape)} and should be "
+                    f"{dtype} {list(shape)} by its configuration; one of the two is damaged."
+                )
+            size += stored.bytes
+        load = partial(self.dialect.unpack, matrix, self._files, self._configuration)
+        return StoredMatrix(**vars(matrix), bytes=size, load=load)
+
+
+def configuration_of(path: Path) -> dict[str, Any] | None:
+    """`quantization_config` of the model directory `path`; None where it has none."""
+    config = path / CONFIG
+    stated = load_object(config).get("quantization_config") if config.is_file() else None
+    return stated if isinstance(stated, dict) else None
+
+
+def open_quantized(path: Path, *, unknown_as_it_is: bool = False) -> FieldsReader | DialectReader | None:
+    """What the model directory `path` holds, matrices in formats of ours; None where it is in no dialect.
+
+    Raises CheckpointError where it is quantized in a way that is not known, unless that is to be None too.
+    """
+    files, _ = open_directory(path)
+    if isinstance(files, SafetensorsReader) and is_fields_file(files):
+        return FieldsReader(files)
+    configuration = configuration_of(path)
+    if configuration is None:
+        return None
+    dialect = recognized(configuration)
+    if dialect is None and unknown_as_it_is:
+        return None
+    if dialect is None:
+        raise CheckpointError(
+            f"{path} is quantized by {quoted(configuration.get('quant_method'))}, a dialect that is not read here; "
+            "start from the original model."
+        )
+    return DialectReader(files, dialect, configuration)
+
+

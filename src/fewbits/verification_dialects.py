@@ -1,0 +1,263 @@
+"""The stranger's reading of dialects: numbers of a matrix from the tensors and the configuration that others read.
+
+Written from what each dialect's readers do (docs/design/0013-dialects.md), in numpy, one equation per dialect; it
+shares nothing with the code that packs. What verification_fields is to our own dialect this is to the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fewbits.checkpoints.safetensors import SafetensorsReader
+from fewbits.errors import VerificationError
+from fewbits.verification_fields import codebook, dynamic_map, small_float
+
+Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[Any]
+
+_TYPES = {"U8": "u1", "I8": "i1", "F8_E4M3": "u1", "F16": "<f2", "I32": "<u4", "U32": "<u4", "F32": "<f4", "I64": "<i8"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One matrix as its readers see it."""
+
+    shape: tuple[int, ...]
+    tensors: frozenset[str]
+    """What of the file it is made of."""
+    numbers: Callable[[int, int], Floats]
+    """Rows from the first number on to the second, (rows, cols)."""
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A model directory in the dialect that its configuration names."""
+
+    weights: SafetensorsReader
+    quantization: Mapping[str, Any]
+
+    @staticmethod
+    def open(folder: Path, weights: Path) -> Directory:
+        """Read the configuration and the header of the weights."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return Directory(SafetensorsReader(weights), config["quantization_config"])
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self.weights.names()
+
+    def tensor(self, name: str) -> Numbers:
+        """A tensor's numbers; BF16 as float32, I32 as counted ones."""
+        stored = self.weights.read(name)
+        if stored.format == "BF16":
+            wide: Numbers = (stored.buffer.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(stored.shape)
+            return wide
+        numbers: Numbers = stored.buffer.view(_TYPES[stored.format]).reshape(stored.shape)
+        return numbers
+
+    def read(self, name: str) -> Reading | None:
+        """The matrix `name` as readers of this dialect see it; None where it lies there as plain numbers."""
+        method = self.quantization.get("quant_method", "mlx")
+        if method not in _READINGS:
+            raise VerificationError(f"verification has no reading of the dialect {method}; the output is not kept.")
+        return _READINGS[method](self, name.removesuffix(".weight"))
+
+    def part(self, module: str, *endings: str) -> frozenset[str]:
+        """Names of a module's tensors."""
+        return frozenset(f"{module}.{ending}" for ending in endings if self.has(f"{module}.{ending}"))
+
+
+def stream(words: Numbers, bits: int, count: int) -> npt.NDArray[np.int64]:
+    """`count` codes of each line of 32-bit words (lines, words): code c has the bits from c * bits on."""
+    wide = np.concatenate([words.astype(np.uint64), np.zeros((len(words), 1), np.uint64)], axis=1)
+    at = np.arange(count) * bits
+    pairs = wide[:, at // 32] | (wide[:, at // 32 + 1] << np.uint64(32))
+    codes = (pairs >> (at % 32).astype(np.uint64)) & np.uint64(2**bits - 1)
+    return codes.astype(np.int64)
+
+
+def _gptq(folder: Directory, module: str) -> Reading | None:
+    if not folder.has(f"{module}.qweight"):
+        return None
+    bits = int(folder.quantization["bits"])
+    words, scales, place = (folder.tensor(f"{module}.{n}") for n in ("qweight", "scales", "g_idx"))
+    cols, rows = len(place), scales.shape[1]
+    zeros = stream(folder.tensor(f"{module}.qzeros"), bits, rows)
+    if folder.quantization["checkpoint_format"] == "gptq":
+        zeros = (zeros + 1) % 2**bits
+    place = place.astype(np.int64)
+
+    def numbers(start: int, stop: int) -> Floats:
+        codes = stream(np.ascontiguousarray(words[:, start:stop].T), bits, cols)
+        steps = codes - zeros[place, start:stop].T
+        return scales[place, start:stop].T.astype(np.float32) * steps.astype(np.float32)
+
+    return Reading((rows, cols), folder.part(module, "qweight", "qzeros", "scales", "g_idx"), numbers)
+
+
+def _awq(folder: Directory, module: str) -> Reading | None:
+    if not folder.has(f"{module}.qweight"):
+        return None
+    words, zeros, scales = (folder.tensor(f"{module}.{n}") for n in ("qweight", "qzeros", "scales"))
+    cols, rows = len(words), scales.shape[1]
+    place = np.arange(cols) * len(scales) // cols
+
+    def codes(lines: Numbers, row: int) -> Numbers:
+        # Even rows of eight come first in a word, then the odd ones.
+        shift = 4 * (row % 8 // 2 + 4 * (row % 2))
+        return (lines[:, row // 8] >> np.uint32(shift) & np.uint32(15)).astype(np.int64)
+
+    def numbers(start: int, stop: int) -> Floats:
+        found = np.empty((stop - start, cols), np.float32)
+        for row in range(start, stop):
+            steps = codes(words, row) - codes(zeros, row)[place]
+            found[row - start] = scales[place, row].astype(np.float32) * steps.astype(np.float32)
+        return found
+
+    return Reading((rows, cols), folder.part(module, "qweight", "qzeros", "scales"), numbers)
+
+
+def _group(folder: Directory, module: str) -> Mapping[str, Any]:
+    """The config group of a module of compressed-tensors."""
+    groups = list(folder.quantization["config_groups"].values())
+    named = [group for group in groups if module in group["targets"]]
+    found: Mapping[str, Any] = (named or [group for group in groups if "Linear" in group["targets"]])[0]
+    return found
+
+
+def _compressed(folder: Directory, module: str) -> Reading | None:
+    if not folder.has(f"{module}.weight_scale"):
+        return None
+    group = _group(folder, module)
+    weights, inputs = group["weights"], group["input_activations"]
+    activation = {None: None, "int": "int8_token", "float": "fp8_token"}[inputs and inputs["type"]]
+    scale = folder.tensor(f"{module}.weight_scale")
+    layout = {"pack-quantized": _packed, "mxfp4-pack-quantized": _mxfp4}.get(group["format"], _plain_codes)
+    shape, codes = layout(folder, module, weights, scale)
+    names = folder.part(module, "weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
+    return Reading(shape, names, codes, activation)
+
+
+def _packed(
+    folder: Directory, module: str, stated: Mapping[str, Any], scale: Numbers
+) -> tuple[tuple[int, ...], Callable[[int, int], Floats]]:
+    rows, cols = (int(n) for n in folder.tensor(f"{module}.weight_shape"))
+    words, bits, half = folder.tensor(f"{module}.weight_packed"), int(stated["num_bits"]), 2 ** (stated["num_bits"] - 1)
+    place = np.arange(cols) // (stated["group_size"] if stated["strategy"] == "group" else cols)
+    zeros = np.zeros(scale.shape, np.int64)
+    if not stated["symmetric"]:
+        down = np.ascontiguousarray(folder.tensor(f"{module}.weight_zero_point").T)
+        zeros = stream(down, bits, rows).T - half
+
+    def numbers(start: int, stop: int) -> Floats:
+        steps = stream(words[start:stop], bits, cols) - half - zeros[start:stop][:, place]
+        return scale[start:stop][:, place].astype(np.float32) * steps.astype(np.float32)
+
+    return (rows, cols), numbers
+
+
+def _plain_codes(
+    folder: Directory, module: str, stated: Mapping[str, Any], scale: Numbers
+) -> tuple[tuple[int, ...], Callable[[int, int], Floats]]:
+    codes = folder.tensor(f"{module}.weight")
+    meaning = small_float(4, 3) if stated["type"] == "float" else None
+    return codes.shape, _scaled(codes, meaning, scale, stated["strategy"])
+
+
+def _scaled(codes: Numbers, meaning: Floats | None, scale: Numbers, strategy: str) -> Callable[[int, int], Floats]:
+    """Codes, or the numbers they stand for, times a scale per channel, per tensor or per tile of 128 x 128."""
+
+    def numbers(start: int, stop: int) -> Floats:
+        steps = codes[start:stop].astype(np.float32) if meaning is None else meaning[codes[start:stop]]
+        if strategy == "block":
+            tiles = scale[np.arange(start, stop) // 128][:, np.arange(codes.shape[1]) // 128]
+            return steps * tiles.astype(np.float32)
+        lines = scale.reshape(1, 1) if strategy == "tensor" else scale[start:stop]
+        return steps * lines.astype(np.float32)
+
+    return numbers
+
+
+def _mxfp4(
+    folder: Directory, module: str, stated: Mapping[str, Any], scale: Numbers
+) -> tuple[tuple[int, ...], Callable[[int, int], Floats]]:
+    pairs = folder.tensor(f"{module}.weight_packed")
+    cols, table = 2 * pairs.shape[1], small_float(2, 1)
+
+    def numbers(start: int, stop: int) -> Floats:
+        found = np.empty((stop - start, cols), np.float32)
+        found[:, ::2], found[:, 1::2] = table[pairs[start:stop] & 15], table[pairs[start:stop] >> 4]
+        powers = np.ldexp(np.float32(1), scale[start:stop].astype(np.int32) - 127)
+        return found * np.repeat(powers, 32, axis=1)
+
+    return (len(pairs), cols), numbers
+
+
+def _bitsandbytes(folder: Directory, module: str) -> Reading | None:
+    name = f"{module}.weight"
+    states = [n for n in folder.weights.names() if n.startswith(f"{name}.quant_state.")]
+    if not states:
+        return None
+    state = json.loads(folder.tensor(states[0]).tobytes())
+    (rows, cols), size = state["shape"], state["blocksize"]
+    pairs, table = folder.tensor(name).ravel(), folder.tensor(f"{name}.quant_map")
+    scales = folder.tensor(f"{name}.absmax")
+    if not np.array_equal(table, codebook({"nf4": "nf4", "fp4": "fp4_bnb"}[state["quant_type"]])):
+        raise VerificationError(f"tensor {name} has another table than {state['quant_type']}'s; it is not kept.")
+    if "nested_offset" in state:
+        nested = np.repeat(folder.tensor(f"{name}.nested_absmax"), state["nested_blocksize"])[: scales.size]
+        inner = dynamic_map()[scales] * nested
+        scales = inner + np.float32(state["nested_offset"])
+
+    def numbers(start: int, stop: int) -> Floats:
+        both = pairs[start * cols // 2 : stop * cols // 2]
+        codes = np.stack([both >> 4, both & 15], axis=1).ravel()
+        place = np.arange(start * cols, stop * cols) // size
+        found: Floats = (scales[place] * table[codes]).reshape(stop - start, cols)
+        return found
+
+    endings = ("weight", "weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map")
+    return Reading((rows, cols), folder.part(module, *endings) | {states[0]}, numbers)
+
+
+def _fp8(folder: Directory, module: str) -> Reading | None:
+    if not folder.has(f"{module}.weight_scale_inv"):
+        return None
+    codes, scale = folder.tensor(f"{module}.weight"), folder.tensor(f"{module}.weight_scale_inv")
+    numbers = _scaled(codes, small_float(4, 3), scale, "block")
+    return Reading(codes.shape, folder.part(module, "weight", "weight_scale_inv"), numbers)
+
+
+def _mlx(folder: Directory, module: str) -> Reading | None:
+    if not folder.has(f"{module}.biases"):
+        return None
+    bits, size = int(folder.quantization["bits"]), int(folder.quantization["group_size"])
+    words, scale, bias = (folder.tensor(f"{module}.{n}") for n in ("weight", "scales", "biases"))
+    cols = scale.shape[1] * size
+    place = np.arange(cols) // size
+
+    def numbers(start: int, stop: int) -> Floats:
+        codes = stream(words[start:stop], bits, cols).astype(np.float64)
+        # In float64, where product and sum are exact: readers fuse the two, or round to the type of the model.
+        exact = scale[start:stop][:, place].astype(np.float64) * codes + bias[start:stop][:, place]
+        return exact.astype(np.float32)
+
+    return Reading((len(words), cols), folder.part(module, "weight", "scales", "biases"), numbers)
+
+
+_READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
+    "gptq": _gptq,
+    "awq": _awq,
+    "compressed-tensors": _compressed,
+    "bitsandbytes": _bitsandbytes,
+    "fp8": _fp8,
+    "mlx": _mlx,
+}
