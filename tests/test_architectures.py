@@ -17,8 +17,8 @@ from fewbits.checkpoints import derived, huggingface
 from fewbits.checkpoints.gguf_writer import GGUFWriter
 from fewbits.cli.main import main
 from fewbits.errors import CheckpointError, TransformError, VerificationError
-from fewbits.evaluation.model_files import open_model
 from fewbits.evaluation.gguf_model import GGUFModel
+from fewbits.evaluation.model_files import open_model
 from fewbits.models import known
 from fewbits.transforms import groups_of
 from references.architecture_models import MODELS, gpt2, seed_oss

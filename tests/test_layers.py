@@ -112,10 +112,12 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints.gguf",
         "checkpoints.safetensors",
         "digest",
+        "verification_dialects",
         "verification_fields",
         "verification_rotation",
         "workers",
     },
+    "verification_dialects": {"errors", "checkpoints.safetensors", "verification_fields"},
     "verification_sources": {
         "checkpoints.older_names",
         "errors",

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from fewbits.checkpoints.model_directory import DirectoryWriter
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import CheckpointError, FormatError, VerificationError
 from fewbits.targets import DirectoryTarget
-from fewbits.verification import Expectation, _compare_fields, _rows_of
+from fewbits.verification import Expectation, _compare_numbers, _own_numbers, _rows_of
 from references.random_models import byte_level_tokenizer, save_byte_level, save_model, small_config
 
 KINDS = ["int4_g32_sym_f16", "uint4_g64_asym_f16", "nf4_g64_dq", "fp8_e4m3_tile128", "nvfp4", "learned4_g64", "Q4_0"]
@@ -63,7 +64,7 @@ def test_every_kind_comes_back_as_its_format_says(model: Path, tmp_path: Path, k
     params = format.fit(w)
     wanted = format.fields(format.encode(w, params), params)
     for field, array in wanted.items():
-        assert np.array_equal(stored.fields[field], array), field
+        assert np.array_equal(stored.load()[field], array), field
     assert record.verified
 
 
@@ -228,7 +229,7 @@ def test_a_code_of_nan_comes_back_as_nan(model: Path, tmp_path: Path) -> None:
     file = FieldsReader(SafetensorsReader(tmp_path / "out" / "model.safetensors"))
     stored = file.read("model.layers.0.mlp.up_proj.weight")
     assert isinstance(stored, StoredMatrix)
-    fields = {key: field.copy() for key, field in stored.fields.items()}
+    fields = {key: field.copy() for key, field in stored.load().items()}
     fields["codes"][0, 0] = 0x7F
     format = formats.get("fp8_e4m3_row")
     numbers = format.decode(*format.from_fields(fields, (768, 256)))
@@ -241,7 +242,7 @@ def test_a_byte_of_codes_that_no_codes_make_is_refused(model: Path, tmp_path: Pa
     file = FieldsReader(SafetensorsReader(tmp_path / "out" / "model.safetensors"))
     stored = file.read("model.layers.0.mlp.up_proj.weight")
     assert isinstance(stored, StoredMatrix)
-    fields = {key: field.copy() for key, field in stored.fields.items()}
+    fields = {key: field.copy() for key, field in stored.load().items()}
     fields["codes"][2, 5] = 243
     with pytest.raises(FormatError, match="into a byte up to 242 and was given 243"):
         formats.get("ternary_g128_f16").from_fields(fields, (768, 256))
@@ -261,7 +262,8 @@ def test_an_element_that_is_far_off_is_beyond_the_bound(model: Path, tmp_path: P
             w[row, np.abs(w[row]).argmax()] *= -1.0
         source = StoredTensor(name, "F32", w.shape, w.view(np.uint8).reshape(-1))
         want = Expectation(source, None, kind, 0.0)
-        found = _compare_fields(stored, want, _rows_of(want), float(np.abs(w).max()), (0, len(w)))
+        read = partial(_own_numbers, stored)
+        found = _compare_numbers(read, want, _rows_of(want), float(np.abs(w).max()), (0, len(w)))
         assert (found.worst > formats.get(kind).error_bound) == far_off
 
 

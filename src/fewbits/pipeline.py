@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 from fewbits import formats, kernels, methods, planning
 from fewbits.assignment import Assignment, assign, with_outliers
 from fewbits.checkpoints.base import Conversion, Placement
+from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
 from fewbits.choosing import choose, require_legal
 from fewbits.digest import Digests
 from fewbits.encoding import Encoded, encode_slab, is_native, shared_parameters, slabs
-from fewbits.errors import CalibrationError, CheckpointError
+from fewbits.errors import CalibrationError, CheckpointError, RecipeError
 from fewbits.formats import Params
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
@@ -52,7 +53,7 @@ def run(
     recipe = planning.get(request.recipe).with_overrides(overrides)
     chosen = _way(request, recipe)
     _require_same_columns(request, chosen)
-    target = target_of(request.output, request.dialect, recipe.dialect)
+    target = _target(request, recipe, chosen)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
     if kept := request.calibration.importance:
         require_writable(kept, kept, force=request.force, dry_run=request.dry_run)
@@ -78,6 +79,18 @@ def run(
         return job.preview
     require_room(request.output, job.prepared.size, turning.bytes if turning else 0)
     return _work(request, job, chosen.method, workers, lambda: digests.of(files))
+
+
+def _target(request: Request, recipe: Recipe, chosen: Way) -> Target:
+    """The kind of output; columns in 16 bits beside codes are what only our own dialect can say."""
+    if chosen.split is None:
+        return target_of(request.output, request.dialect, recipe.dialect)
+    if request.dialect not in (None, OWN):
+        raise RecipeError(
+            f"the method {chosen.name} keeps columns in 16 bits, which the dialect {request.dialect} cannot say; take "
+            f"--dialect {OWN}, or a method without outliers."
+        )
+    return target_of(request.output, request.dialect)
 
 
 def _named_files(request: Request, recipe: Recipe) -> tuple[str | Path | None, ...]:

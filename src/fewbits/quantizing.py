@@ -41,21 +41,15 @@ def quantize(
 ) -> Record | Preview:
     """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
 
-    `output` is a GGUF file, or where its name has no ending a model directory, whose matrices lie as `dialect` says:
-    "gptq", "awq", "compressed-tensors", "bitsandbytes", "fp8" and "mlx" are what other programs read, "fewbits" holds
-    every format; None is the recipe's, else "fewbits".
-
-    `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats: {"blk.*.ffn_down":
-    "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method`
-    says how codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the
-    latter with `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a
-    rotation of the model by `seed`, "hadamard+gptq"; "outliers+gptq" keeps columns of the largest inputs in 16 bits,
-    and "gptq+learned" lets layers learn afterwards. A recipe may bring its own method. Methods that look at text take
-    a built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of
-    `guard`. `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps
-    what was measured, as importance matrices. `architecture` is a TOML file of facts (docs/architectures.md);
-    it stays known in this process. `threads` None means all processors. Returns the record, also written beside
-    `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing on failure.
+    Every option is `fewbits quantize`'s, which docs/recipes.md explains. `output` is a GGUF file, or without an ending
+    a model directory, whose matrices lie as `dialect` says (docs/containers.md; None: the recipe's, else "fewbits").
+    `to` names a recipe or its TOML file; `tensors` gives some tensors other formats: {"blk.*.ffn_down": "Q6_K"} or
+    ["blk.*.ffn_down=Q6_K"]. `method` None means gptq_search with `calibration` (a path, several, or texts), else the
+    recipe's or nearest; methods that look at text read `windows` windows of `sequence_length` tokens, of a built-in
+    mix where none is given, and judge codes on the text of `guard`. `target_text` is one file or one per group.
+    `architecture` is a TOML file of facts, known in this process from then on. `threads` None means all processors.
+    Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one
+    sentence, and leaves nothing on failure.
     """
     text = Path(calibration) if isinstance(calibration, str) else calibration
     kept = _path(write_importance)

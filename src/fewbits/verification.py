@@ -152,7 +152,11 @@ def _largest(want: Expectation, rows: Rows) -> float:
 
 
 def verify_dialect(
-    folder: Path, weights: Path, expected: Mapping[str, Expectation], workers: Workers, progress: Callable[[int, int], None]
+    folder: Path,
+    weights: Path,
+    expected: Mapping[str, Expectation],
+    workers: Workers,
+    progress: Callable[[int, int], None],
 ) -> str:
     """Check the model directory `folder` in a dialect of others and return the SHA-256 of `weights`.
 

@@ -80,7 +80,7 @@ def stream(words: Numbers, bits: int, count: int) -> npt.NDArray[np.int64]:
     wide = np.concatenate([words.astype(np.uint64), np.zeros((len(words), 1), np.uint64)], axis=1)
     at = np.arange(count) * bits
     pairs = wide[:, at // 32] | (wide[:, at // 32 + 1] << np.uint64(32))
-    codes = (pairs >> (at % 32).astype(np.uint64)) & np.uint64(2**bits - 1)
+    codes: npt.NDArray[np.uint64] = (pairs >> (at % 32).astype(np.uint64)) & np.uint64(2**bits - 1)
     return codes.astype(np.int64)
 
 
@@ -98,7 +98,8 @@ def _gptq(folder: Directory, module: str) -> Reading | None:
     def numbers(start: int, stop: int) -> Floats:
         codes = stream(np.ascontiguousarray(words[:, start:stop].T), bits, cols)
         steps = codes - zeros[place, start:stop].T
-        return scales[place, start:stop].T.astype(np.float32) * steps.astype(np.float32)
+        found: Floats = scales[place, start:stop].T.astype(np.float32) * steps.astype(np.float32)
+        return found
 
     return Reading((rows, cols), folder.part(module, "qweight", "qzeros", "scales", "g_idx"), numbers)
 
@@ -159,7 +160,8 @@ def _packed(
 
     def numbers(start: int, stop: int) -> Floats:
         steps = stream(words[start:stop], bits, cols) - half - zeros[start:stop][:, place]
-        return scale[start:stop][:, place].astype(np.float32) * steps.astype(np.float32)
+        found: Floats = scale[start:stop][:, place].astype(np.float32) * steps.astype(np.float32)
+        return found
 
     return (rows, cols), numbers
 
@@ -196,7 +198,8 @@ def _mxfp4(
         found = np.empty((stop - start, cols), np.float32)
         found[:, ::2], found[:, 1::2] = table[pairs[start:stop] & 15], table[pairs[start:stop] >> 4]
         powers = np.ldexp(np.float32(1), scale[start:stop].astype(np.int32) - 127)
-        return found * np.repeat(powers, 32, axis=1)
+        found *= np.repeat(powers, 32, axis=1)
+        return found
 
     return (len(pairs), cols), numbers
 

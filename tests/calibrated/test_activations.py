@@ -84,8 +84,8 @@ def test_the_kept_columns_are_those_of_the_source(outlying: Path, made: dict[str
     stored = FieldsReader(SafetensorsReader(made["llm_int8"] / "model.safetensors")).read(UP)
     assert isinstance(stored, StoredMatrix)
     source = load_file(outlying / "model.safetensors")[UP].numpy()
-    index = stored.fields["outlier_index"]
-    assert np.array_equal(stored.fields["outlier_values"], source[:, index].astype(np.float16))
+    index = stored.load()["outlier_index"]
+    assert np.array_equal(stored.load()["outlier_values"], source[:, index].astype(np.float16))
 
 
 @pytest.mark.parametrize("method", ["outliers+gptq", "outliers+search", "smooth+outliers+nearest"])
@@ -127,7 +127,7 @@ def test_a_wrong_statement_is_refused(outlying: Path, tmp_path: Path, monkeypatc
     honest = fields._said_of
     monkeypatch.setattr(fields, "_said_of", lambda m: {**honest(m), "activation": "fp8_token"})
     with pytest.raises(VerificationError, match="inputs rounded as fp8_token"):
-        fewbits.quantize(outlying, tmp_path / "o", to="w8a8")
+        fewbits.quantize(outlying, tmp_path / "o", to="w8a8", dialect="fewbits")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,11 @@ def test_a_wrong_statement_is_refused(outlying: Path, tmp_path: Path, monkeypatc
         ("o.gguf", {"to": "Q8_0", "method": "outliers"}, "columns in 16 bits.* a GGUF file cannot say"),
         ("o", {"to": "Q8_0", "method": "outliers"}, "is one string of bytes per row; take a format with fields"),
         ("o", {"to": "int8_row_sym", "method": "smooth+gptq"}, "weighs the rounding of activations"),
+        (
+            "o",
+            {"to": "w8a8", "method": "outliers", "dialect": "gptq"},
+            "which the dialect gptq cannot",
+        ),
         ("o", {"to": "gptq", "method": "hqq"}, "chooses codes by gptq, and --method says hqq"),
         ("o", {"to": "smoothquant", "method": "smooth+gptq"}, "by smooth.nearest, and --method says"),
     ],

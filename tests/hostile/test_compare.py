@@ -66,7 +66,7 @@ def test_models_that_are_none(tmp_path: Path, text: Path) -> None:
 def test_a_configuration_that_is_no_json(tmp_path: Path, text: Path) -> None:
     shutil.copytree(POCKET, tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("{")
-    assert "config.json cannot be used" in _refusal(tmp_path / "model", POCKET, text)
+    assert "config.json is not valid JSON" in _refusal(tmp_path / "model", POCKET, text)
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, text: Path) -> None:

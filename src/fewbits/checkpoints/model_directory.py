@@ -123,13 +123,18 @@ def _fields(tensor: Matrix) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {"data": (_NUMPY[tensor.format], tensor.shape)} if _is_plain(tensor) else tensor.shapes
 
 
+_HEAD = "lm_head.weight"
+
+
 def _quantization(
     tensors: list[Matrix], matrices: list[Matrix], recipe: str, dialect: Dialect | None
 ) -> dict[str, Any]:
     """`quantization_config`."""
     if dialect is not None:
         plain = [t.name for t in tensors if _is_plain(t) and len(t.shape) == 2 and t.name.endswith(".weight")]
-        return dialect.configuration(matrices, plain)
+        # Where it is tied to the embedding no tensor has this name, but readers have the module.
+        tied = [_HEAD] if _HEAD not in {tensor.name for tensor in tensors} else []
+        return dialect.configuration(matrices, [*plain, *tied])
     activations = sorted({tensor.activation for tensor in tensors if tensor.activation})
     return {"quant_method": METHOD, "recipe": recipe} | ({"activations": activations} if activations else {})
 

@@ -1,4 +1,4 @@
-"""A quantized model directory in any dialect that is read here, evaluated through its decoded weights in transformers."""
+"""A quantized model directory in any dialect, evaluated through its decoded weights in transformers."""
 
 from __future__ import annotations
 

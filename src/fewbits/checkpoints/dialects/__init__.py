@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+from importlib import import_module
 
-from fewbits.checkpoints.dialects.awq import AWQ
 from fewbits.checkpoints.dialects.base import Configuration, Dialect
-from fewbits.checkpoints.dialects.bitsandbytes import BitsAndBytes
-from fewbits.checkpoints.dialects.compressed_tensors import CompressedTensors
-from fewbits.checkpoints.dialects.fp8_tiles import FP8Tiles
-from fewbits.checkpoints.dialects.gptq import GPTQ
-from fewbits.checkpoints.dialects.mlx import MLX
 from fewbits.checkpoints.fields import PLAIN, Matrix
 from fewbits.errors import CheckpointError
 from fewbits.registry import Registry
@@ -20,9 +16,26 @@ __all__ = ["DIALECTS", "OWN", "Configuration", "Dialect", "get", "recognized", "
 OWN = "fewbits"
 """Our own dialect, which holds every format (checkpoints/fields.py)."""
 
+# Name -> module and class; a module is imported when its dialect is asked for.
+_DIALECTS = {
+    "gptq": ("gptq", "GPTQ"),
+    "awq": ("awq", "AWQ"),
+    "compressed-tensors": ("compressed_tensors", "CompressedTensors"),
+    "bitsandbytes": ("bitsandbytes", "BitsAndBytes"),
+    "fp8": ("fp8_tiles", "FP8Tiles"),
+    "mlx": ("mlx", "MLX"),
+}
+
 DIALECTS: Registry[Dialect] = Registry("dialect", CheckpointError)
-for _dialect in (GPTQ(), AWQ(), CompressedTensors(), BitsAndBytes(), FP8Tiles(), MLX()):
-    DIALECTS.add(_dialect.name, _dialect)
+
+
+def _load(module: str, kind: str) -> Dialect:
+    dialect: Dialect = getattr(import_module(f"fewbits.checkpoints.dialects.{module}"), kind)()
+    return dialect
+
+
+for _name, _where in _DIALECTS.items():
+    DIALECTS.add_later(_name, partial(_load, *_where))
 
 
 def get(name: str) -> Dialect:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of, stem
 from fewbits.checkpoints.dialects.packing import packed_down, unpacked_down
-from fewbits.checkpoints.dialects.uniform import Uniform, uniform, uniform_name
+from fewbits.checkpoints.dialects.uniform import uniform, uniform_name, uniform_of
 from fewbits.checkpoints.fields import Matrix
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
@@ -42,8 +42,8 @@ class AWQ:
         fits = found and found.bits == BITS and found.group and not found.symmetric and found.scale == "f16"
         if not fits:
             return (
-                f"is {matrix.format}, and AWQ's dialect holds 4 bits with zero points and f16 scales per group, such as "
-                "uint4_g128_asym_f16"
+                f"is {matrix.format}, and AWQ's dialect holds 4 bits with zero points and f16 scales per group, such "
+                "as uint4_g128_asym_f16"
             )
         if len(matrix.shape) != 2 or matrix.shape[0] % PER_WORD:
             return f"is {list(matrix.shape)}, and AWQ's words want a number of rows that is a multiple of {PER_WORD}"
@@ -52,7 +52,7 @@ class AWQ:
     def slots(self, matrix: Matrix) -> Slots:
         """Three tensors in place of `weight`."""
         (rows, cols), module = matrix.shape, stem(matrix.name)
-        groups = _uniform(matrix).groups(cols)
+        groups = uniform_of(matrix).groups(cols)
         return {
             f"{module}.qweight": ("I32", (cols, rows // PER_WORD)),
             f"{module}.qzeros": ("I32", (groups, rows // PER_WORD)),
@@ -61,7 +61,7 @@ class AWQ:
 
     def pack(self, matrix: Matrix, fields: Fields) -> Arrays:
         """Rows in the kernel's order, packed down."""
-        (rows, cols), module, found = matrix.shape, stem(matrix.name), _uniform(matrix)
+        (rows, cols), module, found = matrix.shape, stem(matrix.name), uniform_of(matrix)
         codes = unpack_bits(found.counted(fields["codes"], cols), BITS, cols)
         order = _order(rows)
         return {
@@ -76,7 +76,7 @@ class AWQ:
         return {
             "quant_method": "awq",
             "bits": BITS,
-            "group_size": _uniform(matrices[0]).group,
+            "group_size": uniform_of(matrices[0]).group,
             "zero_point": True,
             "version": "gemm",
             "modules_to_not_convert": [stem(name) for name in plain] or None,
@@ -106,21 +106,16 @@ class AWQ:
 
     def unpack(self, matrix: Matrix, files: Files, configuration: Configuration) -> Fields:
         """Rows in their own order again."""
-        (rows, _), module, slots = matrix.shape, stem(matrix.name), self.slots(matrix)
+        (rows, _), slots = matrix.shape, self.slots(matrix)
         read = {name.rpartition(".")[2]: array(files, name, *slot) for name, slot in slots.items()}
         back = np.argsort(_order(rows))
         codes = unpacked_down(read["qweight"], BITS, rows)[back]
         zeros = unpacked_down(read["qzeros"], BITS, rows)[back]
         scale = np.ascontiguousarray(read["scales"].T)
-        return {"codes": pack_bits(codes, BITS), "scale": scale, **_uniform(matrix).zero_fields(zeros, matrix)}
+        return {"codes": pack_bits(codes, BITS), "scale": scale, **uniform_of(matrix).zero_fields(zeros, matrix)}
 
 
 def _order(rows: int) -> npt.NDArray[np.int64]:
     """The row in each place."""
-    return (np.arange(0, rows, PER_WORD)[:, None] + np.array(PLACES)).ravel()
-
-
-def _uniform(matrix: Matrix) -> Uniform:
-    found = uniform(matrix.format)
-    assert found is not None, "what is refused is neither packed nor read"
-    return found
+    order: npt.NDArray[np.int64] = (np.arange(0, rows, PER_WORD)[:, None] + np.array(PLACES)).ravel()
+    return order

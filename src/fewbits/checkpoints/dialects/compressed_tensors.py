@@ -224,7 +224,7 @@ def _weights(layout: Layout) -> dict[str, Any]:
     """QuantizationArgs of the matrices."""
     found = layout.whole
     group = {"group": found.group if found else 32, "channel": None, "tensor": None, "block": None}[layout.scope]
-    stated = {
+    stated: dict[str, Any] = {
         "num_bits": found.bits if found else 4 if layout.name == MXFP4 else 8,
         "type": "int" if found else "float",
         "symmetric": found.symmetric if found else True,

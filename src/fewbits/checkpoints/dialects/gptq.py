@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of, stem
 from fewbits.checkpoints.dialects.ordered import by_group, in_place, is_ordered, order_of, places_of
 from fewbits.checkpoints.dialects.packing import from_words, packed_down, to_words, unpacked_down, word_count
-from fewbits.checkpoints.dialects.uniform import Uniform, uniform, uniform_name
+from fewbits.checkpoints.dialects.uniform import uniform, uniform_name, uniform_of
 from fewbits.checkpoints.fields import Matrix
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
@@ -55,7 +55,7 @@ class GPTQ:
 
     def slots(self, matrix: Matrix) -> Slots:
         """Four tensors in place of `weight`."""
-        (rows, cols), found = matrix.shape, _uniform(matrix)
+        (rows, cols), found = matrix.shape, uniform_of(matrix)
         module, groups = stem(matrix.name), found.groups(cols)
         return {
             f"{module}.qweight": ("I32", (word_count(cols, found.bits), rows)),
@@ -66,7 +66,7 @@ class GPTQ:
 
     def pack(self, matrix: Matrix, fields: Fields) -> Arrays:
         """The same bits, transposed."""
-        (rows, cols), found = matrix.shape, _uniform(matrix)
+        (rows, cols), found = matrix.shape, uniform_of(matrix)
         module = stem(matrix.name)
         codes = found.counted(in_place(fields, found.bits, cols), cols)
         zeros = found.zeros(fields, rows, found.groups(cols))
@@ -81,7 +81,7 @@ class GPTQ:
     def configuration(self, matrices: Sequence[Matrix], plain: Sequence[str]) -> dict[str, Any]:
         """What AutoGPTQ began and its heirs read; matrices of layers that stay are left out by name, as `dynamic`."""
         one_of(matrices, self.name)
-        found = _uniform(matrices[0])
+        found = uniform_of(matrices[0])
         stated: dict[str, Any] = {
             "quant_method": "gptq",
             "bits": found.bits,
@@ -109,7 +109,7 @@ class GPTQ:
                 f"{', '.join(map(str, BITS))} bits and groups of columns, or -1 for rows."
             )
         symmetric = bool(configuration.get("sym", True))
-        name = uniform_name(bits, max(group, 0), symmetric=symmetric, scale="f16")
+        name = uniform_name(bits, max(group, 0), symmetric=symmetric, scale="f16", signed=symmetric)
         found = {}
         for each in files.names():
             if each.endswith(".qweight"):
@@ -122,7 +122,7 @@ class GPTQ:
 
     def unpack(self, matrix: Matrix, files: Files, configuration: Configuration) -> Fields:
         """Codes row by row again."""
-        (rows, cols), found = matrix.shape, _uniform(matrix)
+        (rows, cols), found = matrix.shape, uniform_of(matrix)
         module, slots = stem(matrix.name), self.slots(matrix)
         read = {ending: array(files, f"{module}.{ending}", *slots[f"{module}.{ending}"]) for ending in _STORED}
         codes = found.counted(from_words(read["qweight"].T, packed_bytes(cols, found.bits)), cols)
@@ -135,12 +135,6 @@ class GPTQ:
 
 
 _STORED = ("qweight", "qzeros", "scales")
-
-
-def _uniform(matrix: Matrix) -> Uniform:
-    found = uniform(matrix.format)
-    assert found is not None, "what is refused is neither packed nor read"
-    return found
 
 
 def _is_ordered(files: Files, module: str, cols: int, group: int) -> bool:

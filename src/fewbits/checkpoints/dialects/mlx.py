@@ -17,7 +17,7 @@ import numpy as np
 
 from fewbits.checkpoints.dialects.base import Array, Arrays, Configuration, Files, Slots, array, one_of, stem
 from fewbits.checkpoints.dialects.packing import from_words, to_words, word_count
-from fewbits.checkpoints.dialects.uniform import DTYPES, SCALES, Uniform, uniform, uniform_name
+from fewbits.checkpoints.dialects.uniform import DTYPES, SCALES, Uniform, uniform, uniform_name, uniform_of
 from fewbits.checkpoints.fields import Matrix
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
@@ -48,7 +48,7 @@ class MLX:
 
     def slots(self, matrix: Matrix) -> Slots:
         """Codes, scales, biases."""
-        (rows, cols), found = matrix.shape, _uniform(matrix)
+        (rows, cols), found = matrix.shape, uniform_of(matrix)
         module, lines = stem(matrix.name), (rows, found.groups(cols))
         return {
             f"{module}.weight": ("U32", (rows, word_count(cols, found.bits))),
@@ -58,7 +58,7 @@ class MLX:
 
     def pack(self, matrix: Matrix, fields: Fields) -> Arrays:
         """Codes counted from the lowest one; raises CheckpointError where a bias is beyond its type."""
-        found, module = _uniform(matrix), stem(matrix.name)
+        found, module = uniform_of(matrix), stem(matrix.name)
         biases = _biases(fields["scale"], found)
         if not _all_finite(biases):
             raise CheckpointError(
@@ -73,7 +73,7 @@ class MLX:
     def configuration(self, matrices: Sequence[Matrix], plain: Sequence[str]) -> dict[str, Any]:
         """MLX has no method to state; matrices that stay are set to false by name."""
         one_of(matrices, self.name)
-        found = _uniform(matrices[0])
+        found = uniform_of(matrices[0])
         facts = {"group_size": found.group, "bits": found.bits, "mode": "affine"}
         return {**facts, **{stem(name): False for name in plain}}
 
@@ -102,21 +102,15 @@ class MLX:
 
     def unpack(self, matrix: Matrix, files: Files, configuration: Configuration) -> Fields:
         """Codes and scales; raises CheckpointError where biases are other than those of symmetric codes."""
-        found = _uniform(matrix)
+        found = uniform_of(matrix)
         words, scale, biases = (array(files, name, *slot) for name, slot in self.slots(matrix).items())
         if not np.array_equal(_biases(scale, found), biases):
             raise CheckpointError(
-                f"tensor {matrix.name} has biases of its own, as mlx.core.quantize makes them, and no format here is the "
-                "equal of that; start from the original model."
+                f"tensor {matrix.name} has biases of its own, as mlx.core.quantize makes them, and no format here is "
+                "the equal of that; start from the original model."
             )
         packed = from_words(words, packed_bytes(matrix.shape[1], found.bits))
         return {"codes": found.counted(packed, matrix.shape[1]), "scale": scale}
-
-
-def _uniform(matrix: Matrix) -> Uniform:
-    found = uniform(matrix.format)
-    assert found is not None, "what is refused is neither packed nor read"
-    return found
 
 
 def _biases(scale: Array, found: Uniform) -> Array:

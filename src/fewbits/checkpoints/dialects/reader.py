@@ -21,7 +21,9 @@ CONFIG = "config.json"
 class DialectReader:
     """A checkpoint in a dialect that is not ours, its header checked against its configuration."""
 
-    def __init__(self, files: SafetensorsReader | ShardedReader, dialect: Dialect, configuration: Configuration) -> None:
+    def __init__(
+        self, files: SafetensorsReader | ShardedReader, dialect: Dialect, configuration: Configuration
+    ) -> None:
         self.path: Path = files.path
         self.metadata = files.metadata
         self.dialect = dialect
@@ -93,5 +95,3 @@ def open_quantized(path: Path, *, unknown_as_it_is: bool = False) -> FieldsReade
             "start from the original model."
         )
     return DialectReader(files, dialect, configuration)
-
-

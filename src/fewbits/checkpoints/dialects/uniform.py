@@ -89,11 +89,19 @@ def uniform(format_name: str) -> Uniform | None:
     )
 
 
+def uniform_of(matrix: Matrix) -> Uniform:
+    """The facts of a matrix's format; raises CheckpointError where it is none of whole numbers."""
+    found = uniform(matrix.format)
+    if found is None:
+        raise CheckpointError(f"tensor {matrix.name} is said to be {matrix.format}, which is no format; it is damaged.")
+    return found
+
+
 def uniform_name(bits: int, group: int, *, symmetric: bool, scale: str, signed: bool = True) -> str:
     """The name of the format with these facts; `group` 0 is a scale per row.
 
-    >>> uniform_name(4, 128, symmetric=True, scale="f16"), uniform_name(8, 0, symmetric=False, scale="f32", signed=False)
-    ('int4_g128_sym_f16', 'uint8_row_asym')
+    >>> uniform_name(4, 128, symmetric=True, scale="f16"), uniform_name(8, 0, symmetric=True, scale="f32")
+    ('int4_g128_sym_f16', 'int8_row_sym')
     """
     kind, scope = f"{'' if signed else 'u'}int{bits}", f"g{group}" if group else "row"
     words = [kind, scope, "sym" if symmetric else "asym"]
