@@ -1,4 +1,4 @@
-"""fewbits quantizes AI models and proves what it cost: `quantize`, `compare` and `inspect`.
+"""fewbits quantizes AI models and proves what it cost: `quantize`, `convert`, `compare` and `inspect`.
 
 The verbs are imported on first use, so that `import fewbits` stays fast and loads no torch.
 """
@@ -12,6 +12,7 @@ from fewbits.errors import FewbitsError
 
 if TYPE_CHECKING:
     from fewbits import formats
+    from fewbits.conversion.convert import convert
     from fewbits.evaluation.compare import compare
     from fewbits.explanation.explain import explain
     from fewbits.inspection import inspect
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["FewbitsError", "__version__", "compare", "explain", "formats", "inspect", "quantize"]
+__all__ = ["FewbitsError", "__version__", "compare", "convert", "explain", "formats", "inspect", "quantize"]
 
 _VERBS = {
     "compare": "fewbits.evaluation.compare",
+    "convert": "fewbits.conversion.convert",
     "explain": "fewbits.explanation.explain",
     "inspect": "fewbits.inspection",
     "quantize": "fewbits.quantizing",

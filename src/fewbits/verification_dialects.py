@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.checkpoints.safetensors import SafetensorsReader
+from fewbits.checkpoints.safetensors import SafetensorsReader, ShardedReader
 from fewbits.errors import VerificationError
 from fewbits.verification_fields import codebook, dynamic_map, small_float
 
@@ -41,14 +41,25 @@ class Reading:
 class Directory:
     """A model directory in the dialect that its configuration names."""
 
-    weights: SafetensorsReader
-    quantization: Mapping[str, Any]
+    weights: SafetensorsReader | ShardedReader
+    quantization: Mapping[str, Any] | None
 
     @staticmethod
     def open(folder: Path, weights: Path) -> Directory:
         """Read the configuration and the header of the weights."""
+        return Directory.of(folder, SafetensorsReader(weights))
+
+    @staticmethod
+    def of(folder: Path, weights: SafetensorsReader | ShardedReader) -> Directory:
+        """Read the configuration beside `weights`."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return Directory(SafetensorsReader(weights), config["quantization_config"])
+        return Directory(weights, config.get("quantization_config"))
+
+    @property
+    def stated(self) -> Mapping[str, Any]:
+        """The configuration of a directory that has one."""
+        assert self.quantization is not None, "a matrix was found, so its dialect was"
+        return self.quantization
 
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
@@ -65,6 +76,8 @@ class Directory:
 
     def read(self, name: str) -> Reading | None:
         """The matrix `name` as readers of this dialect see it; None where it lies there as plain numbers."""
+        if self.quantization is None:
+            return None
         method = self.quantization.get("quant_method", "mlx")
         if method not in _READINGS:
             raise VerificationError(f"verification has no reading of the dialect {method}; the output is not kept.")
@@ -87,11 +100,11 @@ def stream(words: Numbers, bits: int, count: int) -> npt.NDArray[np.int64]:
 def _gptq(folder: Directory, module: str) -> Reading | None:
     if not folder.has(f"{module}.qweight"):
         return None
-    bits = int(folder.quantization["bits"])
+    bits = int(folder.stated["bits"])
     words, scales, place = (folder.tensor(f"{module}.{n}") for n in ("qweight", "scales", "g_idx"))
     cols, rows = len(place), scales.shape[1]
     zeros = stream(folder.tensor(f"{module}.qzeros"), bits, rows)
-    if folder.quantization["checkpoint_format"] == "gptq":
+    if folder.stated.get("checkpoint_format", "gptq") == "gptq":
         zeros = (zeros + 1) % 2**bits
     place = place.astype(np.int64)
 
@@ -128,7 +141,7 @@ def _awq(folder: Directory, module: str) -> Reading | None:
 
 def _group(folder: Directory, module: str) -> Mapping[str, Any]:
     """The config group of a module of compressed-tensors."""
-    groups = list(folder.quantization["config_groups"].values())
+    groups = list(folder.stated["config_groups"].values())
     named = [group for group in groups if module in group["targets"]]
     found: Mapping[str, Any] = (named or [group for group in groups if "Linear" in group["targets"]])[0]
     return found
@@ -242,7 +255,7 @@ def _fp8(folder: Directory, module: str) -> Reading | None:
 def _mlx(folder: Directory, module: str) -> Reading | None:
     if not folder.has(f"{module}.biases"):
         return None
-    bits, size = int(folder.quantization["bits"]), int(folder.quantization["group_size"])
+    bits, size = int(folder.stated["bits"]), int(folder.stated["group_size"])
     words, scale, bias = (folder.tensor(f"{module}.{n}") for n in ("weight", "scales", "biases"))
     cols = scale.shape[1] * size
     place = np.arange(cols) // size

@@ -49,10 +49,13 @@ def turn(matrix: StoredTensor) -> StoredTensor:
     return Columns(matrix.name, matrix.format, matrix.shape[::-1], matrix.buffer)
 
 
-def expect_directory(path: Path, file: GGUFReader) -> dict[str, Origin]:
-    """Target name -> origin for the model directory `path`, from its configuration alone."""
-    config = read_configuration(path)
-    reader, _ = open_weights(path)
+def expect_directory(path: Path, file: GGUFReader, quantized: Reader | None = None) -> dict[str, Origin]:
+    """Target name -> origin for the model directory `path`, from its configuration alone.
+
+    Of a directory that is quantized already, `quantized` reads the tensors.
+    """
+    config = read_configuration(path, quantized=quantized is not None)
+    reader = quantized or open_weights(path)[0]
     facts = config.architecture.stored(config.values, config.layers, reader.names())
     ordered = any(fact.order for _, fact in facts.values())
     width = _head_width(file) if ordered else 0

@@ -251,8 +251,11 @@ def _global_rope(path: Path, architecture: Architecture, raw: Mapping[str, Any],
     return stated.get(local.others) or {}
 
 
-def read_configuration(directory: Path) -> Configuration:
-    """config.json of a model directory; raises CheckpointError when it is missing, contradictory or not supported."""
+def read_configuration(directory: Path, *, quantized: bool = False) -> Configuration:
+    """config.json of a model directory; raises CheckpointError when it is missing, contradictory or not supported.
+
+    A model that is `quantized` already is refused unless it may be.
+    """
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{directory} has no config.json; point to a complete Hugging Face model directory.")
@@ -261,7 +264,8 @@ def read_configuration(directory: Path) -> Configuration:
         architecture = for_config(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    _refuse_quantized(path, raw)
+    if not quantized:
+        _refuse_quantized(path, raw)
     values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
     _derive(architecture, values)
     _check_counts(path, values, rotates=architecture.rotates)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -84,6 +84,19 @@ class StoredMatrix(Matrix):
     """Its fields by name: mapped views, or what a dialect makes of them."""
 
 
+class MatrixReader(Protocol):
+    """A checkpoint as matrices with fields and plain tensors."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+    def names(self) -> list[str]:
+        """All names."""
+
+    def read(self, name: str) -> StoredMatrix | StoredTensor:
+        """The tensor called `name`."""
+
+
 class FieldsReader:
     """A safetensors file in the fewbits dialect, checked completely against the formats it names."""
 
@@ -95,12 +108,12 @@ class FieldsReader:
         self._file = file
         self._stated = _stated(file)
         self._matrices = {name: self._matrix(name) for name in self._stated}
-        known = {field_name(m.name, f) for m in self._matrices.values() for f in m.shapes}
-        self._plain = [name for name in file.names() if name not in known]
+        owner = {field_name(m.name, f): m.name for m in self._matrices.values() for f in m.shapes}
+        self._names = list(dict.fromkeys(owner.get(name, name) for name in file.names()))
 
     def names(self) -> list[str]:
-        """Names of all tensors, matrices first."""
-        return [*self._matrices, *self._plain]
+        """Names of all tensors, in the order of the file."""
+        return self._names
 
     def read(self, name: str) -> StoredMatrix | StoredTensor:
         """The tensor called `name`; raises CheckpointError when there is none."""

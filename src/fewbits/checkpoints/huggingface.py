@@ -22,20 +22,24 @@ from fewbits.checkpoints.older_names import open_weights
 from fewbits.checkpoints.pooling import Pooling, read_pooling
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import frequency_factors, interleaved, parted, scaling_metadata, scaling_notes
+from fewbits.checkpoints.row_tensors import RowReader, RowTensor
 from fewbits.checkpoints.tokenizer import TokenizerFacts, read_tokenizer
 from fewbits.errors import CheckpointError
 from fewbits.models import EXPERT, TensorFact
 
 
-def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
+def convert_directory(path: Path, *, name: str | None = None, quantized: RowReader | None = None) -> Conversion:
     """The model in directory `path` as a GGUF file; `name` is its display name (None: the directory's).
+
+    The tensors of a directory that is quantized already are those that `quantized` reads.
 
     Raises CheckpointError when the directory is incomplete, contradicts itself or holds what GGUF cannot state.
     """
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory; point to a Hugging Face model directory.")
-    config = read_configuration(path)
-    reader, shards = open_weights(path)
+    config = read_configuration(path, quantized=quantized is not None)
+    stored, shards = open_weights(path)
+    reader = quantized or stored
     placements, notes = _place(config, reader)
     tokenizer = read_tokenizer(path, config)
     pooling = _pooling(config, tokenizer)
@@ -195,7 +199,8 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
             f"tensor {quoted(tensor.name)} has shape {list(tensor.shape)} where {config.path} calls for "
             f"{list(stated)}; the configuration belongs to another model."
         )
-    if tensor.format not in WEIGHT_TYPES:
+    whole = tensor.parts[0] if isinstance(tensor, StackedTensor) else tensor
+    if tensor.format not in WEIGHT_TYPES and not isinstance(whole, RowTensor):
         raise CheckpointError(
             f"tensor {quoted(tensor.name)} is stored as {tensor.format}, and weights are read from "
             f"{', '.join(WEIGHT_TYPES)}; save the model in one of these."

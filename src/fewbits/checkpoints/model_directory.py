@@ -67,12 +67,17 @@ def plan_directory(
     recipe: str,
     changes: Mapping[str, Any] | None = None,
     dialect: Dialect | None = None,
+    *,
+    quantized: bool = False,
 ) -> DirectoryLayout:
     """The layout of a directory with `tensors`, made from the model directory `source`, in our dialect or another.
 
-    `changes` are keys of its config.json that have to say something else. Raises CheckpointError where the dialect
-    cannot hold these matrices.
+    `changes` are keys of its config.json that have to say something else. A source that is `quantized` already is
+    refused unless it may be: then what it says of its own dialect is left out. Raises CheckpointError where the
+    dialect cannot hold these matrices.
     """
+    if not quantized:
+        _refuse_quantized(source)
     matrices = [tensor for tensor in tensors if not _is_plain(tensor)]
     stated = {METHOD: statement(matrices)} if dialect is None else {"quantized_by": METHOD}
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **stated}}
@@ -93,7 +98,7 @@ def plan_directory(
         header=len(text).to_bytes(8, "little") + text,
         slots={key: replace(slot, offset=slot.offset + start) for key, slot in slots.items()},
         size=start + position,
-        config=_config(source, changes or {}, _quantization(tensors, matrices, recipe, dialect)),
+        config=_config(source, changes or {}, _quantization(tensors, matrices, recipe, dialect), dialect),
         copied=_copied(source, files),
         dialect=dialect,
         packed={matrix.name: matrix for matrix in matrices} if dialect else {},
@@ -139,14 +144,21 @@ def _quantization(
     return {"quant_method": METHOD, "recipe": recipe} | ({"activations": activations} if activations else {})
 
 
-def _config(source: Path, changes: Mapping[str, Any], quantization: Mapping[str, Any]) -> bytes:
-    config = load_object(source / "config.json")
-    if "quantization_config" in config:
+def _refuse_quantized(source: Path) -> None:
+    if "quantization_config" in load_object(source / "config.json"):
         raise CheckpointError(
             f"{source} is quantized already: its config.json has a quantization_config; start from the original model."
         )
+
+
+def _config(
+    source: Path, changes: Mapping[str, Any], quantization: Mapping[str, Any], dialect: Dialect | None
+) -> bytes:
+    said = {"quantization_config", "quantization", "compression_config"}
+    config = {key: value for key, value in load_object(source / "config.json").items() if key not in said}
     config.update(changes)
-    config["quantization_config"] = quantization
+    if quantization:
+        config |= dict.fromkeys(dialect.keys if dialect else ("quantization_config",), quantization)
     return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
 
 

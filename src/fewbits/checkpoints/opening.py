@@ -38,6 +38,19 @@ def open_source(source: str, *, revision: str | None = None) -> Conversion:
     )
 
 
+def directory_of(source: str, revision: str | None = None) -> Path:
+    """The model directory or file that `source` names, fetched where it is a hub id.
+
+    Raises CheckpointError where there is no such path and no such repository.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if _HUB_ID.fullmatch(source):
+        return _download(source, revision)
+    raise CheckpointError(f"{source} does not exist; give a model directory, a GGUF file, or a hub id (org/name).")
+
+
 def _convert(path: Path, name: str | None = None) -> Conversion:
     from fewbits.checkpoints.huggingface import convert_directory  # tokenizers and all: a GGUF file needs none of it
 

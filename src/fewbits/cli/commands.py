@@ -10,6 +10,7 @@ from fewbits.cli.surroundings import calm
 
 COMMANDS = {
     "quantize": "Make a model smaller, verify the result and say what it cost.",
+    "convert": "Write a model in another container or dialect, rounding nothing.",
     "compare": "Measure on a text how far two models are apart: perplexity, KL divergence; of encoders, cosines.",
     "inspect": "List a file's tensors, formats, sizes and metadata.",
     "formats": "List the number formats: bits per weight, equation, layout, and when to use which.",

@@ -33,6 +33,7 @@ class AWQ:
 
     name = "awq"
     readers = "transformers, vLLM, SGLang"
+    keys: tuple[str, ...] = ("quantization_config",)
     inputs: frozenset[str] = frozenset()
     holds_order = False
 

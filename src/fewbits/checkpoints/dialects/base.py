@@ -64,6 +64,10 @@ class Dialect(Protocol):
         """Who loads it."""
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of config.json that state the configuration."""
+
+    @property
     def inputs(self) -> frozenset[str]:
         """Ways to round inputs that it can state."""
 

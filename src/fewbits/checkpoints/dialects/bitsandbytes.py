@@ -44,6 +44,7 @@ class BitsAndBytes:
 
     name = "bitsandbytes"
     readers = "transformers, PEFT (QLoRA), vLLM"
+    keys: tuple[str, ...] = ("quantization_config",)
     inputs: frozenset[str] = frozenset()
     holds_order = False
 

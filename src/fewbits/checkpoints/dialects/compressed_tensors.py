@@ -56,6 +56,7 @@ class CompressedTensors:
 
     name = "compressed-tensors"
     readers = "vLLM, transformers, SGLang"
+    keys: tuple[str, ...] = ("quantization_config",)
     inputs = frozenset(_INPUTS)
     holds_order = False
 

@@ -26,6 +26,7 @@ class FP8Tiles:
 
     name = "fp8"
     readers = "transformers, vLLM, SGLang"
+    keys: tuple[str, ...] = ("quantization_config",)
     inputs: frozenset[str] = frozenset()
     holds_order = False
 

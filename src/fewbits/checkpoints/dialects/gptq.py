@@ -38,6 +38,7 @@ class GPTQ:
 
     name = "gptq"
     readers = "transformers, vLLM, SGLang, GPTQModel"
+    keys: tuple[str, ...] = ("quantization_config",)
     inputs: frozenset[str] = frozenset()
     holds_order = True
 

@@ -33,6 +33,7 @@ class MLX:
 
     name = "mlx"
     readers = "mlx-lm"
+    keys: tuple[str, ...] = ("quantization", "quantization_config")
     inputs: frozenset[str] = frozenset()
     holds_order = False
 

@@ -32,12 +32,12 @@ class DialectReader:
         stated = dialect.matrices(configuration, files)
         present = set(files.names())
         self._matrices = {name: self._matrix(matrix, present) for name, matrix in stated.items()}
-        used = {each for matrix in stated.values() for each in dialect.slots(matrix)}
-        self._plain = [name for name in files.names() if name not in used]
+        owner = {each: name for name, matrix in stated.items() for each in dialect.slots(matrix)}
+        self._names = list(dict.fromkeys(owner.get(name, name) for name in files.names()))
 
     def names(self) -> list[str]:
-        """Names of all tensors, matrices first."""
-        return [*self._matrices, *self._plain]
+        """Names of all tensors, in the order of the file."""
+        return self._names
 
     def read(self, name: str) -> StoredMatrix | StoredTensor:
         """The tensor called `name`; raises CheckpointError when there is none."""

@@ -1,0 +1,91 @@
+"""Into a GGUF file, whose types are the formats of the directory, or the same numbers under other names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from fewbits import methods
+from fewbits.checkpoints.base import Conversion, Placement
+from fewbits.checkpoints.fields import PLAIN
+from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.huggingface import convert_directory
+from fewbits.checkpoints.partial_file import partial_path
+from fewbits.checkpoints.row_tensors import RowReader
+from fewbits.conversion.job import METHOD, Job, Piece, commonest, planned_tensor, preview_of
+from fewbits.conversion.sources import Source
+from fewbits.encoding import encode_slab
+from fewbits.errors import CheckpointError
+from fewbits.formats import Fields
+from fewbits.planning import Recipe
+from fewbits.reporting.record import PlannedTensor
+from fewbits.targets import GGUFTarget
+from fewbits.verification import Expectation, verify
+from fewbits.verification_sources import expect_directory
+from fewbits.workers import Workers
+
+
+def to_gguf(source: Source, output: Path) -> Job:
+    """A GGUF file, whose types are the formats of the directory, or the same under other names."""
+    target = GGUFTarget()
+    quantized = source.reader if source.dialect else None
+    rows = RowReader(quantized) if quantized is not None else None
+    conversion = target.accept(convert_directory(source.folder, quantized=rows))
+    pieces = tuple(_file_piece(target, placement) for placement in conversion.placements)
+    planned = [piece.planned for piece in pieces]
+    recipe = Recipe(METHOD, commonest(planned), "", "what the source holds, as it is", ())
+    prepared = target.prepare(conversion, planned, recipe, None)
+    preview = preview_of(source, output, pieces, prepared.size, "gguf")
+    return Job(
+        output=output,
+        preview=replace(preview, architecture=conversion.architecture, notes=(*preview.notes, *conversion.notes)),
+        pieces=pieces,
+        files=source.files,
+        size=prepared.size,
+        open=lambda: prepared.open(output),
+        verify=partial(_verify_file, source, conversion, output, prepared.metadata),
+    )
+
+
+def _file_piece(target: GGUFTarget, placement: Placement) -> Piece:
+    stored = placement.source
+    quantized = stored.format not in PLAIN
+    planned = planned_tensor(placement.name, stored, stored.format if quantized else target.plain_format(placement))
+    fields = partial(_rows, placement) if quantized else partial(_widened, placement, planned)
+    return Piece(planned, Expectation(stored, placement.order, planned.format, 0.0), fields, placement.name)
+
+
+def _rows(placement: Placement) -> Fields:
+    return {"data": placement.slab(0, placement.source.rows)}
+
+
+def _widened(placement: Placement, planned: PlannedTensor) -> Fields:
+    """A plain tensor in the type that GGUF wants it in, which is as wide or wider."""
+    slab = placement.slab(0, placement.source.rows)
+    return encode_slab(methods.get("nearest"), planned, placement.source.format, slab).fields
+
+
+def _verify_file(
+    source: Source,
+    conversion: Conversion,
+    output: Path,
+    metadata: Mapping[str, object],
+    expected: Mapping[str, Expectation],
+    workers: Workers,
+    progress: Callable[[int, int], None],
+) -> str:
+    """Where each tensor comes from, the facts of the architecture say; what was computed stays expected as it is."""
+    written = partial_path(output)
+    origins = expect_directory(source.folder, GGUFReader(written), source.numbers)
+    found = {
+        name: replace(want, source=origins[name].source, order=origins[name].order, add=origins[name].add)
+        if name in origins
+        else want
+        for name, want in expected.items()
+    }
+    missing = sorted(set(origins) - set(expected))
+    if missing:
+        raise CheckpointError(f"tensor {missing[0]} of the source was not planned; this is a bug.")
+    return verify(written, metadata, found, workers, progress)  # type: ignore[arg-type]
