@@ -134,7 +134,7 @@ def test_recipes_bring_their_dialect(pocket: Path, tmp_path: Path) -> None:
     [
         ({"to": "int4_g32_sym_f16", "dialect": "gtpq"}, "unknown dialect 'gtpq'; did you mean 'gptq'"),
         ({"to": "nf4_g64", "dialect": "gptq"}, "is nf4_g64, and GPTQ's dialect holds whole numbers.*28 matrices"),
-        ({"to": "int4_g32_sym", "dialect": "gptq"}, "f16 scales"),
+        ({"to": "int4_g32_sym", "dialect": "gptq"}, "scales of 16 bits"),
         ({"to": "int4_g32_sym_f16", "dialect": "awq"}, "4 bits with zero points"),
         ({"to": "w8a8", "dialect": "bitsandbytes"}, "rounded as int8_token"),
         ({"to": "Q4_K", "dialect": "mlx"}, "symmetric whole numbers"),
@@ -251,7 +251,7 @@ def load(folder: Path) -> Any:
         ({"sym": True}, {}, "zero points other than 8"),
         ({}, {"qzeros": lambda _: None}, "holds no"),
         ({}, {"scales": lambda s: s[:-1]}, "should be"),
-        ({}, {"scales": lambda s: s.astype(np.float32)}, "should be F16"),
+        ({}, {"scales": lambda s: s.astype(np.float32)}, "should be F16 or BF16"),
         ({}, {"qweight": lambda q: q[:, :-1]}, "should be"),
         ({}, {"g_idx": np.zeros_like}, "not of 32 columns"),
         ({}, {"g_idx": lambda g: g - 5}, "not of 32 columns"),

@@ -2,7 +2,7 @@
 
     qweight  I32 (cols, rows / 8)     four bits each; place p of a word holds row 8 w + ORDER[p]
     qzeros   I32 (groups, rows / 8)   zero points, the same
-    scales   F16 (groups, rows)
+    scales   F16 or BF16 (groups, rows)
 
 Source: Lin et al. 2023, arXiv:2306.00978, and AutoAWQ's GEMM module; GPTQModel is the peer in tests.
 """
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of, stem
 from fewbits.checkpoints.dialects.packing import packed_down, unpacked_down
-from fewbits.checkpoints.dialects.uniform import uniform, uniform_name, uniform_of
+from fewbits.checkpoints.dialects.uniform import DTYPES, SIXTEEN, scale_type, uniform, uniform_name, uniform_of
 from fewbits.checkpoints.fields import Matrix
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
@@ -29,7 +29,7 @@ BITS, PER_WORD = 4, 8
 
 
 class AWQ:
-    """Whole numbers of 4 bits with zero points, a binary16 scale per group of columns."""
+    """Whole numbers of 4 bits with zero points, a scale of 16 bits per group of columns."""
 
     name = "awq"
     readers = "transformers, vLLM, SGLang"
@@ -40,11 +40,11 @@ class AWQ:
     def refuses(self, matrix: Matrix) -> str | None:
         """All but such formats; matrices whose rows are no multiples of 8."""
         found = uniform(matrix.format)
-        fits = found and found.bits == BITS and found.group and not found.symmetric and found.scale == "f16"
+        fits = found and found.bits == BITS and found.group and not found.symmetric and found.scale in SIXTEEN
         if not fits:
             return (
-                f"is {matrix.format}, and AWQ's dialect holds 4 bits with zero points and f16 scales per group, such "
-                "as uint4_g128_asym_f16"
+                f"is {matrix.format}, and AWQ's dialect holds 4 bits with zero points and scales of 16 bits per "
+                "group, such as uint4_g128_asym_f16"
             )
         if len(matrix.shape) != 2 or matrix.shape[0] % PER_WORD:
             return f"is {list(matrix.shape)}, and AWQ's words want a number of rows that is a multiple of {PER_WORD}"
@@ -57,7 +57,7 @@ class AWQ:
         return {
             f"{module}.qweight": ("I32", (cols, rows // PER_WORD)),
             f"{module}.qzeros": ("I32", (groups, rows // PER_WORD)),
-            f"{module}.scales": ("F16", (groups, rows)),
+            f"{module}.scales": (DTYPES[uniform_of(matrix).scale], (groups, rows)),
         }
 
     def pack(self, matrix: Matrix, fields: Fields) -> Arrays:
@@ -96,12 +96,13 @@ class AWQ:
                 f"quantization_config states bits = {bits!r}, group_size = {group!r} and version = {version!r}; AWQ's "
                 "dialect is read with 4 bits, groups of columns and the version gemm."
             )
-        name = uniform_name(BITS, group, symmetric=False, scale="f16", signed=False)
         found = {}
         for each in files.names():
             if each.endswith(".qweight"):
                 matrix = f"{each.removesuffix('.qweight')}.weight"
                 cols, words = files.read(each).shape
+                scale = scale_type(files, f"{each.removesuffix('.qweight')}.scales")
+                name = uniform_name(BITS, group, symmetric=False, scale=scale, signed=False)
                 found[matrix] = Matrix(matrix, name, (words * PER_WORD, cols))
         return found
 

@@ -2,7 +2,7 @@
 
     qweight  I32 (cols * bits / 32, rows)     code c of column j in the bits from c * bits on of that column's words
     qzeros   I32 (groups, rows * bits / 32)   zero points, the same along rows
-    scales   F16 (groups, rows)
+    scales   F16 or BF16 (groups, rows)
     g_idx    I32 (cols)                       the group of each column
 
 "gptq" stores zero points less one, "gptq_v2" as they are; a symmetric matrix has the middle code as its zero point.
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of, stem
 from fewbits.checkpoints.dialects.ordered import by_group, in_place, is_ordered, order_of, places_of
 from fewbits.checkpoints.dialects.packing import from_words, packed_down, to_words, unpacked_down, word_count
-from fewbits.checkpoints.dialects.uniform import uniform, uniform_name, uniform_of
+from fewbits.checkpoints.dialects.uniform import DTYPES, SIXTEEN, scale_type, uniform, uniform_name, uniform_of
 from fewbits.checkpoints.fields import Matrix
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
@@ -34,7 +34,7 @@ SIDE = 32
 
 
 class GPTQ:
-    """Whole numbers of 2, 3, 4 or 8 bits, a binary16 scale per group of columns or per row."""
+    """Whole numbers of 2, 3, 4 or 8 bits, a scale of 16 bits per group of columns or per row."""
 
     name = "gptq"
     readers = "transformers, vLLM, SGLang, GPTQModel"
@@ -45,10 +45,10 @@ class GPTQ:
     def refuses(self, matrix: Matrix) -> str | None:
         """All but such formats; matrices whose sides are no multiples of 32."""
         found = uniform(matrix.format)
-        if found is None or found.bits not in BITS or found.per_tensor or found.scale != "f16":
+        if found is None or found.bits not in BITS or found.per_tensor or found.scale not in SIXTEEN:
             return (
-                f"is {matrix.format}, and GPTQ's dialect holds whole numbers of 2, 3, 4 or 8 bits with f16 scales per "
-                "group or row, such as int4_g128_sym_f16"
+                f"is {matrix.format}, and GPTQ's dialect holds whole numbers of 2, 3, 4 or 8 bits with scales of 16 "
+                "bits per group or row, such as int4_g128_sym_f16"
             )
         if len(matrix.shape) != 2 or matrix.shape[0] % SIDE or matrix.shape[1] % SIDE:
             return f"is {list(matrix.shape)}, and GPTQ's words want matrices of two sides that are multiples of {SIDE}"
@@ -61,7 +61,7 @@ class GPTQ:
         return {
             f"{module}.qweight": ("I32", (word_count(cols, found.bits), rows)),
             f"{module}.qzeros": ("I32", (groups, word_count(rows, found.bits))),
-            f"{module}.scales": ("F16", (groups, rows)),
+            f"{module}.scales": (DTYPES[found.scale], (groups, rows)),
             f"{module}.g_idx": ("I32", (cols,)),
         }
 
@@ -110,12 +110,13 @@ class GPTQ:
                 f"{', '.join(map(str, BITS))} bits and groups of columns, or -1 for rows."
             )
         symmetric = bool(configuration.get("sym", True))
-        name = uniform_name(bits, max(group, 0), symmetric=symmetric, scale="f16", signed=symmetric)
         found = {}
         for each in files.names():
             if each.endswith(".qweight"):
                 module = each.removesuffix(".qweight")
                 words, rows = files.read(each).shape
+                scale = scale_type(files, f"{module}.scales")
+                name = uniform_name(bits, max(group, 0), symmetric=symmetric, scale=scale, signed=symmetric)
                 cols = words * 32 // bits
                 ordered = _is_ordered(files, module, cols, max(group, 0))
                 found[f"{module}.weight"] = Matrix(f"{module}.weight", name, (rows, cols), ordered=ordered)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits import formats
+from fewbits.checkpoints.dialects.base import Files
 from fewbits.checkpoints.fields import Matrix
 from fewbits.errors import CheckpointError, FormatError
 from fewbits.formats import Fields
@@ -17,6 +18,7 @@ from fewbits.formats.integers import Integer
 
 SCALES = {"F16": "f16", "BF16": "bf16", "F32": "f32"}
 """Dtype of safetensors -> the word of a format's name."""
+SIXTEEN = ("f16", "bf16")
 DTYPES = {word: dtype for dtype, word in SCALES.items()}
 
 
@@ -95,6 +97,14 @@ def uniform_of(matrix: Matrix) -> Uniform:
     if found is None:
         raise CheckpointError(f"tensor {matrix.name} is said to be {matrix.format}, which is no format; it is damaged.")
     return found
+
+
+def scale_type(files: Files, name: str) -> str:
+    """The word for the type of the 16-bit scales `name`; raises CheckpointError where they are of another type."""
+    dtype = files.read(name).format
+    if SCALES.get(dtype) not in SIXTEEN:
+        raise CheckpointError(f"tensor {name} is {dtype} and should be F16 or BF16; the file is damaged.")
+    return SCALES[dtype]
 
 
 def uniform_name(bits: int, group: int, *, symmetric: bool, scale: str, signed: bool = True) -> str:
