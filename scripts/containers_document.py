@@ -1,0 +1,121 @@
+"""Write docs/containers.md: which container holds which format, asked of the containers themselves.
+
+python scripts/containers_document.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewbits import formats
+from fewbits.checkpoints import gguf_writer
+from fewbits.checkpoints.dialects import DIALECTS, get, refusal
+from fewbits.checkpoints.equivalents import BY_FIELDS, BY_ROWS
+from fewbits.checkpoints.fields import PLAIN, Matrix
+from fewbits.testing.dialect_suite import MORE
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "containers.md"
+MATRIX = "model.layers.0.mlp.up_proj.weight"
+SHAPE = (4096, 6144)
+"""What every format and every dialect can cut into its groups."""
+
+INTRODUCTION = """# Containers and dialects
+
+<!-- Written by scripts/containers_document.py; a test compares. -->
+
+A **container** is a kind of file: GGUF, or a model directory with safetensors. In a directory a **dialect** says how
+the codes, scales and zero points of a matrix are named and packed: `fewbits` is our own and holds every format; the
+others are what other programs read. `fewbits quantize SOURCE -o OUT --to FORMAT --dialect NAME` writes one, recipes of
+known algorithms bring theirs (`--to gptq`, `awq`, `w8a8`, `w8a8_fp8`, `smoothquant`), and
+
+```
+fewbits convert SOURCE OUT [--dialect NAME]          # directory in any dialect -> directory in another
+fewbits convert DIRECTORY OUT.gguf                   # formats that ggml has, or has under another name
+fewbits convert FILE.gguf OUT --like DIRECTORY       # back, with configuration and tokenizer of the original
+```
+
+moves between them **without rounding anything**: what is written is read again by code of its own and compared, number
+by number, with what was read. `inspect` and `compare` read all of them. Where a container cannot hold a format, the
+command says so before it works, and nothing is written.
+
+"""
+
+
+def document() -> str:
+    """The whole text."""
+    parts = [INTRODUCTION, "## Who reads which dialect\n\n", _readers(), "\n## Which container holds which format\n\n"]
+    parts += [_legend(), _table(), "\n## What a refusal says\n\n", _refusals()]
+    return "".join(parts)
+
+
+def _readers() -> str:
+    lines = ["| dialect | holds | read by |", "|---|---|---|", "| `fewbits` | every format | fewbits |"]
+    for name in DIALECTS:
+        dialect = get(name)
+        holds = (type(dialect).__doc__ or "").strip().rstrip(".").replace("\n    ", " ")
+        lines.append(f"| `{name}` | {holds} | {dialect.readers} |")
+    return "\n".join(lines) + "\n"
+
+
+def _legend() -> str:
+    return (
+        "Formats with parameters stand for their family: what holds `int4_g64_sym_f16` holds other groups too, as far\n"
+        "as its readers know them. A name in a cell is the one under which the same numbers lie there; `yes*`: with\n"
+        "inputs rounded per token.\n\n"
+    )
+
+
+def _table() -> str:
+    names = list(dict.fromkeys([*formats.FORMATS, *MORE]))
+    head = ["format", "GGUF", "`fewbits`", *(f"`{name}`" for name in DIALECTS)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name in names:
+        cells = [_in_gguf(name), "yes", *(_in_dialect(dialect, name) for dialect in DIALECTS)]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _in_gguf(name: str) -> str:
+    if gguf_writer.refuses(name) is None:
+        return "yes"
+    return f"`{BY_FIELDS[name].rows}`" if name in BY_FIELDS else ""
+
+
+def _in_dialect(dialect: str, name: str) -> str:
+    if name in PLAIN:
+        return "as it is"
+    if _held(dialect, name):
+        return "yes"
+    if any(_held(dialect, name, activation) for activation in get(dialect).inputs):
+        return "yes*"
+    pair = BY_ROWS.get(name)
+    return f"`{pair.fields}`" if pair and _held(dialect, pair.fields) else ""
+
+
+def _held(dialect: str, name: str, activation: str | None = None) -> bool:
+    fits = formats.fits(formats.get(name), SHAPE[1])
+    return fits and refusal(get(dialect), Matrix(MATRIX, name, SHAPE, activation)) is None
+
+
+def _refusals() -> str:
+    lines = []
+    for dialect, name in (
+        ("gptq", "nf4_g64"),
+        ("awq", "int4_g128_sym_f16"),
+        ("bitsandbytes", "int8_row_sym"),
+        ("mlx", "Q4_K"),
+    ):
+        why = refusal(get(dialect), Matrix(MATRIX, name, SHAPE))
+        lines.append(
+            f"- `--to {name} --dialect {dialect}`: tensor {MATRIX} {why}; --dialect fewbits holds every format."
+        )
+    lines.append("- columns kept in 16 bits (`outliers`), and GPT-2's Conv1D: only `--dialect fewbits` can say them.")
+    lines.append(
+        "- NVFP4 in `compressed-tensors`: its reader divides by a global scale where ours multiplies by one, and no two "
+        "float32 numbers make these the same for every code; LLM.int8() in `bitsandbytes` rounds twice where we round once."
+    )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), encoding="utf-8")
