@@ -109,10 +109,11 @@ def _refusals() -> str:
         lines.append(
             f"- `--to {name} --dialect {dialect}`: tensor {MATRIX} {why}; --dialect fewbits holds every format."
         )
-    lines.append("- columns kept in 16 bits (`outliers`), and GPT-2's Conv1D: only `--dialect fewbits` can say them.")
+    lines.append("- columns kept in 16 bits (`outliers`) and GPT-2's Conv1D: only `--dialect fewbits` can say them.")
     lines.append(
-        "- NVFP4 in `compressed-tensors`: its reader divides by a global scale where ours multiplies by one, and no two "
-        "float32 numbers make these the same for every code; LLM.int8() in `bitsandbytes` rounds twice where we round once."
+        "- NVFP4 in `compressed-tensors`: its reader divides by a global scale where ours multiplies by one, and no\n"
+        "  float32 number makes the two the same for every code; LLM.int8() in `bitsandbytes` rounds twice where we\n"
+        "  round once."
     )
     return "\n".join(lines) + "\n"
 

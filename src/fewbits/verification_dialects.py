@@ -88,13 +88,25 @@ class Directory:
         return frozenset(f"{module}.{ending}" for ending in endings if self.has(f"{module}.{ending}"))
 
 
-def stream(words: Numbers, bits: int, count: int) -> npt.NDArray[np.int64]:
-    """`count` codes of each line of 32-bit words (lines, words): code c has the bits from c * bits on."""
+def stream(words: Numbers, bits: int, count: int) -> Floats:
+    """`count` codes of each line of 32-bit words (lines, words), as numbers: code c has the bits from c * bits on."""
+    if 8 % bits == 0:
+        octets = np.ascontiguousarray(words).view(np.uint8)
+        each = [octets >> np.uint8(at) & np.uint8(2**bits - 1) for at in range(0, 8, bits)]
+        return np.stack(each, axis=-1).reshape(len(words), -1)[:, :count].astype(np.float32)
     wide = np.concatenate([words.astype(np.uint64), np.zeros((len(words), 1), np.uint64)], axis=1)
     at = np.arange(count) * bits
     pairs = wide[:, at // 32] | (wide[:, at // 32 + 1] << np.uint64(32))
     codes: npt.NDArray[np.uint64] = (pairs >> (at % 32).astype(np.uint64)) & np.uint64(2**bits - 1)
-    return codes.astype(np.int64)
+    return codes.astype(np.float32)
+
+
+def scaled(codes: Floats, zeros: Floats, scales: Numbers, place: npt.NDArray[np.int64]) -> Floats:
+    """scale * (code - zero): columns of `codes` (rows, cols) have the parameters (rows, groups) at their `place`."""
+    # Whole numbers below 2^9 are exact in float32; only the product rounds.
+    codes -= np.take(zeros, place, axis=1)
+    codes *= np.take(np.ascontiguousarray(scales, np.float32), place, axis=1)
+    return codes
 
 
 def _gptq(folder: Directory, module: str) -> Reading | None:
@@ -110,9 +122,7 @@ def _gptq(folder: Directory, module: str) -> Reading | None:
 
     def numbers(start: int, stop: int) -> Floats:
         codes = stream(np.ascontiguousarray(words[:, start:stop].T), bits, cols)
-        steps = codes - zeros[place, start:stop].T
-        found: Floats = scales[place, start:stop].T.astype(np.float32) * steps.astype(np.float32)
-        return found
+        return scaled(codes, zeros[:, start:stop].T, scales[:, start:stop].T, place)
 
     return Reading((rows, cols), folder.part(module, "qweight", "qzeros", "scales", "g_idx"), numbers)
 
@@ -166,15 +176,12 @@ def _packed(
     rows, cols = (int(n) for n in folder.tensor(f"{module}.weight_shape"))
     words, bits, half = folder.tensor(f"{module}.weight_packed"), int(stated["num_bits"]), 2 ** (stated["num_bits"] - 1)
     place = np.arange(cols) // (stated["group_size"] if stated["strategy"] == "group" else cols)
-    zeros = np.zeros(scale.shape, np.int64)
+    zeros = np.full(scale.shape, half, np.float32)
     if not stated["symmetric"]:
-        down = np.ascontiguousarray(folder.tensor(f"{module}.weight_zero_point").T)
-        zeros = stream(down, bits, rows).T - half
+        zeros = stream(np.ascontiguousarray(folder.tensor(f"{module}.weight_zero_point").T), bits, rows).T
 
     def numbers(start: int, stop: int) -> Floats:
-        steps = stream(words[start:stop], bits, cols) - half - zeros[start:stop][:, place]
-        found: Floats = scale[start:stop][:, place].astype(np.float32) * steps.astype(np.float32)
-        return found
+        return scaled(stream(words[start:stop], bits, cols), zeros[start:stop], scale[start:stop], place)
 
     return (rows, cols), numbers
 
@@ -261,9 +268,10 @@ def _mlx(folder: Directory, module: str) -> Reading | None:
     place = np.arange(cols) // size
 
     def numbers(start: int, stop: int) -> Floats:
-        codes = stream(words[start:stop], bits, cols).astype(np.float64)
+        codes = stream(words[start:stop], bits, cols)
         # In float64, where product and sum are exact: readers fuse the two, or round to the type of the model.
-        exact = scale[start:stop][:, place].astype(np.float64) * codes + bias[start:stop][:, place]
+        exact = np.take(scale[start:stop].astype(np.float64), place, axis=1) * codes
+        exact += np.take(bias[start:stop].astype(np.float64), place, axis=1)
         return exact.astype(np.float32)
 
     return Reading((len(words), cols), folder.part(module, "weight", "scales", "biases"), numbers)

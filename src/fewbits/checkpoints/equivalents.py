@@ -17,7 +17,6 @@ import numpy as np
 
 from fewbits.formats import Fields
 from fewbits.formats.base import Bytes
-from fewbits.formats.fields import pack_bits, unpack_bits
 
 SPAN = 32
 
@@ -43,20 +42,22 @@ class Equivalent:
         scale = np.ascontiguousarray(spans[..., :width]).view(self.scale)[..., 0]
         codes = spans[..., width:]
         if self.bits == 4:
-            both = np.concatenate([codes & np.uint8(15), codes >> np.uint8(4)], axis=-1) ^ np.uint8(self.turned)
-            return {"codes": pack_bits(both.reshape(len(data), -1), 4), "scale": scale}
+            even, odd = codes[..., ::2], codes[..., 1::2]
+            first = (even & np.uint8(15)) | (odd << np.uint8(4))
+            last = (even >> np.uint8(4)) | (odd & np.uint8(240))
+            codes = np.concatenate([first, last], axis=-1) ^ np.uint8(17 * self.turned)
         return {"codes": np.ascontiguousarray(codes).reshape(len(data), -1), "scale": scale}
 
     def to_rows(self, fields: Fields) -> Bytes:
         """Stored bytes (rows, bytes per row) of fields."""
         rows, spans = fields["scale"].shape
         scale = np.ascontiguousarray(fields["scale"])[..., None].view(np.uint8)
-        if self.bits == 4:
-            each = unpack_bits(fields["codes"], 4, spans * SPAN).reshape(rows, spans, 2, SPAN // 2)
-            each = each ^ np.uint8(self.turned)
-            codes = each[:, :, 0] | (each[:, :, 1] << np.uint8(4))
-        else:
-            codes = fields["codes"].reshape(rows, spans, SPAN)
+        codes = fields["codes"].reshape(rows, spans, -1)
+        if self.bits == 4:  # bytes of neighbours become bytes of code i and code i + 16
+            first, last = codes[..., : SPAN // 4], codes[..., SPAN // 4 :]
+            even = (first & np.uint8(15)) | (last << np.uint8(4))
+            odd = (first >> np.uint8(4)) | (last & np.uint8(240))
+            codes = np.stack([even, odd], axis=-1).reshape(rows, spans, -1) ^ np.uint8(17 * self.turned)
         return np.ascontiguousarray(np.concatenate([scale, codes], axis=-1).reshape(rows, -1))
 
 
