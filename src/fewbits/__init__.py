@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from fewbits import formats
     from fewbits.evaluation.compare import compare
     from fewbits.explanation.explain import explain
+    from fewbits.hub.push import push
     from fewbits.inspection import inspect
     from fewbits.quantizing import quantize
 
     __version__: str
 
-__all__ = ["FewbitsError", "__version__", "compare", "explain", "formats", "inspect", "quantize"]
+__all__ = ["FewbitsError", "__version__", "compare", "explain", "formats", "inspect", "push", "quantize"]
 
 _VERBS = {
     "compare": "fewbits.evaluation.compare",
     "explain": "fewbits.explanation.explain",
     "inspect": "fewbits.inspection",
+    "push": "fewbits.hub.push",
     "quantize": "fewbits.quantizing",
 }
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewbits.digest import Digests
+from fewbits.errors import HubError
 from fewbits.request import CalibrationRequest, Progress, Request, silent
 from fewbits.workers import Workers, usable_threads
 
 if TYPE_CHECKING:
-    from fewbits.reporting.record import Preview, Record
+    from fewbits.reporting.record import Preview, PushPlan, Record
 
 
 def quantize(
@@ -35,6 +37,8 @@ def quantize(
     seed: int = 0,
     revision: str | None = None,
     architecture: str | Path | None = None,
+    push: str | None = None,
+    public: bool = False,
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
@@ -46,13 +50,13 @@ def quantize(
     "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method`
     says how codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the
     latter with `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a
-    rotation of the model by `seed`, "hadamard+gptq"; "outliers+gptq" keeps columns of the largest inputs in 16 bits,
-    and "gptq+learned" lets layers learn afterwards. A recipe may bring its own method. Methods that look at text take
-    a built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of
-    `guard`. `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps
-    what was measured, as importance matrices. `architecture` is a TOML file of facts (docs/architectures.md);
-    it stays known in this process. `threads` None means all processors. Returns the record, also written beside
-    `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing on failure.
+    rotation by `seed`, "hadamard+gptq"; "outliers+gptq" keeps some columns in 16 bits, and "gptq+learned" lets layers
+    learn afterwards. A recipe may bring its own. Methods that look at text take a built-in mix without it: `windows`
+    windows of `sequence_length` tokens, and judge codes on the text of `guard`. `target_text`, one file or one per
+    group, is compared with that text; `write_importance` keeps what was measured. `architecture` is a TOML file of
+    facts (docs/architectures.md), which stays known. `push` uploads the output (`fewbits.push`) to that repository,
+    created private unless `public`. Returns the record, also written beside `output` as a card, or the preview when
+    `dry_run`. Raises FewbitsError, one sentence, and leaves nothing on failure; an upload that fails leaves the output.
     """
     text = Path(calibration) if isinstance(calibration, str) else calibration
     kept = _path(write_importance)
@@ -70,10 +74,33 @@ def quantize(
         seed=seed,
         revision=revision,
         architecture=_path(architecture),
+        push=_push_plan(push, Path(output), public=public),
         progress=progress or silent,
         started=time.perf_counter(),
     )
-    return _quantize(request, threads, on_preview)
+    result = _quantize(request, threads, on_preview)
+    return result if push is None or dry_run else _pushed(result, push, public, request)
+
+
+def _push_plan(repository: str | None, output: Path, *, public: bool) -> PushPlan | None:
+    """Where the output will go; what cannot be uploaded there is refused now, not after the work."""
+    if repository is None:
+        if public:
+            raise HubError("--public is about an upload; name the repository with --push org/name, or leave it out.")
+        return None
+    from fewbits.hub.destination import look, names_of
+
+    return look(repository, public=public).plan(names_of(output))
+
+
+def _pushed(result: Any, repository: str, public: bool, request: Request) -> Record:
+    """The record with where the output was uploaded to, which the card beside it then says too."""
+    from fewbits.hub.push import push
+    from fewbits.reporting.card import write_card
+
+    record: Record = replace(result, pushed=push(request.output, repository, public=public, progress=request.progress))
+    write_card(record)
+    return record
 
 
 def _quantize(request: Request, threads: int | None, on_preview: Callable[[Preview], None] | None) -> Record | Preview:

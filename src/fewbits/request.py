@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewbits.reporting.record import PushPlan
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
@@ -66,6 +69,9 @@ class Request:
     dry_run: bool
     seed: int
     revision: str | None
+    """Of a repository of the hub: a branch, tag or commit."""
+    push: PushPlan | None
+    """Where to upload the output to."""
     architecture: Path | None
     """A TOML file with the facts of the source's architecture."""
     progress: Progress

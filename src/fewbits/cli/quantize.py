@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     help="Tokens of a window.",
 )
 @click.option("--architecture", metavar="FILE", help="Facts of an architecture of your own, as TOML.")
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub repository  [default: its own]")
+@click.option("--push", metavar="ORG/NAME", help="Upload the output to the Hugging Face hub.")
+@click.option("--public", is_flag=True, help="Let everybody see the repository that --push creates.")
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")
@@ -83,14 +86,13 @@ def command(
         if not (as_json or quiet):
             _print_preview(preview, _choices(ctx, reads_text=preview.calibration is not None))
 
-    hidden = quiet or options["dry_run"]
-    stages = () if hidden else _stages(options["to"], options["method"], given=bool(calibration))
+    stages = () if quiet or options["dry_run"] else _stages(options["to"], options["method"], given=bool(calibration))
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
         stack.enter_context(_naming(output))
         stack.enter_context(_telling_what_is_kept(output))
-        report = stack.enter_context(progress_report(*stages, quiet=hidden))
+        report = stack.enter_context(progress_report(*stages, quiet=quiet))
         texts = [Path(path) for path in calibration] or None
         result = quantize(source, output, calibration=texts, on_preview=show, progress=report, **options)
     _print_result(result, as_json=as_json, quiet=quiet, preview_shown=bool(shown))
