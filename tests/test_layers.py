@@ -91,6 +91,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints",
         "models",
         "inspection",
+        "hub.locating",
     },
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},

@@ -14,6 +14,9 @@ from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import HubError
 from fewbits.reporting.record import SCHEMA
 
+KEPT = "kept"
+"""The method of tensors that are stored as they were."""
+
 _LONGEST = 200
 """Characters of a text that are taken over."""
 
@@ -156,7 +159,7 @@ def facts_of(raw: Mapping[str, Any], where: str) -> CardFacts:
         bits_per_weight=read.number(preview, "bits_per_weight"),
         share_not_nominal=read.number(preview, "share_not_nominal"),
         formats=tuple(_format(read, each) for each in read.objects(raw, "formats")),
-        methods=tuple(sorted({read.text(t, "method") for t in read.objects(raw, "tensors")})),
+        methods=tuple(sorted({read.text(t, "method") for t in read.objects(raw, "tensors")} - {KEPT})) or (KEPT,),
         fallbacks=len(read.objects(preview, "fallbacks")),
         output_sha256=read.digest(raw, "output_sha256"),
         version=read.text(read.object(raw, "versions"), "fewbits"),

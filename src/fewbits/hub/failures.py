@@ -79,7 +79,7 @@ _STATUS: dict[int, str] = {
     403: f"does not allow this login to do that with {{what}}; {LOG_IN} with a token that may (write, for an upload).",
     409: "says that {what} was changed by somebody else meanwhile; run the same command again.",
     413: "finds that too large for {what}.",
-    429: "was asked too often; wait some minutes and run the same command again.",
+    429: "was asked too often about {what}; wait some minutes and run the same command again.",
 }
 
 

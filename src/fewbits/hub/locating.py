@@ -28,7 +28,11 @@ class Located:
     """What the user should know, one sentence each."""
 
 
-def locate(source: str, *, revision: str | None = None, pickles: bool = False, progress: Progress) -> Located:
+def _silent(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def locate(source: str, *, revision: str | None = None, pickles: bool = False, progress: Progress = _silent) -> Located:
     """`source` where it is a path, else the hub repository of that name, fetched; raises HubError, one sentence.
 
     `revision` is a branch, tag or commit of a repository; `pickles` fetches PyTorch's own weights where there are no

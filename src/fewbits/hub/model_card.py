@@ -63,7 +63,7 @@ def _task(architecture: str) -> str | None:
 
 
 def _origin(card: CardFacts, base_model: str | None) -> str:
-    of = f" of [{base_model}](https://huggingface.co/{base_model})" if base_model else ""
+    of = f" from [{base_model}](https://huggingface.co/{base_model})" if base_model else ""
     at = f" at commit `{card.commit}`" if card.commit and card.repository == base_model else ""
     return (
         f"Quantized{of}{at} with fewbits {_plain(card.version)}. Each file was read back by independent code and "
