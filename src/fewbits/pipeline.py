@@ -58,7 +58,8 @@ def run(
     if kept := request.calibration.importance:
         require_writable(kept, kept, force=request.force, dry_run=request.dry_run)
     weigher = read_importance(request.importance) if request.importance is not None else None
-    located = locate(request.source, revision=request.revision, progress=partial(request.progress, "download"))
+    coming = partial(request.progress, "download")
+    located = locate(request.source, revision=request.revision, pickles=request.pickles, progress=coming)
     conversion = target.accept(_open(request, located))
     turning = rotating(conversion, chosen.rotation) if chosen.rotation else None
     conversion = turning.conversion if turning else conversion
@@ -211,7 +212,7 @@ class _Outcome:
 
 
 def _open(request: Request, located: Located) -> Conversion:
-    conversion = open_source(located.path, name=located.name)
+    conversion = open_source(located.path, name=located.name, pickles=request.pickles)
     if any(f.resolve() == request.output.resolve() for f in conversion.files):
         raise CheckpointError(f"{request.output} is the source itself; choose another output.")
     return conversion

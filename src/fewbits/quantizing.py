@@ -37,6 +37,7 @@ def quantize(
     seed: int = 0,
     revision: str | None = None,
     architecture: str | Path | None = None,
+    allow_pickle: bool = False,
     push: str | None = None,
     public: bool = False,
     on_preview: Callable[[Preview], None] | None = None,
@@ -44,23 +45,22 @@ def quantize(
 ) -> Record | Preview:
     """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
 
-    `output` is a GGUF file, or where its name has no ending a model directory with fields of any format.
-
-    `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats: {"blk.*.ffn_down":
-    "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method`
-    says how codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the
-    latter with `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a
-    rotation by `seed`, "hadamard+gptq"; "outliers+gptq" keeps some columns in 16 bits, and "gptq+learned" lets layers
-    learn afterwards. A recipe may bring its own. Methods that look at text take a built-in mix without it: `windows`
-    windows of `sequence_length` tokens, and judge codes on the text of `guard`. `target_text`, one file or one per
-    group, is compared with that text; `write_importance` keeps what was measured. `architecture` is a TOML file of
-    facts (docs/architectures.md), which stays known. `push` uploads the output (`fewbits.push`) to that repository,
-    created private unless `public`. Returns the record, also written beside `output` as a card, or the preview when
-    `dry_run`. Raises FewbitsError, one sentence, and leaves nothing on failure; an upload that fails leaves the output.
+    `output` is a GGUF file, or where its name has no ending a model directory with fields of any format. `to` names a
+    recipe or a TOML file that states one. `tensors` gives some tensors other formats: {"blk.*.ffn_down": "Q6_K"} or
+    ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method` says how
+    codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the latter with
+    `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a rotation by
+    `seed`, "hadamard+gptq"; "outliers+gptq" keeps some columns in 16 bits, and "gptq+learned" lets layers learn
+    afterwards. A recipe may bring its own. Methods that look at text take a built-in mix without it: `windows` windows
+    of `sequence_length` tokens, and judge codes on the text of `guard`. `target_text`, one file or one per group, is
+    compared with that text; `write_importance` keeps what was measured. `architecture` is a TOML file of facts, which
+    stays known. `revision` is that of a hub id; `allow_pickle` reads PyTorch's own weights where there are no others.
+    `push` uploads the output to that repository (`fewbits.push`), created private unless `public`. Returns the record,
+    also written beside `output`, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing
+    on failure, except that an upload that fails leaves the output.
     """
     text = Path(calibration) if isinstance(calibration, str) else calibration
-    kept = _path(write_importance)
-    texts = CalibrationRequest(text, _path(guard), _paths(target_text), kept, windows, sequence_length)
+    aside = (_path(guard), _paths(target_text), _path(write_importance))
     request = Request(
         source=str(source),
         output=Path(output),
@@ -68,12 +68,13 @@ def quantize(
         tensors=tensors,
         importance=_path(importance),
         method=method,
-        calibration=texts,
+        calibration=CalibrationRequest(text, *aside, windows, sequence_length),
         force=force,
         dry_run=dry_run,
         seed=seed,
         revision=revision,
         architecture=_path(architecture),
+        pickles=allow_pickle,
         push=_push_plan(push, Path(output), public=public),
         progress=progress or silent,
         started=time.perf_counter(),

@@ -70,6 +70,8 @@ class Request:
     seed: int
     revision: str | None
     """Of a repository of the hub: a branch, tag or commit."""
+    pickles: bool
+    """Whether PyTorch's own weights may be read."""
     push: PushPlan | None
     """Where to upload the output to."""
     architecture: Path | None

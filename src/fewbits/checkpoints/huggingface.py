@@ -27,15 +27,16 @@ from fewbits.errors import CheckpointError
 from fewbits.models import EXPERT, TensorFact
 
 
-def convert_directory(path: Path, *, name: str | None = None) -> Conversion:
+def convert_directory(path: Path, *, name: str | None = None, pickles: bool = False) -> Conversion:
     """The model in directory `path` as a GGUF file; `name` is its display name (None: the directory's).
 
+    `pickles` allows PyTorch's own weights, of which the numbers alone are read.
     Raises CheckpointError when the directory is incomplete, contradicts itself or holds what GGUF cannot state.
     """
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory; point to a Hugging Face model directory.")
     config = read_configuration(path)
-    reader, shards = open_weights(path)
+    reader, shards = open_weights(path, pickles=pickles)
     placements, notes = _place(config, reader)
     tokenizer = read_tokenizer(path, config)
     pooling = _pooling(config, tokenizer)

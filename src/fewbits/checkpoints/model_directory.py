@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fewbits.checkpoints import pickled
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
 from fewbits.checkpoints.jsonfile import load_object
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
@@ -131,11 +132,14 @@ _SIDE_FILES = (
 )
 
 
+_WEIGHTS = (".safetensors", ".bin")
+
+
 def _copied(source: Path, files: tuple[Path, ...]) -> dict[str, Path]:
     """What the directory takes over as it is."""
     wanted = {*(source / name for name in _SIDE_FILES), *files}
-    left = {"config.json", INDEX_NAME}
-    kept = {f for f in wanted if f.is_file() and f.suffix != ".safetensors"} - {source / name for name in left}
+    left = {"config.json", INDEX_NAME, pickled.INDEX_NAME}
+    kept = {f for f in wanted if f.is_file() and f.suffix not in _WEIGHTS} - {source / name for name in left}
     return {str(file.relative_to(source)): file for file in sorted(kept)}
 
 

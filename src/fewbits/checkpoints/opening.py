@@ -13,14 +13,15 @@ _WRITTEN_ANEW = ("general.architecture", "general.alignment", "general.file_type
 """Metadata that belongs to the file, not to the model: whoever writes the new file states it."""
 
 
-def open_source(source: str, *, name: str | None = None) -> Conversion:
+def open_source(source: str, *, name: str | None = None, pickles: bool = False) -> Conversion:
     """`source` as the GGUF file it will become; raises CheckpointError, one sentence, when it cannot be one.
 
-    `name` is the display name of the model in a directory (None: the directory's).
+    `name` is the display name of the model in a directory (None: the directory's); `pickles` allows PyTorch's own
+    weights there.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return _convert(path, name)
+        return _convert(path, name, pickles=pickles)
     if path.is_file():
         return _open_file(path)
     if path.exists():
@@ -30,10 +31,10 @@ def open_source(source: str, *, name: str | None = None) -> Conversion:
     )
 
 
-def _convert(path: Path, name: str | None = None) -> Conversion:
+def _convert(path: Path, name: str | None, *, pickles: bool) -> Conversion:
     from fewbits.checkpoints.huggingface import convert_directory  # tokenizers and all: a GGUF file needs none of it
 
-    return convert_directory(path, name=name)
+    return convert_directory(path, name=name, pickles=pickles)
 
 
 def _open_file(path: Path) -> Conversion:

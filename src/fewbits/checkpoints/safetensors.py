@@ -6,14 +6,14 @@ The layout is 8 bytes of little-endian header length, a JSON header, and the ten
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fewbits.checkpoints.base import Bytes, StoredTensor
+from fewbits.checkpoints.base import Bytes, Reader, StoredTensor
 from fewbits.checkpoints.jsonfile import load_object, parse_object
 from fewbits.checkpoints.mapping import map_file
 from fewbits.checkpoints.quoting import quoted
@@ -141,16 +141,16 @@ class SafetensorsReader:
 
 
 class ShardedReader:
-    """Several safetensors files behind one index, which must agree with them tensor by tensor."""
+    """Several files behind one index, which must agree with them tensor by tensor; `opened` reads one of them."""
 
-    def __init__(self, index: Path) -> None:
+    def __init__(self, index: Path, opened: Callable[[Path], Reader] = SafetensorsReader) -> None:
         self.path = index
         raw = load_object(index)
         self._where = _weight_map(index, raw.get("weight_map"))
         self.metadata: Mapping[str, Any] = MappingProxyType({})
         shards = sorted(set(self._where.values()))
         self.files = tuple(_shard_path(index, shard) for shard in shards)
-        self._shards = {shard: SafetensorsReader(path) for shard, path in zip(shards, self.files, strict=True)}
+        self._shards = {shard: opened(path) for shard, path in zip(shards, self.files, strict=True)}
         for shard, reader in self._shards.items():
             self._check_shard(shard, set(reader.names()))
 
@@ -192,14 +192,22 @@ def _shard_path(index: Path, shard: str) -> Path:
     return path
 
 
-def open_directory(path: Path) -> tuple[SafetensorsReader | ShardedReader, tuple[Path, ...]]:
-    """The safetensors checkpoint in directory `path` and its files; CheckpointError when there is none."""
+def open_directory(path: Path, *, pickles: bool = False) -> tuple[Reader, tuple[Path, ...]]:
+    """The safetensors checkpoint in directory `path` and its files; CheckpointError when there is none.
+
+    With `pickles`, PyTorch's own weights are read where there are no others (checkpoints/pickled.py).
+    """
     index, single = path / INDEX_NAME, path / SINGLE_NAME
     if index.is_file():
         sharded = ShardedReader(index)
         return sharded, (index, *sharded.files)
     if single.is_file():
         return SafetensorsReader(single), (single,)
+    if pickles:
+        from fewbits.checkpoints.pickled import open_pickles  # which is read for those alone who ask for it
+
+        if found := open_pickles(path):
+            return found
     raise CheckpointError(f"{path} holds neither {SINGLE_NAME} nor {INDEX_NAME}; {_remedy(path)}")
 
 
@@ -209,7 +217,8 @@ def _remedy(path: Path) -> str:
         return (
             f"it has {pickles[0]}, a pickle, which can run code when opened and is refused: convert it where you "
             "trust it with transformers, AutoModelForCausalLM.from_pretrained(DIR, weights_only=True)"
-            ".save_pretrained(OUT, safe_serialization=True)."
+            ".save_pretrained(OUT, safe_serialization=True), or let its numbers and nothing else be read "
+            "(--allow-pickle)."
         )
     others = sorted(p.name for p in path.glob("*.safetensors"))
     if others:

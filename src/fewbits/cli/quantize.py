@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option("--architecture", metavar="FILE", help="Facts of an architecture of your own, as TOML.")
 @click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub repository  [default: its own]")
+@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there is nothing else: numbers only.")
 @click.option("--push", metavar="ORG/NAME", help="Upload the output to the Hugging Face hub.")
 @click.option("--public", is_flag=True, help="Let everybody see the repository that --push creates.")
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")

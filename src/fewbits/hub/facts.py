@@ -98,42 +98,50 @@ class _Reader:
         )
 
     def text(self, data: Mapping[str, Any], key: str) -> str:
+        """The text under `key`, cut where it is longer than any name is."""
         value = data.get(key)
         if not isinstance(value, str):
             raise self._refuse(key, value)
         return value[:_LONGEST]
 
     def optional(self, data: Mapping[str, Any] | None, key: str) -> str | None:
+        """The same; None where there is none."""
         return None if data is None or data.get(key) is None else self.text(data, key)
 
     def count(self, data: Mapping[str, Any], key: str) -> int:
+        """The whole number under `key`, none below zero."""
         value = data.get(key)
         if type(value) is not int or not 0 <= value < 2**63:
             raise self._refuse(key, value)
         return value
 
     def number(self, data: Mapping[str, Any], key: str) -> float:
+        """The number under `key`."""
         value = data.get(key)
         if not _is_number(value):
             raise self._refuse(key, value)
         return float(value)
 
     def object(self, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        """The JSON object under `key`."""
         value = data.get(key)
         if not isinstance(value, dict):
             raise self._refuse(key, value)
         return value
 
     def maybe_object(self, data: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+        """The same; None where there is none."""
         return None if data.get(key) is None else self.object(data, key)
 
     def objects(self, data: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+        """The list of JSON objects under `key`."""
         value = data.get(key)
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
             raise self._refuse(key, value)
         return value
 
     def digest(self, data: Mapping[str, Any], key: str) -> str:
+        """The SHA-256 under `key`, in hexadecimal."""
         value = data.get(key)
         if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
             raise self._refuse(key, value)

@@ -127,11 +127,12 @@ class _Meter:
         self._done, self._total, self._progress = 0, total, progress
 
     def add(self, count: float) -> None:
+        """`count` bytes more have come."""
         self._done += int(count)
         self._progress(min(self._done, self._total), self._total)
 
     def bar(self) -> Any:
-        """A class that stands where huggingface_hub makes a bar of tqdm for one file."""
+        """The class that stands where huggingface_hub makes a bar of tqdm for one file."""
         return type("Bar", (_Bar,), {"add": staticmethod(self.add)})
 
 
