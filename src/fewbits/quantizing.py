@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fewbits.digest import Digests
 from fewbits.errors import HubError
@@ -46,21 +46,19 @@ def quantize(
     """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
 
     `output` is a GGUF file, or where its name has no ending a model directory with fields of any format. `to` names a
-    recipe or a TOML file that states one. `tensors` gives some tensors other formats: {"blk.*.ffn_down": "Q6_K"} or
+    recipe or a TOML file that states one; `tensors` gives some tensors other formats: {"blk.*.ffn_down": "Q6_K"} or
     ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method` says how
     codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the latter with
     `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a rotation by
-    `seed`, "hadamard+gptq"; "outliers+gptq" keeps some columns in 16 bits, and "gptq+learned" lets layers learn
-    afterwards. A recipe may bring its own. Methods that look at text take a built-in mix without it: `windows` windows
-    of `sequence_length` tokens, and judge codes on the text of `guard`. `target_text`, one file or one per group, is
-    compared with that text; `write_importance` keeps what was measured. `architecture` is a TOML file of facts, which
-    stays known. `revision` is that of a hub id; `allow_pickle` reads PyTorch's own weights where there are no others.
-    `push` uploads the output to that repository (`fewbits.push`), created private unless `public`. Returns the record,
-    also written beside `output`, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing
-    on failure, except that an upload that fails leaves the output.
+    `seed`, "hadamard+gptq"; "outliers+gptq" keeps columns in 16 bits, and "gptq+learned" lets layers learn afterwards.
+    Methods that look at text take a built-in mix without it: `windows` windows of `sequence_length` tokens, and judge
+    codes on the text of `guard`. `target_text`, one file or one per group, is compared with it; `write_importance`
+    keeps what was measured. `architecture` is a TOML file of facts, which stays known. `revision` is that of a hub id;
+    `allow_pickle` reads PyTorch's own weights if there are no others. `push` uploads the output (`fewbits.push`), to a
+    repository that is private unless `public`. Returns the record, written beside `output` too, or with `dry_run` the
+    preview. Raises FewbitsError, one sentence, and leaves nothing on failure.
     """
-    text = Path(calibration) if isinstance(calibration, str) else calibration
-    aside = (_path(guard), _paths(target_text), _path(write_importance))
+    texts = _text(calibration), _path(guard), _paths(target_text), _path(write_importance)
     request = Request(
         source=str(source),
         output=Path(output),
@@ -68,7 +66,7 @@ def quantize(
         tensors=tensors,
         importance=_path(importance),
         method=method,
-        calibration=CalibrationRequest(text, *aside, windows, sequence_length),
+        calibration=CalibrationRequest(*texts, windows, sequence_length),
         force=force,
         dry_run=dry_run,
         seed=seed,
@@ -79,8 +77,7 @@ def quantize(
         progress=progress or silent,
         started=time.perf_counter(),
     )
-    result = _quantize(request, threads, on_preview)
-    return result if push is None or dry_run else _pushed(result, push, public, request)
+    return _pushed(_quantize(request, threads, on_preview), push, public, request)
 
 
 def _push_plan(repository: str | None, output: Path, *, public: bool) -> PushPlan | None:
@@ -94,8 +91,10 @@ def _push_plan(repository: str | None, output: Path, *, public: bool) -> PushPla
     return look(repository, public=public).plan(names_of(output))
 
 
-def _pushed(result: Any, repository: str, public: bool, request: Request) -> Record:
-    """The record with where the output was uploaded to, which the card beside it then says too."""
+def _pushed(result: Any, repository: str | None, public: bool, request: Request) -> Record | Preview:
+    """The result; after an upload with where the output went, which the card beside it then says too."""
+    if repository is None or request.dry_run:
+        return cast("Record | Preview", result)
     from fewbits.hub.push import push
     from fewbits.reporting.card import write_card
 
@@ -117,6 +116,11 @@ def _quantize(request: Request, threads: int | None, on_preview: Callable[[Previ
         from fewbits.pipeline import run  # reading its modules takes a tenth of a second or two
 
         return run(request, workers, digests, on_preview)
+
+
+def _text(given: Any) -> Any:
+    """Calibration text; a string is the path of some."""
+    return Path(given) if isinstance(given, str) else given
 
 
 def _path(given: str | Path | None) -> Path | None:
