@@ -52,11 +52,10 @@ def quantize(
     `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a rotation by
     `seed`, "hadamard+gptq"; "outliers+gptq" keeps columns in 16 bits, and "gptq+learned" lets layers learn afterwards.
     Methods that look at text take a built-in mix without it: `windows` windows of `sequence_length` tokens, and judge
-    codes on the text of `guard`. `target_text`, one file or one per group, is compared with it; `write_importance`
-    keeps what was measured. `architecture` is a TOML file of facts, which stays known. `revision` is that of a hub id;
-    `allow_pickle` reads PyTorch's own weights if there are no others. `push` uploads the output (`fewbits.push`), to a
-    repository that is private unless `public`. Returns the record, written beside `output` too, or with `dry_run` the
-    preview. Raises FewbitsError, one sentence, and leaves nothing on failure.
+    codes on the text of `guard`. `target_text` (one file per group) is compared with it; `write_importance` keeps what
+    was measured. `architecture` is a TOML file of facts. `revision` is that of a hub id; `allow_pickle` reads PyTorch's
+    own weights if there are no others. `push` uploads the output (`fewbits.push`), to a repository that is private
+    unless `public`. Returns the record, or with `dry_run` the preview. Raises FewbitsError and leaves nothing then.
     """
     texts = _text(calibration), _path(guard), _paths(target_text), _path(write_importance)
     request = Request(
