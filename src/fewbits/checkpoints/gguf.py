@@ -15,6 +15,7 @@ from types import MappingProxyType
 from fewbits.checkpoints.base import StoredTensor, Value
 from fewbits.checkpoints.ggml_types import GGMLType, ggml_type
 from fewbits.checkpoints.gguf_values import Cursor
+from fewbits.checkpoints.limits import METADATA_KEYS, TENSORS
 from fewbits.checkpoints.mapping import map_file
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
@@ -57,6 +58,11 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
         raise CheckpointError(
             f"{path} claims {tensors} tensors and {keys} metadata keys, more than its {cursor.data.size} bytes can "
             "hold; it is damaged or unsafe."
+        )
+    if tensors > TENSORS or keys > METADATA_KEYS:
+        raise CheckpointError(
+            f"{path} has {tensors} tensors and {keys} metadata keys, and {TENSORS} and {METADATA_KEYS} are the most "
+            "that are read; it is damaged or unsafe."
         )
     return tensors, keys
 

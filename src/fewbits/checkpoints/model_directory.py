@@ -20,7 +20,7 @@ import numpy as np
 
 from fewbits.checkpoints import pickled
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
-from fewbits.checkpoints.jsonfile import load_object
+from fewbits.checkpoints.jsonfile import load_object, parse_object
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
 from fewbits.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME
 from fewbits.errors import CheckpointError
@@ -79,6 +79,7 @@ def plan_directory(
             slots[name, field] = FieldSlot(position, lines[0], size // lines[0], rows)
             position += size
     text = json.dumps(header, separators=(",", ":")).encode()
+    parse_object(text, f"the header for {len(tensors)} tensors")  # what no reader of ours would take is not written
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     return DirectoryLayout(

@@ -97,7 +97,7 @@ def _pickle_of(path: Path) -> bytes:
                 )
             return archive.read(found[0])
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is a damaged archive ({error}); download it again.") from None
+        raise CheckpointError(f"{path} is a damaged archive ({quoted(str(error))}); download it again.") from None
 
 
 def _require_short_table(path: Path) -> None:

@@ -15,12 +15,10 @@ from typing import Any
 
 from fewbits.checkpoints.base import Bytes, Reader, StoredTensor
 from fewbits.checkpoints.jsonfile import load_object, parse_object
+from fewbits.checkpoints.limits import JSON_BYTES
 from fewbits.checkpoints.mapping import map_file
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
-
-HEADER_LIMIT = 100_000_000
-"""Bytes; the reference implementation's limit. A 100 GB model needs about 0.1% of it."""
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -73,9 +71,9 @@ def _header(path: Path, data: Bytes) -> tuple[dict[str, Any], int]:
     if data.size < 8:
         raise CheckpointError(f"{path} has {data.size} bytes, too few for a safetensors header; download it again.")
     length = int.from_bytes(data[:8].tobytes(), "little")
-    if length > HEADER_LIMIT:
+    if length > JSON_BYTES:
         raise CheckpointError(
-            f"{path} claims a header of {length} bytes, above the limit of {HEADER_LIMIT}; "
+            f"{path} claims a header of {length} bytes, above the limit of {JSON_BYTES}; "
             "it is damaged, unsafe, or no safetensors file."
         )
     if length > data.size - 8:

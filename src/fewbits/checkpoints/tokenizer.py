@@ -9,6 +9,8 @@ from typing import Any
 from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.configuration import Configuration
 from fewbits.checkpoints.jsonfile import load_object
+from fewbits.checkpoints.limits import TOKENIZER_BYTES, TOKENIZER_VALUES
+from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.tokenizer_bytes import byte_level
 from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 from fewbits.checkpoints.tokenizer_pieces import from_json, from_model
@@ -58,7 +60,7 @@ def _find(directory: Path, rows: int) -> TokenizerSource:
     settings = load_object(stated) if stated.is_file() else {}
     path = directory / "tokenizer.json"
     if path.is_file():
-        source = TokenizerSource(path, load_object(path), settings, rows)
+        source = TokenizerSource(path, _load(path), settings, rows)
         if not is_wordpiece(source):
             _check_model(path, source.data.get("model"))
         return source
@@ -69,6 +71,10 @@ def _find(directory: Path, rows: int) -> TokenizerSource:
         f"{directory} has neither tokenizer.json nor tokenizer.model; save it there with transformers "
         "(AutoTokenizer.from_pretrained(...).save_pretrained(DIR))."
     )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return load_object(path, most_bytes=TOKENIZER_BYTES, most_values=TOKENIZER_VALUES)
 
 
 def _check_model(path: Path, model: Any) -> None:
@@ -84,4 +90,4 @@ def _check_model(path: Path, model: Any) -> None:
         )
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
-            raise CheckpointError(f"{path} sets {key} = {model[key]!r}, which a GGUF file cannot state.")
+            raise CheckpointError(f"{path} sets {key} = {quoted(model[key])}, which a GGUF file cannot state.")

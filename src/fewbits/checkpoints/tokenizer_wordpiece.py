@@ -70,7 +70,8 @@ def _marked(text: str) -> str:
 
 
 def _check_model(source: TokenizerSource, model: Mapping[str, Any]) -> None:
-    if not isinstance(model.get("vocab"), dict) or model.get("unk_token") not in model["vocab"]:
+    unknown = model.get("unk_token")
+    if not isinstance(model.get("vocab"), dict) or not isinstance(unknown, str) or unknown not in model["vocab"]:
         raise CheckpointError(f"{source.path} holds a WordPiece tokenizer without tokens or without an unknown one.")
     if model.get("continuing_subword_prefix", INSIDE) != INSIDE:
         raise CheckpointError(

@@ -63,7 +63,7 @@ class Vocabulary:
         """Place one token; raises CheckpointError when its number or text cannot be right."""
         if not isinstance(text, str) or type(number) is not int or number < 0:
             raise CheckpointError(
-                f"{self.path} has a token {quoted(text)} with number {number!r}; the file is damaged."
+                f"{self.path} has a token {quoted(text)} with number {quoted(number)}; the file is damaged."
             )
         if number >= self.rows:
             raise CheckpointError(
