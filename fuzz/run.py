@@ -58,12 +58,12 @@ class Outcome:
 def fuzz(
     target: Target, folder: Path, *, seed: int, seconds: float | None = None, inputs: int | None = None
 ) -> Outcome:
-    """Read spoiled inputs for `seconds`, or so many `inputs`, in the empty folder `folder`; the same for the same seed."""
+    """Read spoiled inputs for `seconds`, or so many `inputs`, in the empty folder `folder`; a seed repeats itself."""
     random, outcome = Random(seed), Outcome()
     seeds, corpus = target.seeds(), target.seeds()
     for each in seeds:
         _try(target, folder, each, outcome)
-    assert outcome.accepted, "none of the inputs that a target begins with is taken"
+        assert outcome.accepted, "the first input to begin with is not taken"
     began, path = time.monotonic(), folder / target.name
     while (inputs is None or outcome.inputs < inputs) and (seconds is None or time.monotonic() - began < seconds):
         # Half of the time from what is accepted: what is refused early hides what comes after.

@@ -69,7 +69,7 @@ def gguf_seeds() -> list[bytes]:
     arrays = [_key("n", 9, struct.pack("<IQ3i", 5, 3, 1, 2, 3)), _key("t", 9, _strings("a", "b", "é"))]
     tensors = [_tensor("a.weight", [8, 4], 0, 0), _tensor("b.weight", [256, 1], 12, 128), _tensor("c", [32], 1, 320)]
     plain = _gguf([name, *arrays], tensors, 384)
-    model = [name, *_llama_keys(), *_tokenizer_keys("llama"), *_tokenizer_keys("gpt2")[1:]]
+    model = [name, *_llama_keys(), *_tokenizer_keys("llama")]
     weights = [_tensor("token_embd.weight", [8, 4], 0, 0), _tensor("output_norm.weight", [8], 0, 128)]
     bytelevel = [name, *_llama_keys(), *_tokenizer_keys("gpt2")]
     return [plain, _gguf([name, *scalars], [], 0), _gguf(model, weights, 160), _gguf(bytelevel, weights, 160)]
@@ -99,6 +99,7 @@ def read_gguf(path: Path) -> None:
     from fewbits.checkpoints.opening import convert_gguf
     from fewbits.checkpoints.tokenizer import tokenizer_from_gguf
     from fewbits.errors import FewbitsError
+    from fewbits.evaluation.decoding import decoded
     from fewbits.evaluation.gguf_config import read_config
     from fewbits.inspection import inspect
 
@@ -110,12 +111,18 @@ def read_gguf(path: Path) -> None:
     for value in reader.metadata.values():
         if value.type.startswith("array:"):
             list(value.value)
-    for step in (convert_gguf, lambda p: inspect(p).to_json(), lambda _: read_config(reader)):
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: convert_gguf(path),
+        lambda: inspect(path).to_json(),
+        lambda: read_config(reader),
+        lambda: tokenizer_from_gguf(reader.metadata),
+        lambda: [decoded(reader.read(n)) for n in reader.names() if reader.read(n).elements < 1 << 16],
+    )
+    for step in steps:
         try:
-            step(path)
+            step()
         except FewbitsError as error:  # what the next step says is of interest too
             _require_sentence(error)
-    tokenizer_from_gguf(reader.metadata)
 
 
 def _require_sentence(error: Exception) -> None:
@@ -179,7 +186,7 @@ def read_header(path: Path) -> None:
     file = path.with_name("whole.safetensors")
     file.unlink(missing_ok=True)
     file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(1024))
-    size = max((int(n) for n in _offsets(text)), default=0)
+    size = max((n for n in _offsets(text) if type(n) is int and n > 0), default=0)
     with file.open("r+b") as opened:
         opened.truncate(8 + len(text) + min(size, 1 << 20))
     read_safetensors(file)
@@ -189,7 +196,7 @@ def _offsets(header: bytes) -> list[Any]:
     """Where the tensors of a header end, as far as it can be read."""
     try:
         found = json.loads(header)
-        return [e["data_offsets"][1] for e in found.values() if type(e.get("data_offsets", [0])[-1]) is int]
+        return [each["data_offsets"][1] for name, each in found.items() if name != "__metadata__"]
     except Exception:  # a header that was spoiled
         return []
 
@@ -252,7 +259,12 @@ def _small_tokenizer() -> str:
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {}}],
     }
-    told = {"added_tokens": added, "normalizer": None, "pre_tokenizer": cutter, "post_processor": template}
+    told: dict[str, Any] = {
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": cutter,
+        "post_processor": template,
+    }
     return json.dumps({"version": "1.0", **told, "decoder": {"type": "ByteLevel"}, "model": model})
 
 
@@ -382,10 +394,21 @@ def card_seeds() -> list[bytes]:
     form = {"format": "Q4_K", "tensors": 1, "parameters": 256, "bits_per_weight": 4.5, "relative_rms": 0.07}
     hub = {"repository": "a/b", "revision": None, "commit": "0" * 40, "license": {"license": "mit"}}
     plan = {"text": {"sha256": "ab" * 32}, "tokens": 100}
-    preview = {"output": "/x/o.gguf", "recipe": "Q4_K_M", "nominal_format": "Q4_K", "architecture": "llama"}
+    preview: dict[str, Any] = {
+        "output": "/x/o.gguf",
+        "recipe": "Q4_K_M",
+        "nominal_format": "Q4_K",
+        "architecture": "llama",
+    }
     preview |= {"parameters": 256, "bytes_in": 512, "bytes_out": 144, "bits_per_weight": 4.5, "share_not_nominal": 0.0}
     preview |= {"fallbacks": [], "source": "a/b", "hub": hub, "calibration": plan, "importance": {"text": "t"}}
-    card = {"schema": SCHEMA, "preview": preview, "tensors": [tensor], "formats": [form], "output_sha256": "cd" * 32}
+    card: dict[str, Any] = {
+        "schema": SCHEMA,
+        "preview": preview,
+        "tensors": [tensor],
+        "formats": [form],
+        "output_sha256": "cd" * 32,
+    }
     card |= {"versions": {"fewbits": "0.1.0"}, "calibration": {"kept": 1, "tensors": 2}}
     text = {"text": "t.txt", "text_sha256": "ab" * 32, "tokens": 9, "windows": 2, "context": 8, "protocol": "p"}
     figures = {"perplexity_original": 9.5, "perplexity_quantized": 9.6, "kl_divergence_mean": 0.01}

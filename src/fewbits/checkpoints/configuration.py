@@ -148,8 +148,8 @@ def _usable_positions(path: Path, architecture: Architecture, values: Mapping[st
         number = values.get(key)
         if type(number) is not int or not 0 <= number < values["max_position_embeddings"] - 1:
             raise CheckpointError(
-                f"{path} has {key} = {quoted(number)}, behind which its {values['max_position_embeddings']} positions begin; "
-                "correct it."
+                f"{path} has {key} = {quoted(number)}, behind which its {values['max_position_embeddings']} positions "
+                "begin; correct it."
             )
     return architecture.usable_positions(values)
 
@@ -159,12 +159,12 @@ def _check_requirements(path: Path, architecture: Architecture, values: Mapping[
         value = values.get(key)
         if value is not None and value not in allowed:
             raise CheckpointError(
-                f"{path} has {key} = {quoted(value)}, which a GGUF file of architecture '{architecture.gguf}' cannot state; "
-                f"it can state {' or '.join(repr(v) for v in allowed)}."
+                f"{path} has {key} = {quoted(value)}, which a GGUF file of architecture '{architecture.gguf}' cannot "
+                f"state; it can state {' or '.join(repr(v) for v in allowed)}."
             )
     key = architecture.epsilon
     eps = values.get(key)
-    if type(eps) not in (int, float) or not 0 < float(eps or 0) < 1:
+    if type(eps) not in (int, float) or not 0 < (eps or 0) < 1:
         raise CheckpointError(f"{path} has {key} = {quoted(eps)}, and a number between 0 and 1 is needed; correct it.")
 
 
@@ -178,8 +178,8 @@ def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any]
     for key in architecture.absent:
         if raw.get(key) is not None:
             raise CheckpointError(
-                f"{path} has {key} = {quoted(raw[key])}, which a GGUF file of architecture '{architecture.gguf}' cannot "
-                "state."
+                f"{path} has {key} = {quoted(raw[key])}, which a GGUF file of architecture '{architecture.gguf}' "
+                "cannot state."
             )
     for fact in architecture.metadata.values():
         value = values.get(fact.key)
@@ -235,8 +235,8 @@ def _rotary_width(path: Path, values: Mapping[str, Any]) -> int:
     width = int(values["head_dim"] * share) if type(share) in (int, float) and 0 < share <= 1 else 0
     if width < 2 or width % 2:
         raise CheckpointError(
-            f"{path} has partial_rotary_factor = {quoted(share)}, by which RoPE would rotate {width} of {values['head_dim']} "
-            "columns of a head, no even number of at least 2; correct it."
+            f"{path} has partial_rotary_factor = {quoted(share)}, by which RoPE would rotate {width} of "
+            f"{values['head_dim']} columns of a head, no even number of at least 2; correct it."
         )
     return width
 

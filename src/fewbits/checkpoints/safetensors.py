@@ -156,10 +156,12 @@ class ShardedReader:
         expected = {name for name, where in self._where.items() if where == shard}
         for name in sorted(expected - present):
             raise CheckpointError(
-                f"{self.path} places tensor {quoted(name)} in {shard}, which has none; download it again."
+                f"{self.path} places tensor {quoted(name)} in {quoted(shard)}, which has none; download it again."
             )
         for name in sorted(present - expected):
-            raise CheckpointError(f"{shard} holds tensor {quoted(name)}, which {self.path} does not place there.")
+            raise CheckpointError(
+                f"{quoted(shard)} holds tensor {quoted(name)}, which {self.path} does not place there."
+            )
 
     def names(self) -> list[str]:
         """Tensor names, shard by shard, in the order of their bytes."""
@@ -178,15 +180,20 @@ def _weight_map(index: Path, raw: object) -> dict[str, str]:
     return raw
 
 
+_LONGEST_NAME = 255
+"""Bytes of a file's name on the systems that we run on."""
+
+
 def _shard_path(index: Path, shard: str) -> Path:
     """A shard lies beside its index: a path that leaves the directory could read any file of the machine."""
-    if shard != Path(shard).name or shard in {"", ".", ".."} or "\\" in shard or "\0" in shard:
+    long = len(shard.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
+    if long or shard != Path(shard).name or shard in {"", ".", ".."} or "\\" in shard or "\0" in shard:
         raise CheckpointError(
             f"{index} names the shard {quoted(shard)}, which is not a plain file name beside it; refused."
         )
     path = index.parent / shard
     if not path.is_file():
-        raise CheckpointError(f"{index} names the shard {shard}, which is missing; download it again.")
+        raise CheckpointError(f"{index} names the shard {quoted(shard)}, which is missing; download it again.")
     return path
 
 

@@ -103,8 +103,8 @@ def _parse(data: bytes) -> SentencePieceModel:
     pieces: list[Piece] = []
     trainer: dict[int, int | bytes] = {}
     rules: dict[int, int | bytes] = {}
-    fields = list(islice(_fields(data), PIECES + 1))
-    if len(fields) > PIECES or len(data) > SENTENCEPIECE_BYTES:
+    fields = [] if len(data) > SENTENCEPIECE_BYTES else list(islice(_fields(data), PIECES + 1))
+    if not 0 < len(fields) <= PIECES:
         raise _DamagedError
     for number, value in fields:
         if number == 1:
