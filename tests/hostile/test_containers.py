@@ -24,18 +24,18 @@ from fewbits.errors import CheckpointError
 
 @contextmanager
 def refused(saying: str) -> Iterator[None]:
-    """The code inside raises one sentence that holds `saying`, within 0.5 s and 20 MB."""
+    """The code inside raises one sentence that holds `saying`, within a second of the processor and 20 MB."""
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         yield
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     message = str(caught.value)
     assert saying in message
     assert "\n" not in message
     assert len(message) < 600
-    assert seconds < 0.5
+    assert seconds < 1
     assert peak < 20_000_000
 
 
@@ -228,7 +228,7 @@ GGUF: dict[str, tuple[bytes, str]] = {
     "string_longer_than_file": (gguf_bytes((key("a", STRING, text("x", 10_000)),), data=64), "needs 10000 bytes"),
     "string_2_64": (gguf_bytes((key("a", STRING, text("x", 2**64 - 1)),), data=64), "truncated or damaged"),
     "string_not_utf8": (gguf_bytes((key("a", STRING, text(b"\xff\xfe")),)), "not UTF-8"),
-    "array_2_60_numbers": (gguf_bytes((key("a", ARRAY, array(UINT32, BIG)),), data=64), "truncated or damaged"),
+    "array_2_60_numbers": (gguf_bytes((key("a", ARRAY, array(UINT32, BIG)),), data=64), "more numbers"),
     "array_2_60_strings": (gguf_bytes((key("a", ARRAY, array(STRING, BIG)),), data=64), "truncated or damaged"),
     "array_string_too_long": (
         gguf_bytes((key("a", ARRAY, array(STRING, 1, text("x", BIG))),), data=64),
