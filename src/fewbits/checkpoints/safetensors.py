@@ -222,8 +222,8 @@ def _remedy(path: Path) -> str:
         return (
             f"it has {pickles[0]}, a pickle, which can run code when opened and is refused: convert it where you "
             "trust it with transformers, AutoModelForCausalLM.from_pretrained(DIR, weights_only=True)"
-            ".save_pretrained(OUT, safe_serialization=True), or let its numbers and nothing else be read "
-            "(--allow-pickle)."
+            ".save_pretrained(OUT, safe_serialization=True), or let `fewbits quantize --allow-pickle` read its numbers "
+            "and nothing else."
         )
     others = sorted(p.name for p in path.glob("*.safetensors"))
     if others:

@@ -53,7 +53,7 @@ def _instead(names: Collection[str]) -> str:
 def _remedy(names: Collection[str]) -> str:
     if any(sign in names for sign, _ in _PICKLED):
         return (
-            "a pickle can run code when opened and is refused; where you trust it, --allow-pickle reads its numbers "
-            "and nothing else"
+            "a pickle can run code when opened and is refused; `fewbits quantize --allow-pickle` reads its numbers and "
+            "nothing else"
         )
     return "give the repository of the original model, with safetensors"
