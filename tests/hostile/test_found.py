@@ -50,6 +50,30 @@ def test_an_unknown_token_that_is_a_list(tmp_path: Path) -> None:
         read("tokenizer", json.dumps(told).encode(), tmp_path)
 
 
+@pytest.mark.parametrize("number", [[], {}, "7", None])
+def test_a_number_of_a_word_piece_that_is_none(number: Any, tmp_path: Path) -> None:
+    told = json.loads(tokenizer_seeds()[2])
+    told["model"]["vocab"]["a"] = number
+
+    with pytest.raises(CheckpointError, match="with number"):
+        read("tokenizer", json.dumps(told).encode(), tmp_path)
+
+
+def test_an_added_token_with_five_thousand_digits(tmp_path: Path) -> None:
+    told = {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}}
+
+    read("tokenizer-config", json.dumps(told).encode(), tmp_path)  # no token has that number: it adds none
+
+
+def test_rope_parameters_beyond_every_float(folder: Path) -> None:
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    told["rope_parameters"] = {"rope_type": "linear", "rope_theta": 1e4, "factor": 10**400}
+    (folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
+
+    with pytest.raises(CheckpointError, match="factor"):
+        convert_directory(folder)
+
+
 @pytest.mark.parametrize(
     "value", [{"architectures": [["x"] * 999]}, "x" * 9999, 10**4000], ids=["table", "text", "number"]
 )

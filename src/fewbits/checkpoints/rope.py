@@ -42,7 +42,7 @@ def parted(rows: int, heads: int) -> Order:
 
 def _number(config: Configuration, key: str, default: float | None = None) -> float:
     value = config.rope.get(key, default)
-    if type(value) not in (int, float) or not 0 < float(value or 0) < 1e30:
+    if type(value) not in (int, float) or not 0 < (value or 0) < 1e30:
         raise CheckpointError(
             f"{config.path} has the RoPE parameter {key} = {quoted(value)}, and a positive number is needed."
         )

@@ -47,7 +47,8 @@ def word_pieces(source: TokenizerSource) -> TokenizerVocabulary:
     vocabulary = Vocabulary(source.path, source.rows)
     added = {token.number for token in added_tokens(source)}
     for text, number in model["vocab"].items():
-        vocabulary.put(number, text if number in added else _marked(text), TokenKind.NORMAL)
+        stays = type(number) is int and number in added
+        vocabulary.put(number, text if stays else _marked(text), TokenKind.NORMAL)
     vocabulary.add(added_tokens(source))
     metadata = {
         f"{PREFIX}.model": Value(MODEL, "string"),
