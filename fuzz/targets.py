@@ -99,7 +99,6 @@ def read_gguf(path: Path) -> None:
     from fewbits.checkpoints.opening import convert_gguf
     from fewbits.checkpoints.tokenizer import tokenizer_from_gguf
     from fewbits.errors import FewbitsError
-    from fewbits.evaluation.decoding import decoded
     from fewbits.evaluation.gguf_config import read_config
     from fewbits.inspection import inspect
 
@@ -116,13 +115,24 @@ def read_gguf(path: Path) -> None:
         lambda: inspect(path).to_json(),
         lambda: read_config(reader),
         lambda: tokenizer_from_gguf(reader.metadata),
-        lambda: [decoded(reader.read(n)) for n in reader.names() if reader.read(n).elements < 1 << 16],
+        lambda: _decode(reader),
     )
     for step in steps:
         try:
             step()
         except FewbitsError as error:  # what the next step says is of interest too
             _require_sentence(error)
+
+
+def _decode(reader: Any) -> None:
+    """Every small tensor as numbers."""
+    from fewbits.evaluation.decoding import decoded, require_decodable
+
+    stored = [reader.read(name) for name in reader.names()]
+    require_decodable({each.format for each in stored})
+    for each in stored:
+        if each.elements < 1 << 16:
+            assert decoded(each).numel() == each.elements
 
 
 def _require_sentence(error: Exception) -> None:
@@ -281,31 +291,38 @@ def config_seeds() -> list[bytes]:
     return [json.dumps(each).encode() for each in (own, scaled, *others)]
 
 
-def _directory(path: Path) -> Path:
-    """A model directory beside `path` with the embedded model's files; those of the input take their place."""
+def read_config_json(path: Path) -> None:
+    """A model directory whose config.json is the input, seen as the file that it would become."""
+    from fewbits.checkpoints.huggingface import convert_directory
+
     folder = path.parent / "model"
     if not folder.exists():
         folder.mkdir()
         (folder / "model.safetensors").symlink_to(POCKET / "model.safetensors")
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.json"):
-        (folder / name).unlink(missing_ok=True)
-    (folder / "config.json").symlink_to(POCKET / "config.json")
-    (folder / "tokenizer.json").write_text(_small_tokenizer(), encoding="utf-8")
-    return folder
+        (folder / "tokenizer.json").write_text(_small_tokenizer(), encoding="utf-8")
+    shutil.copyfile(path, folder / "config.json")
+    convert_directory(folder)
 
 
-def _beside(name: str) -> Callable[[Path], object]:
-    """Reads a model directory in which the input stands as `name`."""
+@cache
+def _configuration() -> Any:
+    from fewbits.checkpoints.configuration import read_configuration
+
+    return read_configuration(POCKET)
+
+
+def _tokenizer_file(name: str) -> Callable[[Path], object]:
+    """Reads a tokenizer of which the input is the file `name`."""
 
     def read(path: Path) -> object:
-        from fewbits.checkpoints.huggingface import convert_directory
+        from fewbits.checkpoints.tokenizer import read_tokenizer
 
-        folder = _directory(path)
-        (folder / name).unlink(missing_ok=True)
+        folder = path.parent / "model"
+        folder.mkdir(exist_ok=True)
+        if name not in ("tokenizer.json", "tokenizer.model"):
+            (folder / "tokenizer.json").write_text(_small_tokenizer(), encoding="utf-8")
         shutil.copyfile(path, folder / name)
-        if name == "tokenizer.model":
-            (folder / "tokenizer.json").unlink()
-        return convert_directory(folder)
+        return read_tokenizer(folder, _configuration())
 
     return read
 
@@ -478,10 +495,10 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "index": Target(index_seeds, read_index, JSON),
         "imatrix-gguf": Target(imatrix_gguf_seeds, read_imatrix),
         "imatrix-dat": Target(imatrix_dat_seeds, read_imatrix),
-        "config": Target(config_seeds, _beside("config.json"), JSON),
-        "tokenizer": Target(tokenizer_seeds, _beside("tokenizer.json"), JSON),
-        "tokenizer-config": Target(settings_seeds, _beside("tokenizer_config.json"), JSON),
-        "sentencepiece": Target(pieces_seeds, _beside("tokenizer.model")),
+        "config": Target(config_seeds, read_config_json, JSON),
+        "tokenizer": Target(tokenizer_seeds, _tokenizer_file("tokenizer.json"), JSON),
+        "tokenizer-config": Target(settings_seeds, _tokenizer_file("tokenizer_config.json"), JSON),
+        "sentencepiece": Target(pieces_seeds, _tokenizer_file("tokenizer.model")),
         "recipe": Target(recipe_seeds, read_recipe, TOML, "mine.toml"),
         "architecture": Target(architecture_seeds, read_architecture_file, TOML, "mine.toml"),
         "calibration": Target(calibration_seeds, read_calibration, JSON, "rows.jsonl"),

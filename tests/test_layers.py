@@ -208,6 +208,7 @@ ALLOWED: dict[str, set[str]] = {
         "choosing",
         "evaluation",
         "explanation",
+        "hub.locating",
         "hub.push",
         "inspection",
         "planning",

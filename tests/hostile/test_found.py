@@ -99,6 +99,36 @@ def test_toml_that_python_stumbles_over(value: str, tmp_path: Path, pocket: Path
         add_architecture(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"blk.{layer}.attn_q.weight"', '"blk.{layer}.attn_q{.weight"'),
+        ('"blk.{layer}.attn_q.weight"', '"blk.{layer.__class__}.attn_q.weight"'),
+        ('"blk.{layer}.attn_q.weight"', '"blk.{layer}.{0}attn_q.weight"'),
+    ],
+)
+def test_braces_around_something_else(old: str, new: str, tmp_path: Path) -> None:
+    """Names are filled in by their braces, and anything may stand between those."""
+    text = (Path(planning.__file__).parents[1] / "models" / "llama.toml").read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    with pytest.raises(CheckpointError, match="braces"):
+        add_architecture(path)
+
+
+@pytest.mark.parametrize("columns", [0, 1])
+def test_a_matrix_without_columns(columns: int, tmp_path: Path) -> None:
+    from fewbits.evaluation.decoding import decoded
+
+    path = tmp_path / "x.gguf"
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q1sIQQIQ", 1, b"v", 2, columns, 3, 0, 0)
+    path.write_bytes(head + bytes(-len(head) % 32) + bytes(12))
+
+    assert decoded(GGUFReader(path).read("v")).shape == (3, columns)
+
+
 @pytest.mark.parametrize("line", ["groups = 3", "groups = [3]", "implied = {}", "prefix = 3", "transformers = []"])
 def test_facts_of_other_kinds(line: str, tmp_path: Path) -> None:
     text = (Path(planning.__file__).parents[1] / "models" / "llama.toml").read_text(encoding="utf-8")

@@ -5,6 +5,9 @@ A file that says more is refused after a look at counts and lengths, within a se
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import prod
+
 JSON_BYTES = 16_000_000
 """Of a header or a JSON file. The header of 100,000 tensors has about 12 MB; one character beyond Unicode's first 65536
 makes Python hold each character of a string in four bytes."""
@@ -38,3 +41,12 @@ METADATA_TEXT_BYTES = 1 << 24
 SENTENCEPIECE_BYTES = 16_000_000
 PIECES = 1 << 19
 """Of a SentencePiece model; real ones have up to 262,144."""
+
+
+def countless(shape: Iterable[int]) -> bool:
+    """Whether elements, or those of a part, are more than a signed number of 64 bits counts.
+
+    >>> countless((2**32, 2**32)), countless((2**32, 2**32, 0)), countless((2**31, 2**31, 0))
+    (True, True, False)
+    """
+    return prod(n or 1 for n in shape) >= 1 << 63

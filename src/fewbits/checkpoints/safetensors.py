@@ -15,7 +15,7 @@ from typing import Any
 
 from fewbits.checkpoints.base import Bytes, Reader, StoredTensor
 from fewbits.checkpoints.jsonfile import load_object, parse_object
-from fewbits.checkpoints.limits import JSON_BYTES
+from fewbits.checkpoints.limits import JSON_BYTES, countless
 from fewbits.checkpoints.mapping import map_file
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
@@ -56,6 +56,8 @@ def _entry(where: str, raw: object) -> _Entry:
         raise CheckpointError(f"{where} has shape {quoted(shape)}, not a list of counts; the file is damaged.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
         raise CheckpointError(f"{where} has data_offsets {quoted(offsets)}, not two positions; the file is damaged.")
+    if countless(shape):
+        raise CheckpointError(f"{where} has shape {quoted(shape)}, more than 64 bits can count; damaged or unsafe.")
     begin, end = offsets
     size = prod(shape) * _WIDTHS[dtype]
     if end - begin != size:

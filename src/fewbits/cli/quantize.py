@@ -77,17 +77,18 @@ def command(
     it. OUT.card.json beside the file records what was done to each tensor and what it cost.
     """
     from fewbits.cli.output import stdout_reserved
-    from fewbits.cli.progress import progress_report
+    from fewbits.cli.progress import pause, progress_report
     from fewbits.quantizing import quantize
 
     shown: list[Preview] = []
 
     def show(preview: Preview) -> None:
         shown.append(preview)
+        pause(report)  # a source may have been fetched
         if not (as_json or quiet):
             _print_preview(preview, _choices(ctx, reads_text=preview.calibration is not None))
 
-    stages = () if quiet or options["dry_run"] else _stages(options["to"], options["method"], given=bool(calibration))
+    stages = () if quiet or options["dry_run"] else _stages(source, options, given=bool(calibration))
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
@@ -124,15 +125,18 @@ def _telling_what_is_kept(output: Path) -> Iterator[None]:
         raise
 
 
-def _stages(recipe: str, method: str | None, *, given: bool) -> tuple[str, ...]:
+def _stages(source: str, options: dict[str, Any], *, given: bool) -> tuple[str, ...]:
     """What gets a bar; raises RecipeError where there is no such recipe or method."""
     from fewbits import planning
     from fewbits.choosing import choose
+    from fewbits.hub.locating import is_repository
 
-    chosen = choose(planning.get(recipe), method, text=given)
+    chosen = choose(planning.get(options["to"]), options["method"], text=given)
+    fetched = ("download",) if is_repository(source) else ()
     rotated = ("rotate",) if chosen.rotation else ()
     walked = ("calibrate",) if chosen.reads_text else ()
-    return (*rotated, *walked, "quantize", "verify")
+    sent = ("upload",) if options["push"] else ()
+    return (*fetched, *rotated, *walked, "quantize", "verify", *sent)
 
 
 def _choices(ctx: click.Context, *, reads_text: bool) -> list[str]:

@@ -28,6 +28,11 @@ class Located:
     """What the user should know, one sentence each."""
 
 
+def is_repository(source: str) -> bool:
+    """Whether `source` names a repository of the hub: it looks like org/name, and no such path exists."""
+    return bool(HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
+
+
 def _silent(done: int, total: int) -> None:
     """Report nothing."""
 
@@ -38,10 +43,9 @@ def locate(source: str, *, revision: str | None = None, pickles: bool = False, p
     `revision` is a branch, tag or commit of a repository; `pickles` fetches PyTorch's own weights where there are no
     others.
     """
-    exists = Path(source).expanduser().exists()
-    if exists or not HUB_ID.fullmatch(source):
+    if not is_repository(source):
         if revision is not None:
-            kind = "a path of this machine" if exists else "no hub id (org/name)"
+            kind = "a path of this machine" if Path(source).expanduser().exists() else "no hub id (org/name)"
             raise HubError(f"{source} is {kind}, and only a repository of the hub has a revision; leave it out.")
         return Located(source)
     from fewbits.hub.fetching import fetch  # huggingface_hub and all

@@ -11,6 +11,7 @@ from typing import Any
 
 from fewbits.errors import CheckpointError
 from fewbits.models.architecture import (
+    EXPERT,
     Architecture,
     GroupFact,
     ImpliedFact,
@@ -86,6 +87,16 @@ class _Text:
     def word(self, raw: Mapping[str, Any], name: str) -> str:
         """A text, empty where there is none."""
         return self.string(raw[name], name) if raw.get(name, "") != "" else ""
+
+    def template(self, name: str, *path: str) -> str:
+        """A tensor's name, in which braces stand around "layer" and "expert" alone."""
+        if set("{}") & set(name.replace("{layer}", "").replace(EXPERT, "")):
+            raise self.wrong(f"{shown(name)} has braces around something else than layer or expert", *path)
+        return name
+
+    def templates(self, found: Any, *path: str) -> tuple[str, ...]:
+        """A list of such names."""
+        return tuple(self.template(each, *path) for each in self.strings(found, *path))
 
     def known(self, found: Collection[Any], allowed: Collection[str], *path: str) -> None:
         """Raise for what is not among `allowed`."""
@@ -192,6 +203,8 @@ def _tensor(at: _Text, name: str, found: Any, widths: Collection[str]) -> Tensor
             raise at.wrong(f"{name} has {key} = {shown(value)}, which is of another kind", *path)
     at.known(at.strings(found["shape"], *path), widths, *path)
     at.known([found.get("order", "")], ORDERS, *path)
+    for each in (name, found["source"], found.get("parameter", "")):
+        at.template(each, *path)
     if ("{layer}" in name) != ("{layer}" in found["source"]):
         raise at.wrong(f"{name} and its source have to name the layer both, or neither", *path)
     return TensorFact(gguf=name, **{**found, "shape": tuple(found["shape"])})
@@ -202,8 +215,8 @@ def _group(at: _Text, found: Mapping[str, Any]) -> GroupFact:
     if missing:
         raise at.wrong(f"a group has name, kind, producers and consumers; see {sorted(missing)[0]}", "groups")
     at.known([found["kind"]], GROUP_KINDS, "groups", "kind")
-    producers, consumers = (at.strings(found[key], "groups", key) for key in ("producers", "consumers"))
-    return GroupFact(found["name"], found["kind"], producers, consumers)
+    producers, consumers = (at.templates(found[key], "groups", key) for key in ("producers", "consumers"))
+    return GroupFact(at.string(found["name"], "groups", "name"), found["kind"], producers, consumers)
 
 
 def _stream(at: _Text, raw: Mapping[str, Any]) -> StreamFact:
@@ -211,13 +224,16 @@ def _stream(at: _Text, raw: Mapping[str, Any]) -> StreamFact:
     embedding = at.string(stream.get("embedding"), "stream", "embedding")
     # Nothing of an encoder that is quantized reads its last states.
     head = "" if raw.get("encoder") else at.string(stream.get("head"), "stream", "head")
-    return StreamFact(embedding, head, at.strings(stream.get("writers", []), "stream", "writers"))
+    return StreamFact(embedding, head, at.templates(stream.get("writers", []), "stream", "writers"))
 
 
 def _implied(at: _Text, found: Mapping[str, Any], widths: Collection[str]) -> ImpliedFact:
     key, width = (at.string(found.get(name), "implied", name) for name in ("key", "width"))
     at.known([width], (*widths, "hidden / heads"), "implied", "width")
-    return ImpliedFact(key, width, tuple(found.get("layers", ())))
+    layers = found.get("layers", [])
+    if not isinstance(layers, list) or not all(type(each) is int for each in layers):
+        raise at.wrong(f"layers has to be a list of counts, and is {shown(layers)}", "implied", "layers")
+    return ImpliedFact(key, width, tuple(layers))
 
 
 def _local_rope(at: _Text, raw: Mapping[str, Any]) -> LocalRope | None:
