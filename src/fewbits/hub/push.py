@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fewbits.checkpoints.jsonfile import load_object, parse_object
@@ -98,7 +99,8 @@ def _upload(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="fewbits")
-    after = f" {output.path} and its card are complete: `fewbits push {output.path} {place.repository}` goes on."
+    again = f"fewbits push {quote(str(output.path))} {place.repository}"
+    after = f" {output.path} and its card are complete: `{again}` goes on."
     with told(place.repository, after=after):
         progress("upload", 0, 0)
         texts = dict(output.texts)
