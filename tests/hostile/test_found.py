@@ -65,6 +65,16 @@ def test_an_added_token_with_five_thousand_digits(tmp_path: Path) -> None:
     read("tokenizer-config", json.dumps(told).encode(), tmp_path)  # no token has that number: it adds none
 
 
+@pytest.mark.parametrize("key", ["model", "normalizer", "post_processor", "pre_tokenizer"])
+def test_a_kind_that_floods_the_sentence(key: str, tmp_path: Path) -> None:
+    told = json.loads(tokenizer_seeds()[0])
+    told[key] = {"type": ["x" * 999] * 9, "vocab": {}, "merges": []}
+
+    with pytest.raises(CheckpointError) as caught:
+        read("tokenizer", json.dumps(told).encode(), tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
 def test_rope_parameters_beyond_every_float(folder: Path) -> None:
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     told["rope_parameters"] = {"rope_type": "linear", "rope_theta": 1e4, "factor": 10**400}
