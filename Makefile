@@ -2,6 +2,7 @@
 # make test    everything that has to be right (what CI runs first)
 # make peers   install llama.cpp's Python package (builds for ten minutes, once) and run the tests against it
 # make bench   speed, memory and quality next to llama.cpp in the same run; the figures go into README.md
+# make fuzz    feed spoiled files to everything that reads files, MINUTES each (3), by SEED (0)
 # make neon    compile the kernels for 64-bit ARM, and run their self-test where an emulator is installed
 #
 # A machine needs git, make, g++ and Python >= 3.10 with venv and headers; all else comes from PyPI into .venv.
@@ -16,7 +17,10 @@ TEXT   := out/reference-manual.txt
 # Python edits need no new installation (it is editable); these do.
 BUILT_FROM := pyproject.toml CMakeLists.txt scripts/setup.sh $(wildcard native/*.* native/*/*.*)
 
-.PHONY: setup demo test lint peers bench neon clean
+MINUTES ?= 3
+SEED    ?= 0
+
+.PHONY: setup demo test lint peers bench fuzz neon clean
 
 setup: $(VENV)/.ready
 
@@ -50,6 +54,9 @@ peers: $(VENV)/.peers
 
 bench: $(VENV)/.peers
 	$(BIN)/python scripts/readme_figures.py
+
+fuzz: setup
+	$(BIN)/python -m fuzz --minutes $(MINUTES) --seed $(SEED)
 
 neon:
 	bash scripts/neon.sh

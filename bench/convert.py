@@ -3,10 +3,10 @@
     python bench/convert.py [FOLDER] [--layers 32] [--rounds 3] [--threads 2]
 
 FOLDER (out/bench) holds the model (4.2 GB with 32 layers, made when missing) and the outputs. "plain" converts the
-shards to a GGUF file, where nothing is computed but the order of rows; "cp" copies the same shards. Then the
-model in GPTQ's dialect (int4 in groups of 32, made when missing) goes to compressed-tensors and to GGUF. Whole processes are
-timed in changing order, fewbits with hashing source and output, verifying and syncing to disk; "synced" is `cp` and then
-`sync` of its files. Peak is memory less file-backed pages.
+shards to a GGUF file, where nothing is computed but the order of rows; "cp" copies the same shards. Then the model in
+the dialect of GPTQ (int4 in groups of 32, made when missing) goes to compressed-tensors and to GGUF. Whole processes
+are timed in changing order, fewbits with hashing source and output, verifying and syncing to disk; "synced" is `cp`
+and then `sync` of its files. Peak is memory less file-backed pages.
 """
 
 from __future__ import annotations

@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from fewbits.conversion.convert import convert
     from fewbits.evaluation.compare import compare
     from fewbits.explanation.explain import explain
+    from fewbits.hub.push import push
     from fewbits.inspection import inspect
     from fewbits.quantizing import quantize
 
     __version__: str
 
-__all__ = ["FewbitsError", "__version__", "compare", "convert", "explain", "formats", "inspect", "quantize"]
+__all__ = ["FewbitsError", "__version__", "compare", "convert", "explain", "formats", "inspect", "push", "quantize"]
 
 _VERBS = {
     "compare": "fewbits.evaluation.compare",
     "convert": "fewbits.conversion.convert",
     "explain": "fewbits.explanation.explain",
     "inspect": "fewbits.inspection",
+    "push": "fewbits.hub.push",
     "quantize": "fewbits.quantizing",
 }
 

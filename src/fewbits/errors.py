@@ -35,5 +35,9 @@ class CalibrationError(FewbitsError):
     """A model cannot be calibrated: too little text, or numbers that are none."""
 
 
+class HubError(FewbitsError):
+    """The Hugging Face hub cannot be reached, lacks what was asked for, or does not take what was offered."""
+
+
 class TransformError(FewbitsError):
     """A model cannot be rewritten as a transform wants to."""

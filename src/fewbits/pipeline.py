@@ -27,6 +27,7 @@ from fewbits.digest import Digests
 from fewbits.encoding import Encoded, encode_slab, is_native, shared_parameters, slabs
 from fewbits.errors import CalibrationError, CheckpointError, RecipeError
 from fewbits.formats import Params
+from fewbits.hub.locating import Located, locate
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
 from fewbits.planning import Recipe
@@ -58,7 +59,9 @@ def run(
     if kept := request.calibration.importance:
         require_writable(kept, kept, force=request.force, dry_run=request.dry_run)
     weigher = read_importance(request.importance) if request.importance is not None else None
-    conversion = target.accept(_open(request))
+    coming = partial(request.progress, "download")
+    located = locate(request.source, revision=request.revision, pickles=request.pickles, progress=coming)
+    conversion = target.accept(_open(request, located))
     turning = rotating(conversion, chosen.rotation) if chosen.rotation else None
     conversion = turning.conversion if turning else conversion
     files = [*conversion.files, *(Path(file) for file in _named_files(request, recipe) if file)]
@@ -73,6 +76,8 @@ def run(
     if calibration:
         assignment = replace(assignment, tensors=calibration.with_methods(assignment.tensors))
     job = _plan(request, target, conversion, recipe, assignment, calibration, turning, workers.threads)
+    notes = (*located.notes, *job.preview.notes)
+    job = replace(job, preview=replace(job.preview, notes=notes, hub=located.hub, push=request.push))
     if on_preview:
         on_preview(job.preview)
     if request.dry_run:
@@ -219,8 +224,8 @@ class _Outcome:
     seconds_verifying: float
 
 
-def _open(request: Request) -> Conversion:
-    conversion = open_source(request.source, revision=request.revision)
+def _open(request: Request, located: Located) -> Conversion:
+    conversion = open_source(located.path, name=located.name, pickles=request.pickles)
     if any(f.resolve() == request.output.resolve() for f in conversion.files):
         raise CheckpointError(f"{request.output} is the source itself; choose another output.")
     return conversion

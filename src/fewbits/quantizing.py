@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fewbits.digest import Digests
+from fewbits.errors import HubError
 from fewbits.request import CalibrationRequest, Progress, Request, silent
 from fewbits.workers import Workers, usable_threads
 
 if TYPE_CHECKING:
-    from fewbits.reporting.record import Preview, Record
+    from fewbits.reporting.record import Preview, PushPlan, Record
 
 
 def quantize(
@@ -36,6 +38,9 @@ def quantize(
     revision: str | None = None,
     architecture: str | Path | None = None,
     dialect: str | None = None,
+    allow_pickle: bool = False,
+    push: str | None = None,
+    public: bool = False,
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
@@ -47,13 +52,13 @@ def quantize(
     ["blk.*.ffn_down=Q6_K"]. `method` None means gptq_search with `calibration` (a path, several, or texts), else the
     recipe's or nearest; methods that look at text read `windows` windows of `sequence_length` tokens, of a built-in
     mix where none is given, and judge codes on the text of `guard`. `target_text` is one file or one per group.
-    `architecture` is a TOML file of facts, known in this process from then on. `threads` None means all processors.
+    `architecture` is a TOML file of facts, known in this process from then on. `revision` is that of a hub id;
+    `allow_pickle` reads PyTorch's own weights if there are no others; `push` uploads the output (`fewbits.push`) to a
+    repository that is private unless `public`. `threads` None means all processors.
     Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one
     sentence, and leaves nothing on failure.
     """
-    text = Path(calibration) if isinstance(calibration, str) else calibration
-    kept = _path(write_importance)
-    texts = CalibrationRequest(text, _path(guard), _paths(target_text), kept, windows, sequence_length)
+    texts = _text(calibration), _path(guard), _paths(target_text), _path(write_importance)
     request = Request(
         source=str(source),
         output=Path(output),
@@ -61,17 +66,42 @@ def quantize(
         tensors=tensors,
         importance=_path(importance),
         method=method,
-        calibration=texts,
+        calibration=CalibrationRequest(*texts, windows, sequence_length),
         force=force,
         dry_run=dry_run,
         seed=seed,
         revision=revision,
         dialect=dialect,
         architecture=_path(architecture),
+        pickles=allow_pickle,
+        push=_push_plan(push, Path(output), public=public),
         progress=progress or silent,
         started=time.perf_counter(),
     )
-    return _quantize(request, threads, on_preview)
+    return _pushed(_quantize(request, threads, on_preview), push, public, request)
+
+
+def _push_plan(repository: str | None, output: Path, *, public: bool) -> PushPlan | None:
+    """Where the output will go; what cannot be uploaded there is refused now, not after the work."""
+    if repository is None:
+        if public:
+            raise HubError("--public is about an upload; name the repository with --push org/name, or leave it out.")
+        return None
+    from fewbits.hub.destination import look, names_of
+
+    return look(repository, public=public).plan(names_of(output))
+
+
+def _pushed(result: Any, repository: str | None, public: bool, request: Request) -> Record | Preview:
+    """The result; after an upload with where the output went, which the card beside it then says too."""
+    if repository is None or request.dry_run:
+        return cast("Record | Preview", result)
+    from fewbits.hub.push import push
+    from fewbits.reporting.card import write_card
+
+    record: Record = replace(result, pushed=push(request.output, repository, public=public, progress=request.progress))
+    write_card(record)
+    return record
 
 
 def _quantize(request: Request, threads: int | None, on_preview: Callable[[Preview], None] | None) -> Record | Preview:
@@ -87,6 +117,11 @@ def _quantize(request: Request, threads: int | None, on_preview: Callable[[Previ
         from fewbits.pipeline import run  # reading its modules takes a tenth of a second or two
 
         return run(request, workers, digests, on_preview)
+
+
+def _text(given: Any) -> Any:
+    """Calibration text; a string is the path of some."""
+    return Path(given) if isinstance(given, str) else given
 
 
 def _path(given: str | Path | None) -> Path | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewbits.reporting.record import PushPlan
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
@@ -66,6 +69,11 @@ class Request:
     dry_run: bool
     seed: int
     revision: str | None
+    """Of a repository of the hub: a branch, tag or commit."""
+    pickles: bool
+    """Whether PyTorch's own weights may be read."""
+    push: PushPlan | None
+    """Where to upload the output to."""
     dialect: str | None
     """How a model directory lays out its matrices; None: as the recipe says, else our own."""
     architecture: Path | None

@@ -237,8 +237,9 @@ class PreparedGGUF:
         written = partial_path(output)
         first = self.conversion.files[0]
         if first.name == "config.json":
-            sources = expect_directory(first.parent, GGUFReader(written))
-            turned = {} if seed is None else rotated_directory(first.parent, seed)
+            pickles = _pickled(self.conversion)
+            sources = expect_directory(first.parent, GGUFReader(written), pickles=pickles)
+            turned = {} if seed is None else rotated_directory(first.parent, seed, pickles=pickles)
         else:
             sources = expect_gguf(GGUFReader(first))
             turned = {} if seed is None else rotated_gguf(GGUFReader(first), seed)
@@ -253,6 +254,11 @@ class PreparedGGUF:
             if n in planned
         }
         return verify(written, self.metadata, expected, workers, progress)
+
+
+def _pickled(conversion: Conversion) -> bool:
+    """Whether the source's weights are PyTorch's own, which the user has allowed."""
+    return any(file.suffix == ".bin" for file in conversion.files)
 
 
 def _expectation(origin: Origin, result: TensorResult, allowance: Allowance, turned: Turned | None) -> Expectation:
@@ -375,9 +381,10 @@ class PreparedDirectory:
     ) -> str:
         """Names are the source's; which tensors there must be, the architecture's facts say."""
         folder = self.conversion.files[0].parent
-        stored = stored_directory(folder)
-        _require_planned(tensors_of(folder), {t.planned.source_name: t for t in tensors})
-        turned = {} if seed is None else rotated_directory(folder, seed)
+        pickles = _pickled(self.conversion)
+        stored = stored_directory(folder, pickles=pickles)
+        _require_planned(tensors_of(folder, pickles=pickles), {t.planned.source_name: t for t in tensors})
+        turned = {} if seed is None else rotated_directory(folder, seed, pickles=pickles)
         expected = {}
         for t in tensors:
             each = turned.get(t.planned.name)

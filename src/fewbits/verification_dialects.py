@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.checkpoints.safetensors import SafetensorsReader, ShardedReader
+from fewbits.checkpoints.base import Reader
+from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import VerificationError
 from fewbits.verification_fields import codebook, dynamic_map, small_float
 
@@ -41,7 +42,7 @@ class Reading:
 class Directory:
     """A model directory in the dialect that its configuration names."""
 
-    weights: SafetensorsReader | ShardedReader
+    weights: Reader
     quantization: Mapping[str, Any] | None
 
     @staticmethod
@@ -50,7 +51,7 @@ class Directory:
         return Directory.of(folder, SafetensorsReader(weights))
 
     @staticmethod
-    def of(folder: Path, weights: SafetensorsReader | ShardedReader) -> Directory:
+    def of(folder: Path, weights: Reader) -> Directory:
         """Read the configuration beside `weights`."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return Directory(weights, config.get("quantization_config"))
@@ -102,7 +103,7 @@ def stream(words: Numbers, bits: int, count: int) -> Floats:
 
 
 def scaled(codes: Floats, zeros: Floats, scales: Numbers, place: npt.NDArray[np.int64]) -> Floats:
-    """scale * (code - zero): columns of `codes` (rows, cols) have the parameters (rows, groups) at their `place`."""
+    """Scale * (code - zero): columns of `codes` (rows, cols) have the parameters (rows, groups) at their `place`."""
     # Whole numbers below 2^9 are exact in float32; only the product rounds.
     codes -= np.take(zeros, place, axis=1)
     codes *= np.take(np.ascontiguousarray(scales, np.float32), place, axis=1)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fewbits.checkpoints.base import Bytes, StoredTensor
+from fewbits.checkpoints.base import Bytes, Reader, StoredTensor
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
-from fewbits.checkpoints.safetensors import SafetensorsReader, ShardedReader
+from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.formats import ROWS
 from fewbits.verification_dialects import Directory, Floats
 from fewbits.verification_fields import Slab, read_numbers
@@ -47,7 +47,7 @@ class ReadNumbers(StoredTensor):
 class NumbersReader:
     """The tensors of a quantized directory: families of formats as numbers, all else as it lies there."""
 
-    def __init__(self, path: Path, files: SafetensorsReader | ShardedReader, names: list[str]) -> None:
+    def __init__(self, path: Path, files: Reader, names: list[str]) -> None:
         self.path = path
         self.metadata: Mapping[str, Any] = files.metadata
         self._files, self._names = files, names

@@ -49,13 +49,15 @@ def turn(matrix: StoredTensor) -> StoredTensor:
     return Columns(matrix.name, matrix.format, matrix.shape[::-1], matrix.buffer)
 
 
-def expect_directory(path: Path, file: GGUFReader, quantized: Reader | None = None) -> dict[str, Origin]:
+def expect_directory(
+    path: Path, file: GGUFReader, quantized: Reader | None = None, *, pickles: bool = False
+) -> dict[str, Origin]:
     """Target name -> origin for the model directory `path`, from its configuration alone.
 
     Of a directory that is quantized already, `quantized` reads the tensors.
     """
     config = read_configuration(path, quantized=quantized is not None)
-    reader = quantized or open_weights(path)[0]
+    reader = quantized or open_weights(path, pickles=pickles)[0]
     facts = config.architecture.stored(config.values, config.layers, reader.names())
     ordered = any(fact.order for _, fact in facts.values())
     width = _head_width(file) if ordered else 0
@@ -85,23 +87,26 @@ def _each_expert(source: str, experts: int) -> list[str]:
     return [source.replace(EXPERT, str(n)) for n in range(experts)] if EXPERT in source else [source]
 
 
-def tensors_of(path: Path) -> dict[str, str]:
+def tensors_of(path: Path, *, pickles: bool = False) -> dict[str, str]:
     """Source name -> target name of every weight that the model in directory `path` must have, or has beside it."""
     config = read_configuration(path)
-    reader, _ = open_weights(path)
+    reader, _ = open_weights(path, pickles=pickles)
     present = set(reader.names())
     facts = config.architecture.stored(config.values, config.layers, present)
     needed = {name: source for name, (source, fact) in facts.items() if not fact.aside or source in present}
     return {own: name for name, source in needed.items() for own in _each_expert(source, config.experts)}
 
 
-def stored_directory(path: Path) -> dict[str, StoredTensor]:
+def stored_directory(path: Path, *, pickles: bool = False) -> dict[str, StoredTensor]:
     """Source name -> tensor of every weight of the model in directory `path`, rows being outputs."""
     config = read_configuration(path)
-    reader, _ = open_weights(path)
+    reader, _ = open_weights(path, pickles=pickles)
     facts = config.architecture.stored(config.values, config.layers, reader.names())
     turned = {source for source, fact in facts.values() if fact.transposed}
-    return {name: turn(reader.read(name)) if name in turned else reader.read(name) for name in tensors_of(path)}
+    return {
+        name: turn(reader.read(name)) if name in turned else reader.read(name)
+        for name in tensors_of(path, pickles=pickles)
+    }
 
 
 def expect_gguf(reader: Reader) -> dict[str, Origin]:
@@ -109,11 +114,11 @@ def expect_gguf(reader: Reader) -> dict[str, Origin]:
     return {name: Origin(reader.read(name)) for name in reader.names()}
 
 
-def rotated_directory(path: Path, seed: int) -> dict[str, Turned]:
+def rotated_directory(path: Path, seed: int, *, pickles: bool = False) -> dict[str, Turned]:
     """Target name -> what must have become of each tensor of the model in directory `path`, rotated by `seed`."""
     config = read_configuration(path)
-    reader, _ = open_weights(path)
-    sources = {name: reader.read(name) for name in tensors_of(path)}
+    reader, _ = open_weights(path, pickles=pickles)
+    sources = {name: reader.read(name) for name in tensors_of(path, pickles=pickles)}
     return _rotated(config.architecture, config.layers, config.values["num_key_value_heads"], sources, seed)
 
 

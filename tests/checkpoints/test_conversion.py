@@ -190,33 +190,6 @@ def test_an_unquantized_gguf_is_a_source_as_it_stands(tmp_path: Path) -> None:
         assert np.array_equal(found, rounded)
 
 
-def test_a_hub_id_is_fetched_without_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked: dict[str, Any] = {}
-
-    def snapshot(name: str, **options: Any) -> str:
-        asked.update(options, name=name)
-        return str(POCKET)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    conversion = open_source("somebody/some-model", revision="v1")
-    assert conversion.metadata["general.name"].value == "some-model"
-    assert (asked["name"], asked["revision"]) == ("somebody/some-model", "v1")
-    assert not any("bin" in pattern for pattern in asked["allow_patterns"])
-
-
-def test_a_failing_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def snapshot(name: str, **options: Any) -> str:
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with pytest.raises(CheckpointError, match=r"somebody/some-model is no path .* hub: no route$"):
-        open_source("somebody/some-model")
-
-
 def test_reading_loads_no_heavy_package() -> None:
     code = (
         "import sys; from fewbits.checkpoints.opening import open_source; "

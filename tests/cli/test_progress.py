@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from fewbits.cli.progress import Bars, PlainLines, progress_report
+from fewbits.cli.progress import Bars, PlainLines, pause, progress_report
 from fewbits.cli.quantize import _stages
 
 
@@ -65,4 +65,28 @@ def test_bars_follow_their_stages_and_take_unknown_ones() -> None:
     ],
 )
 def test_each_stage_has_a_bar_in_its_order(recipe: str, method: str | None, given: bool, stages: str) -> None:
-    assert _stages(recipe, method, given=given) == tuple(stages.split())
+    options = {"to": recipe, "method": method, "push": None}
+
+    assert _stages("some/path/of/mine", options, given=given) == tuple(stages.split())
+
+
+def test_what_is_fetched_and_sent_has_its_bars_too() -> None:
+    options = {"to": "Q4_0", "method": None, "push": "me/mine"}
+
+    assert _stages("org/name", options, given=False) == ("download", "quantize", "verify", "upload")
+    assert _stages("tests/cli", options, given=False) == ("quantize", "verify", "upload")  # which exists
+
+
+def test_a_pause_takes_finished_bars_away_and_the_others_come_back() -> None:
+    screen = io.StringIO()
+    progress = Progress(console=Console(file=screen, force_terminal=True), auto_refresh=False)
+    bars = Bars(progress, ("download", "quantize"))
+    bars("download", 4, 4)
+
+    pause(bars)
+
+    assert [task.description for task in progress.tasks] == ["quantize"]
+    bars("quantize", 1, 2)
+    bars("download", 1, 4)
+    assert {task.description: task.completed for task in progress.tasks} == {"quantize": 1, "download": 1}
+    bars.stop()

@@ -24,18 +24,18 @@ from fewbits.errors import CheckpointError
 
 @contextmanager
 def refused(saying: str) -> Iterator[None]:
-    """The code inside raises one sentence that holds `saying`, within 0.5 s and 20 MB."""
+    """The code inside raises one sentence that holds `saying`, within a second of the processor and 20 MB."""
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         yield
-    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     message = str(caught.value)
     assert saying in message
     assert "\n" not in message
     assert len(message) < 600
-    assert seconds < 0.5
+    assert seconds < 1
     assert peak < 20_000_000
 
 
@@ -83,7 +83,8 @@ SAFETENSORS: dict[str, tuple[bytes, str]] = {
     "boolean_dimension": (safetensors_bytes({"a": entry([True], 0, 4)}, bytes(4)), "not a list of counts"),
     "million_dimensions": (safetensors_bytes({"a": entry([2**60] * 50_000, 0, 4)}, bytes(4)), "not a list of counts"),
     "shape_of_2_60": (safetensors_bytes({"a": entry([2**60], 0, 16)}, bytes(16)), "needs 46116860184273879"),
-    "shape_overflowing_64_bits": (safetensors_bytes({"a": entry([2**62, 4], 0, 0)}), "needs 73786976294838"),
+    "shape_overflowing_64_bits": (safetensors_bytes({"a": entry([2**62, 4], 0, 0)}), "more than 64 bits"),
+    "empty_and_overflowing": (safetensors_bytes({"a": entry([2**62, 4, 0], 0, 0)}), "more than 64 bits"),
     "negative_offset": (safetensors_bytes({"a": entry([4], -16, 0)}, bytes(16)), "not two positions"),
     "reversed_offsets": (safetensors_bytes({"a": entry([4], 16, 0)}, bytes(16)), "span -16"),
     "three_offsets": (
@@ -134,12 +135,15 @@ SHARDS: dict[str, tuple[Any, str]] = {
     "dots": ({"a": ".."}, "not a plain file name"),
     "backslash": ({"a": "..\\one.safetensors"}, "not a plain file name"),
     "empty_name": ({"a": ""}, "not a plain file name"),
+    "name_too_long": ({"a": "x" * 300}, "not a plain file name"),
+    "half_a_character": ({"a": "\ud800"}, "which is missing"),
+    "two_lines": ({"a": "one\n.safetensors"}, "'one\\n.safetensors'"),
     "zero_byte": ({"a": "one\0.safetensors"}, "not a plain file name"),
     "tensor_not_in_shard": (
         {"a": "one.safetensors", "c": "one.safetensors", "b": "two.safetensors"},
-        "'c' in one.safetensors, which has none",
+        "'c' in 'one.safetensors', which has none",
     ),
-    "tensor_not_in_index": ({"a": "one.safetensors", "x": "two.safetensors"}, "'x' in two.safetensors"),
+    "tensor_not_in_index": ({"a": "one.safetensors", "x": "two.safetensors"}, "'x' in 'two.safetensors'"),
     "swapped_shards": ({"a": "two.safetensors", "b": "one.safetensors"}, "which has none"),
     "map_is_a_list": (["a"], "no weight_map"),
     "map_to_numbers": ({"a": 1}, "no weight_map"),
@@ -225,7 +229,7 @@ GGUF: dict[str, tuple[bytes, str]] = {
     "string_longer_than_file": (gguf_bytes((key("a", STRING, text("x", 10_000)),), data=64), "needs 10000 bytes"),
     "string_2_64": (gguf_bytes((key("a", STRING, text("x", 2**64 - 1)),), data=64), "truncated or damaged"),
     "string_not_utf8": (gguf_bytes((key("a", STRING, text(b"\xff\xfe")),)), "not UTF-8"),
-    "array_2_60_numbers": (gguf_bytes((key("a", ARRAY, array(UINT32, BIG)),), data=64), "truncated or damaged"),
+    "array_2_60_numbers": (gguf_bytes((key("a", ARRAY, array(UINT32, BIG)),), data=64), "more numbers"),
     "array_2_60_strings": (gguf_bytes((key("a", ARRAY, array(STRING, BIG)),), data=64), "truncated or damaged"),
     "array_string_too_long": (
         gguf_bytes((key("a", ARRAY, array(STRING, 1, text("x", BIG))),), data=64),
@@ -246,7 +250,8 @@ GGUF: dict[str, tuple[bytes, str]] = {
     "five_dimensions": (gguf_bytes((), (tensor("a", [1] * 5),), 64), "5 dimensions"),
     "dimensions_2_31": (gguf_bytes((), (text("a") + struct.pack("<I", 2**31),), 64), "2147483648 dimensions"),
     "dimension_2_60": (gguf_bytes((), (tensor("a", [BIG]),), 64), "needs 4611686018427387904 bytes"),
-    "product_overflows_to_0": (gguf_bytes((), (tensor("a", [2**32, 2**32, 4]),), 64), "truncated or damaged"),
+    "product_overflows_to_0": (gguf_bytes((), (tensor("a", [2**32, 2**32, 4]),), 64), "more than 64 bits"),
+    "empty_and_overflowing": (gguf_bytes((), (tensor("a", [0, 2**32, 2**32]),), 64), "more than 64 bits"),
     "unknown_type": (gguf_bytes((), (tensor("a", [8], 4),), 64), "unknown type number 4"),
     "type_2_31": (gguf_bytes((), (tensor("a", [8], 2**31),), 64), "unknown type number"),
     "columns_not_in_spans": (gguf_bytes((), (tensor("a", [100, 2], Q4_K),), 512), "no multiple of 256"),

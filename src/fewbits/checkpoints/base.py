@@ -37,13 +37,21 @@ class StoredTensor:
 
     @property
     def rows(self) -> int:
-        """Rows of the matrix view; a vector is a column, so that its elements can be reordered like rows."""
-        return prod(self.shape[:-1]) if len(self.shape) > 1 else prod(self.shape)
+        """Rows of the matrix view; a vector is a column, so that its elements can be reordered like rows.
+
+        One whose elements have no bytes of their own, because its format stores spans of them, is a row.
+        """
+        return prod(self.shape[:-1]) if len(self.shape) > 1 or not self._is_column else prod(self.shape)
 
     @property
     def cols(self) -> int:
         """Columns of the matrix view: the reduction of a linear layer, 1 for a vector."""
-        return self.shape[-1] if len(self.shape) > 1 else 1
+        return self.shape[-1] if len(self.shape) > 1 or not self._is_column else 1
+
+    @property
+    def _is_column(self) -> bool:
+        elements = prod(self.shape)
+        return elements == 0 or self.buffer.size % elements == 0
 
     @property
     def bytes(self) -> int:

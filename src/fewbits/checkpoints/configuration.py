@@ -11,6 +11,7 @@ from typing import Any
 
 from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.jsonfile import load_object
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 from fewbits.models import Architecture, for_config
 
@@ -129,7 +130,9 @@ def _check_counts(path: Path, values: Mapping[str, Any], *, rotates: bool) -> No
     for key in (*_COUNTS, *(key for key in _SOME_COUNTS if key in values)):
         value = values.get(key)
         if type(value) is not int or not 1 <= value <= _LARGEST:
-            raise CheckpointError(f"{path} has {key} = {value!r}, and a count of at least 1 is needed; correct it.")
+            raise CheckpointError(
+                f"{path} has {key} = {quoted(value)}, and a count of at least 1 is needed; correct it."
+            )
     if values["num_attention_heads"] % values["num_key_value_heads"]:
         raise CheckpointError(
             f"{path} has {values['num_attention_heads']} attention heads, no multiple of its "
@@ -145,8 +148,8 @@ def _usable_positions(path: Path, architecture: Architecture, values: Mapping[st
         number = values.get(key)
         if type(number) is not int or not 0 <= number < values["max_position_embeddings"] - 1:
             raise CheckpointError(
-                f"{path} has {key} = {number!r}, behind which its {values['max_position_embeddings']} positions begin; "
-                "correct it."
+                f"{path} has {key} = {quoted(number)}, behind which its {values['max_position_embeddings']} positions "
+                "begin; correct it."
             )
     return architecture.usable_positions(values)
 
@@ -156,13 +159,13 @@ def _check_requirements(path: Path, architecture: Architecture, values: Mapping[
         value = values.get(key)
         if value is not None and value not in allowed:
             raise CheckpointError(
-                f"{path} has {key} = {value!r}, which a GGUF file of architecture '{architecture.gguf}' cannot state; "
-                f"it can state {' or '.join(repr(v) for v in allowed)}."
+                f"{path} has {key} = {quoted(value)}, which a GGUF file of architecture '{architecture.gguf}' cannot "
+                f"state; it can state {' or '.join(repr(v) for v in allowed)}."
             )
     key = architecture.epsilon
     eps = values.get(key)
-    if type(eps) not in (int, float) or not 0 < float(eps or 0) < 1:
-        raise CheckpointError(f"{path} has {key} = {eps!r}, and a number between 0 and 1 is needed; correct it.")
+    if type(eps) not in (int, float) or not 0 < (eps or 0) < 1:
+        raise CheckpointError(f"{path} has {key} = {quoted(eps)}, and a number between 0 and 1 is needed; correct it.")
 
 
 def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -175,15 +178,15 @@ def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any]
     for key in architecture.absent:
         if raw.get(key) is not None:
             raise CheckpointError(
-                f"{path} has {key} = {raw[key]!r}, which a GGUF file of architecture '{architecture.gguf}' cannot "
-                "state."
+                f"{path} has {key} = {quoted(raw[key])}, which a GGUF file of architecture '{architecture.gguf}' "
+                "cannot state."
             )
     for fact in architecture.metadata.values():
         value = values.get(fact.key)
         if value is None and not fact.optional:
             raise CheckpointError(f"{path} states no {fact.key}, which a GGUF file needs; add it.")
         if value is not None and not _KINDS[fact.type](value):
-            raise CheckpointError(f"{path} has {fact.key} = {value!r}, which is no {fact.type}; correct it.")
+            raise CheckpointError(f"{path} has {fact.key} = {quoted(value)}, which is no {fact.type}; correct it.")
 
 
 def _check_implied(config: Configuration) -> None:
@@ -193,7 +196,7 @@ def _check_implied(config: Configuration) -> None:
         expected = config.implied_width(width)
         if values.get(key, expected) != expected:
             raise CheckpointError(
-                f"{config.path} has {key} = {values[key]!r}, and llama.cpp computes architecture "
+                f"{config.path} has {key} = {quoted(values[key])}, and llama.cpp computes architecture "
                 f"'{architecture.gguf}' with {expected} ({width}); it cannot be converted."
             )
     kinds = architecture.kinds(config.layers)
@@ -219,7 +222,7 @@ def _rope(path: Path, architecture: Architecture, raw: Mapping[str, Any], values
         return rope
     theta = values["rope_theta"]
     if type(theta) not in (int, float) or not 0 < theta < 1e30:
-        raise CheckpointError(f"{path} has rope_theta = {theta!r}, and a positive number is needed; correct it.")
+        raise CheckpointError(f"{path} has rope_theta = {quoted(theta)}, and a positive number is needed; correct it.")
     if values.get("original_max_position_embeddings") is not None:
         rope.setdefault("original_max_position_embeddings", values["original_max_position_embeddings"])
     values["rotary_dim"] = _rotary_width(path, values)
@@ -232,8 +235,8 @@ def _rotary_width(path: Path, values: Mapping[str, Any]) -> int:
     width = int(values["head_dim"] * share) if type(share) in (int, float) and 0 < share <= 1 else 0
     if width < 2 or width % 2:
         raise CheckpointError(
-            f"{path} has partial_rotary_factor = {share!r}, by which RoPE would rotate {width} of {values['head_dim']} "
-            "columns of a head, no even number of at least 2; correct it."
+            f"{path} has partial_rotary_factor = {quoted(share)}, by which RoPE would rotate {width} of "
+            f"{values['head_dim']} columns of a head, no even number of at least 2; correct it."
         )
     return width
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from fewbits.checkpoints.base import StoredTensor, Value
 from fewbits.checkpoints.ggml_types import GGMLType, ggml_type
 from fewbits.checkpoints.gguf_values import Cursor
+from fewbits.checkpoints.limits import METADATA_KEYS, TENSORS, countless
 from fewbits.checkpoints.mapping import map_file
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
@@ -58,6 +59,11 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
             f"{path} claims {tensors} tensors and {keys} metadata keys, more than its {cursor.data.size} bytes can "
             "hold; it is damaged or unsafe."
         )
+    if tensors > TENSORS or keys > METADATA_KEYS:
+        raise CheckpointError(
+            f"{path} has {tensors} tensors and {keys} metadata keys, and {TENSORS} and {METADATA_KEYS} are the most "
+            "that are read; it is damaged or unsafe."
+        )
     return tensors, keys
 
 
@@ -100,6 +106,8 @@ def _read_entry(cursor: Cursor, number: int) -> _Entry:
     stored = ggml_type(kind)
     if stored is None:
         raise CheckpointError(f"{where} has the unknown type number {kind}; it needs a newer reader or is damaged.")
+    if countless(shape):
+        raise CheckpointError(f"{where} has shape {quoted(list(shape))}, more than 64 bits can count; it is damaged.")
     if shape[-1] % stored.span:
         raise CheckpointError(
             f"{where} is {stored.name} with {shape[-1]} columns, no multiple of {stored.span}; the file is damaged."

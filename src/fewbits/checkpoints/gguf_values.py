@@ -13,6 +13,13 @@ from typing import Any
 import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Value
+from fewbits.checkpoints.limits import (
+    ARRAY_NUMBERS,
+    ARRAY_TEXT_BYTES,
+    ARRAY_TEXTS,
+    METADATA_TEXT_BYTES,
+    TEXT_BYTES,
+)
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.strings import Strings
 from fewbits.errors import CheckpointError
@@ -36,6 +43,16 @@ class Cursor:
         self.data = data
         self.position = 0
         self._view = memoryview(data.data)
+        self._left = {"numbers": ARRAY_NUMBERS, "texts": ARRAY_TEXTS, "bytes of text": METADATA_TEXT_BYTES}
+
+    def _spend(self, count: int, kind: str, what: str) -> None:
+        """Count `count` of `kind` towards what a file may have; raises CheckpointError where that is more."""
+        self._left[kind] -= count
+        if self._left[kind] < 0:
+            raise CheckpointError(
+                f"{self.path}: with {what} there are more {kind} in the metadata than any model has; the file is "
+                "damaged or unsafe."
+            )
 
     def take(self, count: int, what: str) -> memoryview:
         """The next `count` bytes; raises CheckpointError when the file ends before them."""
@@ -60,6 +77,7 @@ class Cursor:
     def string(self, what: str) -> str:
         """The next string: 8 bytes of length, then UTF-8."""
         raw = self.take(self.uint64(f"the length of {what}"), what)
+        self._spend(len(raw), "bytes of text", what)
         try:
             return str(raw, "utf-8")
         except UnicodeDecodeError:
@@ -67,6 +85,7 @@ class Cursor:
 
     def strings(self, count: int, what: str) -> Strings:
         """The next `count` strings."""
+        self._spend(count, "texts", what)
         starts = np.empty(count + 1, np.int64)
         whole = native_module().find_strings(self.data, self.position, starts)
         if whole < count:
@@ -75,6 +94,12 @@ class Cursor:
                 "the file or is not UTF-8; download it again."
             )
         self.position = int(starts[-1])
+        longest, size = int(np.diff(starts).max(initial=0)), self.position - int(starts[0])
+        if longest > TEXT_BYTES or size > ARRAY_TEXT_BYTES:
+            raise CheckpointError(
+                f"{self.path}: {what} holds {size} bytes, {longest} of them in one text, more than any vocabulary has; "
+                "the file is damaged or unsafe."
+            )
         return Strings(self._view, starts)
 
     def value(self, key: str) -> Value:
@@ -107,6 +132,7 @@ class Cursor:
 
     def _numbers(self, kind: int, count: int, what: str) -> list[Any]:
         name, dtype = _SCALARS[kind]
+        self._spend(count, "numbers", what)
         raw = self.take(count * np.dtype(dtype).itemsize, what)
         numbers = np.frombuffer(raw, dtype="|u1" if name == "bool" else dtype)
         if name == "bool":

@@ -28,17 +28,20 @@ from fewbits.errors import CheckpointError
 from fewbits.models import EXPERT, TensorFact
 
 
-def convert_directory(path: Path, *, name: str | None = None, quantized: RowReader | None = None) -> Conversion:
+def convert_directory(
+    path: Path, *, name: str | None = None, pickles: bool = False, quantized: RowReader | None = None
+) -> Conversion:
     """The model in directory `path` as a GGUF file; `name` is its display name (None: the directory's).
 
-    The tensors of a directory that is quantized already are those that `quantized` reads.
+    `pickles` allows PyTorch's own weights, of which the numbers alone are read. The tensors of a directory that is
+    quantized already are those that `quantized` reads.
 
     Raises CheckpointError when the directory is incomplete, contradicts itself or holds what GGUF cannot state.
     """
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory; point to a Hugging Face model directory.")
     config = read_configuration(path, quantized=quantized is not None)
-    stored, shards = open_weights(path)
+    stored, shards = open_weights(path, pickles=pickles)
     reader = quantized or stored
     placements, notes = _place(config, reader)
     tokenizer = read_tokenizer(path, config)

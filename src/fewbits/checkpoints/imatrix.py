@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from fewbits.checkpoints.gguf import MAGIC, GGUFReader
 from fewbits.checkpoints.gguf_values import Cursor
+from fewbits.checkpoints.limits import TENSORS
 from fewbits.checkpoints.mapping import map_file
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
@@ -152,6 +153,10 @@ def _read_dat(path: Path, cursor: Cursor) -> ImportanceMatrix:
         raise CheckpointError(
             f"{path} is no importance matrix: neither a GGUF file nor the older .dat of llama.cpp; make one with "
             "llama-imatrix."
+        )
+    if count > TENSORS:
+        raise CheckpointError(
+            f"{path} has {count} entries, and {TENSORS} are the most that are read; damaged or unsafe."
         )
     entries = dict(_dat_entries(cursor, count))
     if len(entries) != count:

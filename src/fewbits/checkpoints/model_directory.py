@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from fewbits.checkpoints import pickled
 from fewbits.checkpoints.dialects.base import WIDTHS, Dialect
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
 from fewbits.checkpoints.gathering import Gathering
-from fewbits.checkpoints.jsonfile import load_object
+from fewbits.checkpoints.jsonfile import load_object, parse_object
 from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
 from fewbits.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, SafetensorsReader
 from fewbits.errors import CheckpointError
@@ -92,6 +93,7 @@ def plan_directory(
             slots[tensor.name, key] = FieldSlot(position, lines[0], size // lines[0], rows)
             position += size
     text = json.dumps(header, separators=(",", ":")).encode()
+    parse_object(text, f"the header for {len(tensors)} tensors")  # what no reader of ours would take is not written
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     return DirectoryLayout(
@@ -179,11 +181,14 @@ _SIDE_FILES = (
 )
 
 
+_WEIGHTS = (".safetensors", ".bin")
+
+
 def _copied(source: Path, files: tuple[Path, ...]) -> dict[str, Path]:
     """What the directory takes over as it is."""
     wanted = {*(source / name for name in _SIDE_FILES), *files}
-    left = {"config.json", INDEX_NAME}
-    kept = {f for f in wanted if f.is_file() and f.suffix != ".safetensors"} - {source / name for name in left}
+    left = {"config.json", INDEX_NAME, pickled.INDEX_NAME}
+    kept = {f for f in wanted if f.is_file() and f.suffix not in _WEIGHTS} - {source / name for name in left}
     return {str(file.relative_to(source)): file for file in sorted(kept)}
 
 

@@ -13,9 +13,12 @@ from fewbits.checkpoints.safetensors import open_directory
 _ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
-def open_weights(path: Path) -> tuple[Reader, tuple[Path, ...]]:
-    """The checkpoint in directory `path` by today's names, and its files; CheckpointError when there is none."""
-    reader, files = open_directory(path)
+def open_weights(path: Path, *, pickles: bool = False) -> tuple[Reader, tuple[Path, ...]]:
+    """The checkpoint in directory `path` by today's names, and its files; CheckpointError when there is none.
+
+    `pickles` allows PyTorch's own weights.
+    """
+    reader, files = open_directory(path, pickles=pickles)
     older = {today(name): name for name in reader.names() if today(name) != name}
     return (_RenamedReader(reader, older) if older else reader), files
 

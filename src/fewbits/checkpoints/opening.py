@@ -1,8 +1,7 @@
-"""Open what the user names as a source: a Hugging Face directory, a hub id, or a GGUF file not yet quantized."""
+"""Open a source that lies on this machine: a Hugging Face directory, or a GGUF file not yet quantized."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement
@@ -10,51 +9,32 @@ from fewbits.checkpoints.gguf import MAGIC, GGUFReader
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_.-]{1,96}")
-
-_WANTED = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
-"""Files of a hub repository that a conversion can need; pickles and other frameworks' weights are not fetched."""
-
 _WRITTEN_ANEW = ("general.architecture", "general.alignment", "general.file_type", "general.quantization_version")
 """Metadata that belongs to the file, not to the model: whoever writes the new file states it."""
 
 
-def open_source(source: str, *, revision: str | None = None) -> Conversion:
+def open_source(source: str, *, name: str | None = None, pickles: bool = False) -> Conversion:
     """`source` as the GGUF file it will become; raises CheckpointError, one sentence, when it cannot be one.
 
-    `source` is a path, or a hub id (org/name) when no such path exists; `revision` is a branch, tag or commit there.
+    `name` is the display name of the model in a directory (None: the directory's); `pickles` allows PyTorch's own
+    weights there.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return _convert(path)
+        return _convert(path, name, pickles=pickles)
     if path.is_file():
         return _open_file(path)
     if path.exists():
         raise CheckpointError(f"{source} is neither a file nor a directory.")
-    if _HUB_ID.fullmatch(source):
-        return _convert(_download(source, revision), name=source.split("/")[1])
     raise CheckpointError(
         f"{source} does not exist; give a Hugging Face model directory, a GGUF file, or a hub id such as org/name."
     )
 
 
-def directory_of(source: str, revision: str | None = None) -> Path:
-    """The model directory or file that `source` names, fetched where it is a hub id.
-
-    Raises CheckpointError where there is no such path and no such repository.
-    """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    if _HUB_ID.fullmatch(source):
-        return _download(source, revision)
-    raise CheckpointError(f"{source} does not exist; give a model directory, a GGUF file, or a hub id (org/name).")
-
-
-def _convert(path: Path, name: str | None = None) -> Conversion:
+def _convert(path: Path, name: str | None, *, pickles: bool) -> Conversion:
     from fewbits.checkpoints.huggingface import convert_directory  # tokenizers and all: a GGUF file needs none of it
 
-    return convert_directory(path, name=name)
+    return convert_directory(path, name=name, pickles=pickles)
 
 
 def _open_file(path: Path) -> Conversion:
@@ -97,16 +77,3 @@ def convert_gguf(path: Path) -> Conversion:
         placements=tuple(Placement(tensor.name, tensor) for tensor in tensors),
         files=(path,),
     )
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """Fetch a hub repository into the cache; every failure of network or hub becomes one sentence."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
-    except Exception as error:  # the hub client raises many kinds, of several packages
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{name} is no path on this machine and could not be fetched from the Hugging Face hub: {reason}"
-        ) from error

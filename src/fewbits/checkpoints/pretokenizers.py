@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 if sys.version_info >= (3, 11):
@@ -93,4 +94,4 @@ def by_name(name: str) -> PreTokenizer:
         if name == known.name or name in known.also:
             return known
     names = ", ".join(dict.fromkeys(known.name for known in pretokenizers()))
-    raise CheckpointError(f"the pre-tokenizer {name!r} of the GGUF file is not known. Known: {names}.")
+    raise CheckpointError(f"the pre-tokenizer {quoted(name)} of the GGUF file is not known. Known: {names}.")

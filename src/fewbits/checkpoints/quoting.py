@@ -15,3 +15,12 @@ def quoted(value: object) -> str:
         value = value[: 2 * _LIMIT]
     text = repr(value)
     return text if len(text) <= _LIMIT else f"{text[: _LIMIT - 3]}..."
+
+
+def named(value: object) -> str:
+    """The same for the name of a kind: a text stands without its quotation marks.
+
+    >>> named("Unigram"), named(["x"])
+    ('Unigram', "['x']")
+    """
+    return quoted(value)[1:-1] if isinstance(value, str) else quoted(value)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fewbits.checkpoints.base import Order, Placement, StoredTensor, Value
 from fewbits.checkpoints.configuration import Configuration, float32
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 FREQUENCIES = "rope_freqs.weight"
@@ -41,9 +42,9 @@ def parted(rows: int, heads: int) -> Order:
 
 def _number(config: Configuration, key: str, default: float | None = None) -> float:
     value = config.rope.get(key, default)
-    if type(value) not in (int, float) or not 0 < float(value or 0) < 1e30:
+    if type(value) not in (int, float) or not 0 < (value or 0) < 1e30:
         raise CheckpointError(
-            f"{config.path} has the RoPE parameter {key} = {value!r}, and a positive number is needed."
+            f"{config.path} has the RoPE parameter {key} = {quoted(value)}, and a positive number is needed."
         )
     return float(value or 0)
 
@@ -110,7 +111,7 @@ def scaling_metadata(config: Configuration) -> dict[str, Value]:
     supported = config.architecture.rope_types
     if kind not in supported:
         raise CheckpointError(
-            f"{config.path} asks for RoPE scaling {kind!r}, which a GGUF file of architecture "
+            f"{config.path} asks for RoPE scaling {quoted(kind)}, which a GGUF file of architecture "
             f"'{config.architecture.gguf}' cannot state; supported: {', '.join(supported)}."
         )
     # "default" needs no word, and Llama 3's kind is a tensor of its own.

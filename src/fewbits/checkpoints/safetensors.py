@@ -6,21 +6,19 @@ The layout is 8 bytes of little-endian header length, a JSON header, and the ten
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fewbits.checkpoints.base import Bytes, StoredTensor
+from fewbits.checkpoints.base import Bytes, Reader, StoredTensor
 from fewbits.checkpoints.jsonfile import load_object, parse_object
+from fewbits.checkpoints.limits import JSON_BYTES, countless
 from fewbits.checkpoints.mapping import map_file
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
-
-HEADER_LIMIT = 100_000_000
-"""Bytes; the reference implementation's limit. A 100 GB model needs about 0.1% of it."""
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -58,6 +56,8 @@ def _entry(where: str, raw: object) -> _Entry:
         raise CheckpointError(f"{where} has shape {quoted(shape)}, not a list of counts; the file is damaged.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
         raise CheckpointError(f"{where} has data_offsets {quoted(offsets)}, not two positions; the file is damaged.")
+    if countless(shape):
+        raise CheckpointError(f"{where} has shape {quoted(shape)}, more than 64 bits can count; damaged or unsafe.")
     begin, end = offsets
     size = prod(shape) * _WIDTHS[dtype]
     if end - begin != size:
@@ -73,9 +73,9 @@ def _header(path: Path, data: Bytes) -> tuple[dict[str, Any], int]:
     if data.size < 8:
         raise CheckpointError(f"{path} has {data.size} bytes, too few for a safetensors header; download it again.")
     length = int.from_bytes(data[:8].tobytes(), "little")
-    if length > HEADER_LIMIT:
+    if length > JSON_BYTES:
         raise CheckpointError(
-            f"{path} claims a header of {length} bytes, above the limit of {HEADER_LIMIT}; "
+            f"{path} claims a header of {length} bytes, above the limit of {JSON_BYTES}; "
             "it is damaged, unsafe, or no safetensors file."
         )
     if length > data.size - 8:
@@ -141,16 +141,16 @@ class SafetensorsReader:
 
 
 class ShardedReader:
-    """Several safetensors files behind one index, which must agree with them tensor by tensor."""
+    """Several files behind one index, which must agree with them tensor by tensor; `opened` reads one of them."""
 
-    def __init__(self, index: Path) -> None:
+    def __init__(self, index: Path, opened: Callable[[Path], Reader] = SafetensorsReader) -> None:
         self.path = index
         raw = load_object(index)
         self._where = _weight_map(index, raw.get("weight_map"))
         self.metadata: Mapping[str, Any] = MappingProxyType({})
         shards = sorted(set(self._where.values()))
         self.files = tuple(_shard_path(index, shard) for shard in shards)
-        self._shards = {shard: SafetensorsReader(path) for shard, path in zip(shards, self.files, strict=True)}
+        self._shards = {shard: opened(path) for shard, path in zip(shards, self.files, strict=True)}
         for shard, reader in self._shards.items():
             self._check_shard(shard, set(reader.names()))
 
@@ -158,10 +158,12 @@ class ShardedReader:
         expected = {name for name, where in self._where.items() if where == shard}
         for name in sorted(expected - present):
             raise CheckpointError(
-                f"{self.path} places tensor {quoted(name)} in {shard}, which has none; download it again."
+                f"{self.path} places tensor {quoted(name)} in {quoted(shard)}, which has none; download it again."
             )
         for name in sorted(present - expected):
-            raise CheckpointError(f"{shard} holds tensor {quoted(name)}, which {self.path} does not place there.")
+            raise CheckpointError(
+                f"{quoted(shard)} holds tensor {quoted(name)}, which {self.path} does not place there."
+            )
 
     def names(self) -> list[str]:
         """Tensor names, shard by shard, in the order of their bytes."""
@@ -180,26 +182,39 @@ def _weight_map(index: Path, raw: object) -> dict[str, str]:
     return raw
 
 
+_LONGEST_NAME = 255
+"""Bytes of a file's name on the systems that we run on."""
+
+
 def _shard_path(index: Path, shard: str) -> Path:
     """A shard lies beside its index: a path that leaves the directory could read any file of the machine."""
-    if shard != Path(shard).name or shard in {"", ".", ".."} or "\\" in shard or "\0" in shard:
+    long = len(shard.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
+    if long or shard != Path(shard).name or shard in {"", ".", ".."} or "\\" in shard or "\0" in shard:
         raise CheckpointError(
             f"{index} names the shard {quoted(shard)}, which is not a plain file name beside it; refused."
         )
     path = index.parent / shard
     if not path.is_file():
-        raise CheckpointError(f"{index} names the shard {shard}, which is missing; download it again.")
+        raise CheckpointError(f"{index} names the shard {quoted(shard)}, which is missing; download it again.")
     return path
 
 
-def open_directory(path: Path) -> tuple[SafetensorsReader | ShardedReader, tuple[Path, ...]]:
-    """The safetensors checkpoint in directory `path` and its files; CheckpointError when there is none."""
+def open_directory(path: Path, *, pickles: bool = False) -> tuple[Reader, tuple[Path, ...]]:
+    """The safetensors checkpoint in directory `path` and its files; CheckpointError when there is none.
+
+    With `pickles`, PyTorch's own weights are read where there are no others (checkpoints/pickled.py).
+    """
     index, single = path / INDEX_NAME, path / SINGLE_NAME
     if index.is_file():
         sharded = ShardedReader(index)
         return sharded, (index, *sharded.files)
     if single.is_file():
         return SafetensorsReader(single), (single,)
+    if pickles:
+        from fewbits.checkpoints.pickled import open_pickles  # which is read for those alone who ask for it
+
+        if found := open_pickles(path):
+            return found
     raise CheckpointError(f"{path} holds neither {SINGLE_NAME} nor {INDEX_NAME}; {_remedy(path)}")
 
 
@@ -209,7 +224,8 @@ def _remedy(path: Path) -> str:
         return (
             f"it has {pickles[0]}, a pickle, which can run code when opened and is refused: convert it where you "
             "trust it with transformers, AutoModelForCausalLM.from_pretrained(DIR, weights_only=True)"
-            ".save_pretrained(OUT, safe_serialization=True)."
+            ".save_pretrained(OUT, safe_serialization=True), or let `fewbits quantize --allow-pickle` read its numbers "
+            "and nothing else."
         )
     others = sorted(p.name for p in path.glob("*.safetensors"))
     if others:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from fewbits.checkpoints.limits import PIECES, SENTENCEPIECE_BYTES
 from fewbits.errors import CheckpointError
 
 BPE = 2
@@ -92,7 +94,7 @@ def _piece(data: bytes) -> Piece:
             score = struct.unpack("<f", _bytes(value))[0]
         elif number == 3 and isinstance(value, int):
             kind = value
-    if not 1 <= kind <= 6:
+    if not 1 <= kind <= 6 or not text:
         raise _DamagedError
     return Piece(text, score, kind)
 
@@ -101,7 +103,10 @@ def _parse(data: bytes) -> SentencePieceModel:
     pieces: list[Piece] = []
     trainer: dict[int, int | bytes] = {}
     rules: dict[int, int | bytes] = {}
-    for number, value in _fields(data):
+    fields = [] if len(data) > SENTENCEPIECE_BYTES else list(islice(_fields(data), PIECES + 1))
+    if not 0 < len(fields) <= PIECES:
+        raise _DamagedError
+    for number, value in fields:
         if number == 1:
             pieces.append(_piece(_bytes(value)))
         elif number == 2:
@@ -121,7 +126,8 @@ def _parse(data: bytes) -> SentencePieceModel:
 def read_model(path: Path) -> SentencePieceModel:
     """The SentencePiece model in `path`; raises CheckpointError when the file is damaged or of another kind."""
     try:
-        model = _parse(path.read_bytes())
+        with path.open("rb") as file:
+            model = _parse(file.read(SENTENCEPIECE_BYTES + 1))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (_DamagedError, UnicodeDecodeError, struct.error):

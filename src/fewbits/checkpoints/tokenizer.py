@@ -9,6 +9,8 @@ from typing import Any
 from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.configuration import Configuration
 from fewbits.checkpoints.jsonfile import load_object
+from fewbits.checkpoints.limits import TOKENIZER_BYTES, TOKENIZER_VALUES
+from fewbits.checkpoints.quoting import named, quoted
 from fewbits.checkpoints.tokenizer_bytes import byte_level
 from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 from fewbits.checkpoints.tokenizer_pieces import from_json, from_model
@@ -58,7 +60,7 @@ def _find(directory: Path, rows: int) -> TokenizerSource:
     settings = load_object(stated) if stated.is_file() else {}
     path = directory / "tokenizer.json"
     if path.is_file():
-        source = TokenizerSource(path, load_object(path), settings, rows)
+        source = TokenizerSource(path, _load(path), settings, rows)
         if not is_wordpiece(source):
             _check_model(path, source.data.get("model"))
         return source
@@ -71,17 +73,23 @@ def _find(directory: Path, rows: int) -> TokenizerSource:
     )
 
 
+def _load(path: Path) -> dict[str, Any]:
+    return load_object(path, most_bytes=TOKENIZER_BYTES, most_values=TOKENIZER_VALUES)
+
+
 def _check_model(path: Path, model: Any) -> None:
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
-        kind = model.get("type") if isinstance(model, dict) else None
-        raise CheckpointError(
-            f"{path} holds a {kind or 'nameless'} tokenizer; BPE, also SentencePiece's, and WordPiece are supported."
-        )
+        raise _unsupported(path, model.get("type") if isinstance(model, dict) else None)
     # Files of 2020 do not state the type; BPE is the one that has merges.
     if model.get("type", "BPE") != "BPE" or not isinstance(model.get("merges"), list):
-        raise CheckpointError(
-            f"{path} holds a {model.get('type')} tokenizer; BPE, also SentencePiece's, and WordPiece are supported."
-        )
+        raise _unsupported(path, model.get("type"))
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
-            raise CheckpointError(f"{path} sets {key} = {model[key]!r}, which a GGUF file cannot state.")
+            raise CheckpointError(f"{path} sets {key} = {quoted(model[key])}, which a GGUF file cannot state.")
+
+
+def _unsupported(path: Path, kind: Any) -> CheckpointError:
+    return CheckpointError(
+        f"{path} holds a {named(kind) if kind else 'nameless'} tokenizer; BPE, also SentencePiece's, and WordPiece are "
+        "supported."
+    )

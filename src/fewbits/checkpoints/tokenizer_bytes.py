@@ -7,7 +7,7 @@ from typing import Any
 
 from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.pretokenizers import recognise
-from fewbits.checkpoints.quoting import quoted
+from fewbits.checkpoints.quoting import named, quoted
 from fewbits.checkpoints.vocabulary import PREFIX, TokenizerSource, TokenKind, Vocabulary, added_tokens
 from fewbits.errors import CheckpointError
 
@@ -71,7 +71,7 @@ def _normalizer(source: TokenizerSource) -> tuple[dict[str, Value], list[str]]:
         return {}, []
     kind = stated.get("type") if isinstance(stated, dict) else None
     if kind != "NFC":
-        raise CheckpointError(f"{source.path} normalizes text by {kind}, which a GGUF file cannot state.")
+        raise CheckpointError(f"{source.path} normalizes text by {named(kind)}, which a GGUF file cannot state.")
     note = (
         "The tokenizer composes characters (NFC) before it cuts text, and llama.cpp does not: text with decomposed "
         "accents gets other tokens there."

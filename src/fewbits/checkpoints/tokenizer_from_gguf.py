@@ -28,7 +28,9 @@ def tokenizer_from_gguf(metadata: Mapping[str, Value]) -> Tokenizer:
     elif kind == "llama":
         tokenizer = _from_scores(metadata)
     else:
-        raise CheckpointError(f"the GGUF file's tokenizer is of kind {kind!r}; known are 'gpt2', 'llama' and 'bert'.")
+        raise CheckpointError(
+            f"the GGUF file's tokenizer is of kind {quoted(kind)}; known are 'gpt2', 'llama' and 'bert'."
+        )
     _add_special(tokenizer, metadata)
     _surround(tokenizer, metadata)
     return tokenizer

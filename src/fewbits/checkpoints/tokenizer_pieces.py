@@ -165,7 +165,7 @@ def _stray_note(vocabulary: Vocabulary, pairs: set[tuple[str, str]]) -> list[str
     if not strays:
         return []
     note = (
-        f"{len(strays)} tokens (such as {min(strays)!r}) can be joined in ways that tokenizer.json's merges do not "
-        "list; llama.cpp joins them anyway, so some text gets other tokens there."
+        f"{len(strays)} tokens (such as {quoted(min(strays))}) can be joined in ways that tokenizer.json's merges do "
+        "not list; llama.cpp joins them anyway, so some text gets other tokens there."
     )
     return [note]

@@ -9,6 +9,7 @@ from typing import Any
 
 from fewbits.checkpoints.base import Value
 from fewbits.checkpoints.jsonfile import load_object
+from fewbits.checkpoints.quoting import named, quoted
 from fewbits.checkpoints.vocabulary import PREFIX, TokenizerSource
 from fewbits.errors import CheckpointError
 
@@ -71,7 +72,8 @@ def _around(
     before, after = _template(source, source.data.get("post_processor"))
     if len(before) > 1 or len(after) > 1 or any(text not in numbers for text in before + after):
         raise CheckpointError(
-            f"{source.path} puts {before} before and {after} after a text; a GGUF file can state one known token each."
+            f"{source.path} puts {quoted(before)} before and {quoted(after)} after a text; a GGUF file can state one "
+            "known token each."
         )
     return (numbers[before[0]] if before else None), (numbers[after[0]] if after else None)
 
@@ -103,7 +105,7 @@ def _template(source: TokenizerSource, stated: Any) -> tuple[list[str], list[str
         return [t for before, _ in reversed(parts) for t in before], [t for _, after in parts for t in after]
     pieces = stated.get("single") if kind == "TemplateProcessing" else None
     if not isinstance(pieces, list):
-        raise CheckpointError(f"{source.path} has the post-processor {kind}, which a GGUF file cannot state.")
+        raise CheckpointError(f"{source.path} has the post-processor {named(kind)}, which a GGUF file cannot state.")
     texts = [_special_text(piece) for piece in pieces]
     if texts.count(None) != 1:
         raise CheckpointError(f"{source.path} puts a single text together from {len(texts)} odd pieces; it is damaged.")

@@ -47,7 +47,8 @@ def word_pieces(source: TokenizerSource) -> TokenizerVocabulary:
     vocabulary = Vocabulary(source.path, source.rows)
     added = {token.number for token in added_tokens(source)}
     for text, number in model["vocab"].items():
-        vocabulary.put(number, text if number in added else _marked(text), TokenKind.NORMAL)
+        stays = type(number) is int and number in added
+        vocabulary.put(number, text if stays else _marked(text), TokenKind.NORMAL)
     vocabulary.add(added_tokens(source))
     metadata = {
         f"{PREFIX}.model": Value(MODEL, "string"),
@@ -70,7 +71,8 @@ def _marked(text: str) -> str:
 
 
 def _check_model(source: TokenizerSource, model: Mapping[str, Any]) -> None:
-    if not isinstance(model.get("vocab"), dict) or model.get("unk_token") not in model["vocab"]:
+    unknown = model.get("unk_token")
+    if not isinstance(model.get("vocab"), dict) or not isinstance(unknown, str) or unknown not in model["vocab"]:
         raise CheckpointError(f"{source.path} holds a WordPiece tokenizer without tokens or without an unknown one.")
     if model.get("continuing_subword_prefix", INSIDE) != INSIDE:
         raise CheckpointError(

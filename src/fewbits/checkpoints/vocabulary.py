@@ -15,6 +15,10 @@ from fewbits.errors import CheckpointError
 PREFIX = "tokenizer.ggml"
 
 
+_DIGITS = 20
+"""More than any token's number has; Python refuses to read thousands of them."""
+
+
 class TokenKind(IntEnum):
     """What a token is for; the numbers are GGUF's (and SentencePiece's)."""
 
@@ -63,7 +67,7 @@ class Vocabulary:
         """Place one token; raises CheckpointError when its number or text cannot be right."""
         if not isinstance(text, str) or type(number) is not int or number < 0:
             raise CheckpointError(
-                f"{self.path} has a token {quoted(text)} with number {number!r}; the file is damaged."
+                f"{self.path} has a token {quoted(text)} with number {quoted(number)}; the file is damaged."
             )
         if number >= self.rows:
             raise CheckpointError(
@@ -113,7 +117,8 @@ def added_tokens(source: TokenizerSource) -> list[AddedToken]:
     if not isinstance(listed, list) or not isinstance(decoder, dict):
         raise CheckpointError(f"{source.path} has added tokens that are no list; the file is damaged.")
     known = {raw.get("id") for raw in listed if isinstance(raw, dict) and type(raw.get("id")) is int}
-    more = [{**raw, "id": int(key)} for key, raw in decoder.items() if key.isdecimal() and isinstance(raw, dict)]
+    numbered = {key: raw for key, raw in decoder.items() if key.isdecimal() and len(key) < _DIGITS}
+    more = [{**raw, "id": int(key)} for key, raw in numbered.items() if isinstance(raw, dict)]
     result = []
     for raw in [*listed, *(raw for raw in more if raw["id"] not in known)]:
         if not isinstance(raw, dict) or type(raw.get("id")) is not int or not isinstance(raw.get("content"), str):

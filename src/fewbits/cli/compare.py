@@ -37,8 +37,8 @@ def command(
 ) -> None:
     """Measure what quantization cost: perplexity, KL divergence and top-1 agreement of QUANTIZED against ORIGINAL.
 
-    Of encoders (BERT), which predict nothing, cosines of embeddings and of states. Both are Hugging Face directories or
-    GGUF files, and both are evaluated in float32 on the same tokens of the text.
+    Of encoders (BERT), which predict nothing, cosines of embeddings and of states. Both are Hugging Face directories,
+    hub ids of such, or GGUF files, and both are evaluated in float32 on the same tokens of the text.
     """
     from fewbits.cli.output import print_json, print_tables, stdout_reserved
     from fewbits.cli.progress import progress_report

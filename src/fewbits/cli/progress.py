@@ -32,6 +32,12 @@ def progress_report(*stages: str, quiet: bool = False) -> Iterator[Report]:
             bars.stop()
 
 
+def pause(report: Report) -> None:
+    """Take bars off the screen, so that something else can be printed."""
+    if isinstance(report, Bars):
+        report.stop()
+
+
 def _ignore(stage: str, done: int, total: int) -> None:
     pass
 
@@ -83,8 +89,12 @@ class Bars:
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
     def stop(self) -> None:
-        """Take the bars off the screen."""
+        """Take the bars off the screen; the next report brings back those that are not finished."""
         self._bars.stop()
+        for stage, task in list(self._tasks.items()):
+            if self._bars.tasks and any(each.id == task and each.finished for each in self._bars.tasks):
+                self._bars.remove_task(task)
+                del self._tasks[stage]
 
 
 def _progress() -> Progress:

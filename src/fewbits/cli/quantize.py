@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 )
 @click.option("--dialect", metavar="NAME", help="How a model directory lays out matrices  [default: the recipe's]")
 @click.option("--architecture", metavar="FILE", help="Facts of an architecture of your own, as TOML.")
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub repository  [default: its own]")
+@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there is nothing else: numbers only.")
+@click.option("--push", metavar="ORG/NAME", help="Upload the output to the Hugging Face hub.")
+@click.option("--public", is_flag=True, help="Let everybody see the repository that --push creates.")
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")
@@ -74,24 +78,24 @@ def command(
     it. OUT.card.json beside the file records what was done to each tensor and what it cost.
     """
     from fewbits.cli.output import stdout_reserved
-    from fewbits.cli.progress import progress_report
+    from fewbits.cli.progress import pause, progress_report
     from fewbits.quantizing import quantize
 
     shown: list[Preview] = []
 
     def show(preview: Preview) -> None:
         shown.append(preview)
+        pause(report)  # a source may have been fetched
         if not (as_json or quiet):
             _print_preview(preview, _choices(ctx, reads_text=preview.calibration is not None))
 
-    hidden = quiet or options["dry_run"]
-    stages = () if hidden else _stages(options["to"], options["method"], given=bool(calibration))
+    stages = () if quiet or options["dry_run"] else _stages(source, options, given=bool(calibration))
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(stdout_reserved())
         stack.enter_context(_naming(output))
         stack.enter_context(_telling_what_is_kept(output))
-        report = stack.enter_context(progress_report(*stages, quiet=hidden))
+        report = stack.enter_context(progress_report(*stages, quiet=quiet))
         texts = [Path(path) for path in calibration] or None
         result = quantize(source, output, calibration=texts, on_preview=show, progress=report, **options)
     _print_result(result, as_json=as_json, quiet=quiet, preview_shown=bool(shown))
@@ -122,15 +126,18 @@ def _telling_what_is_kept(output: Path) -> Iterator[None]:
         raise
 
 
-def _stages(recipe: str, method: str | None, *, given: bool) -> tuple[str, ...]:
+def _stages(source: str, options: dict[str, Any], *, given: bool) -> tuple[str, ...]:
     """What gets a bar; raises RecipeError where there is no such recipe or method."""
     from fewbits import planning
     from fewbits.choosing import choose
+    from fewbits.hub.locating import is_repository
 
-    chosen = choose(planning.get(recipe), method, text=given)
+    chosen = choose(planning.get(options["to"]), options["method"], text=given)
+    fetched = ("download",) if is_repository(source) else ()
     rotated = ("rotate",) if chosen.rotation else ()
     walked = ("calibrate",) if chosen.reads_text else ()
-    return (*rotated, *walked, "quantize", "verify")
+    sent = ("upload",) if options["push"] else ()
+    return (*fetched, *rotated, *walked, "quantize", "verify", *sent)
 
 
 def _choices(ctx: click.Context, *, reads_text: bool) -> list[str]:

@@ -13,13 +13,13 @@ from fewbits import kernels
 from fewbits.checkpoints import dialects
 from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.model_directory import require_replaceable
-from fewbits.checkpoints.opening import directory_of
 from fewbits.conversion.job import Job, Piece
 from fewbits.conversion.sources import directory_source, file_source
 from fewbits.conversion.to_directory import to_directory
 from fewbits.conversion.to_gguf import to_gguf
 from fewbits.digest import Digests
 from fewbits.errors import CheckpointError
+from fewbits.hub.locating import locate
 from fewbits.memory import PeakMemory
 from fewbits.preflight import require_room, require_writable
 from fewbits.reporting.card import card_path, discard_card, publish_card, stage_card
@@ -73,7 +73,9 @@ def _planned(
     dry_run: bool,
     revision: str | None,
 ) -> Job:
-    path = directory_of(given, revision)
+    path = Path(locate(given, revision=revision).path).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"{given} does not exist; give a model directory, a GGUF file, or a hub id (org/name).")
     if path.resolve() == output.resolve():
         raise CheckpointError(f"{output} is the source itself; choose another output.")
     to_file = output.suffix.lower() == ".gguf"

@@ -23,6 +23,7 @@ from fewbits.evaluation.compare_encoders import (
 from fewbits.evaluation.metrics import Estimate, Tally, estimate, score_window
 from fewbits.evaluation.model_files import LoadedModel, ModelFile, Vocabulary, open_model
 from fewbits.evaluation.text import Ids, evaluation_windows, read_text, scored_positions
+from fewbits.hub.locating import locate
 from fewbits.models import add_architecture
 
 if TYPE_CHECKING:
@@ -106,13 +107,13 @@ def compare(
 
     Of encoders, which predict nothing, the angles between the states of tokens and between embeddings of windows.
 
-    Both are Hugging Face directories or GGUF files and read the same token ids (the original's tokenizer): windows of
-    `context` tokens that do not overlap, with the tokenizer's start token (if it adds one) at the head of each. Only
-    the second half of each window is scored, as llama.cpp's perplexity tool does. A GGUF file is evaluated through
-    its decoded weights in transformers, in float32: the cost is that of the weights alone, where llama.cpp also rounds
-    activations to 8 bits (which shows only beside Q8_0). A directory whose matrices round their inputs is evaluated so,
-    with the codes and scales of the kernels. `max_tokens` bounds the tokens read; `progress(done, total)` is called
-    after each window. `architecture` is a TOML file as `quantize` takes it. Raises EvaluationError when a
+    Both are Hugging Face directories, hub ids of such, or GGUF files, and read the same token ids (the original's
+    tokenizer): windows of `context` tokens that do not overlap, each with the tokenizer's start token (if it adds one)
+    at its head, of which only the second half is scored, as llama.cpp's perplexity tool does. A GGUF file is evaluated
+    through its decoded weights in transformers, in float32: the cost is that of the weights alone, where llama.cpp also
+    rounds activations to 8 bits (which shows only beside Q8_0). A directory whose matrices round their inputs is
+    evaluated so, with the codes and scales of the kernels. `max_tokens` bounds the tokens read; `progress(done, total)`
+    is called after each window. `architecture` is a TOML file as `quantize` takes it. Raises EvaluationError when a
     model or the text cannot be evaluated.
     """
     import torch
@@ -120,7 +121,8 @@ def compare(
     if architecture is not None:
         add_architecture(Path(architecture))
     source = read_text(text)
-    files = open_model(original), open_model(quantized)
+    places = [locate(str(path)).path for path in (original, quantized)]
+    files = open_model(places[0]), open_model(places[1])
     require_one_kind(files)
     vocabulary = files[0].vocabulary()
     notes, context = _fit_context(context, files)
@@ -139,7 +141,7 @@ def compare(
         "windows": len(windows),
         "dtype": "float32",
         "versions": _versions(),
-        **_sizes(original, quantized),
+        **_sizes(*places),
     }
     with torch.inference_mode(), _threads(threads):
         if files[0].encoder:

@@ -29,6 +29,8 @@ def decoded(stored: StoredTensor) -> torch.Tensor:
     """The float32 numbers of a stored tensor in its own shape."""
     import torch
 
+    if not stored.elements:
+        return torch.empty(stored.shape)
     out = torch.empty(stored.rows, stored.cols)
     step = max(1, _SLAB_NUMBERS // stored.cols)
     for start in range(0, stored.rows, step):

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fewbits.checkpoints.base import Reader, Value
+from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.rope import LONG, SHORT
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded
@@ -59,6 +60,12 @@ def read_config(reader: Reader) -> GGUFConfig:
         raise EvaluationError(f"{reader.path}: the metadata name no architecture (general.architecture).")
     architecture = for_gguf(name, experts=bool(metadata.get(f"{name}.expert_count")))
     values = {**_stated(reader, architecture, metadata), **_optional_parts(reader, architecture)}
+    layers = values.get("num_hidden_layers", 0)
+    if layers > len(reader.names()):
+        raise EvaluationError(
+            f"{reader.path}: the metadata claim {layers} layers, and the file has {len(reader.names())} tensors; it is "
+            "damaged or unsafe."
+        )
     _fill_defaults(reader, architecture, values)
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values |= _implied(architecture, values)
@@ -111,7 +118,7 @@ def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, A
         value = metadata[key]
         wanted, what = _KINDS[fact.type]
         if type(value) is not wanted:
-            raise EvaluationError(f"{reader.path}: {key} is {value!r}, not {what}, which is not supported.")
+            raise EvaluationError(f"{reader.path}: {key} is {quoted(value)}, not {what}, which is not supported.")
         if values.setdefault(fact.key, value) != value:
             raise EvaluationError(
                 f"{reader.path}: {key} is {value}, but another key says {values[fact.key]}; this is not supported."
@@ -156,7 +163,7 @@ def _rope_parameters(reader: Reader, name: str, metadata: Mapping[str, Any], bas
     kind = stated.get("type", "none")
     unknown = sorted(set(stated) - set(_SCALING) - _SCALING_HANDLED - _SCALING_IGNORED)
     if kind not in _SCALING_TYPES or unknown:
-        what = f"the kind {kind!r}" if kind not in _SCALING_TYPES else f"the key {prefix}{unknown[0]}"
+        what = f"the kind {quoted(kind)}" if kind not in _SCALING_TYPES else f"the key {prefix}{unknown[0]}"
         raise EvaluationError(f"{reader.path}: RoPE scaling with {what} is not supported.")
     parameters = {"rope_theta": base, "rope_type": _SCALING_TYPES[kind]}
     if kind != "none":

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from fewbits.errors import CheckpointError
@@ -103,4 +104,4 @@ def for_gguf(name: str, *, experts: bool = False) -> Architecture:
             return architecture
     known = ", ".join(sorted({a.gguf for a in architectures()}))
     having = " with experts" if experts else ""
-    raise CheckpointError(f"the GGUF architecture {name!r}{having} is not supported. Supported: {known}.")
+    raise CheckpointError(f"the GGUF architecture {shown(name)}{having} is not supported. Supported: {known}.")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from reprlib import repr as shown
 from types import MappingProxyType
 from typing import Any
 
 from fewbits.errors import CheckpointError
 from fewbits.models.architecture import (
+    EXPERT,
     Architecture,
     GroupFact,
     ImpliedFact,
@@ -19,11 +20,9 @@ from fewbits.models.architecture import (
     StreamFact,
     TensorFact,
 )
+from fewbits.tomlfile import parse_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - Python 3.10
-    import tomli as tomllib
+MOST_BYTES = 1 << 18
 
 WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions", "shared", "types")
 """Widths that every configuration gives; an architecture may name sums of them."""
@@ -69,28 +68,49 @@ class _Text:
     def strings(self, found: Any, *path: str) -> tuple[str, ...]:
         """A list of texts."""
         if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-            raise self.wrong(f"{path[-1]} has to be a list of texts, and is {found!r}", *path)
+            raise self.wrong(f"{path[-1]} has to be a list of texts, and is {shown(found)}", *path)
         return tuple(found)
 
     def string(self, found: Any, *path: str) -> str:
         """A text that is not empty."""
         if not isinstance(found, str) or not found:
-            raise self.wrong(f"{path[-1]} has to be a text, and is {found!r}", *path)
+            raise self.wrong(f"{path[-1]} has to be a text, and is {shown(found)}", *path)
         return found
 
-    def known(self, found: Collection[str], allowed: Collection[str], *path: str) -> None:
+    def tables(self, raw: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+        """The list of tables `name`, empty where there is none."""
+        found = raw.get(name, [])
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise self.wrong(f"{name} has to be a list of tables ([[{name}]])", name)
+        return found
+
+    def word(self, raw: Mapping[str, Any], name: str) -> str:
+        """A text, empty where there is none."""
+        return self.string(raw[name], name) if raw.get(name, "") != "" else ""
+
+    def template(self, name: str, *path: str) -> str:
+        """A tensor's name, in which braces stand around "layer" and "expert" alone."""
+        if set("{}") & set(name.replace("{layer}", "").replace(EXPERT, "")):
+            raise self.wrong(f"{shown(name)} has braces around something else than layer or expert", *path)
+        return name
+
+    def templates(self, found: Any, *path: str) -> tuple[str, ...]:
+        """A list of such names."""
+        return tuple(self.template(each, *path) for each in self.strings(found, *path))
+
+    def known(self, found: Collection[Any], allowed: Collection[str], *path: str) -> None:
         """Raise for what is not among `allowed`."""
         for each in found:
             if each not in allowed:
                 names = ", ".join(name for name in allowed if name)
-                raise self.wrong(f"{path[-1]} says {each!r}, which is not known; known: {names}", *path)
+                raise self.wrong(f"{path[-1]} says {shown(each)}, which is not known; known: {names}", *path)
 
 
 def read_architecture(text: str, where: str) -> Architecture:
     """The architecture that TOML `text` describes; raises CheckpointError, naming `where` and the line of a fault."""
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        raw = parse_toml(text, most_bytes=MOST_BYTES)
+    except ValueError as error:
         raise CheckpointError(f"{where} is no TOML: {error}.") from None
     at = _Text(text, where)
     for key in _NEEDED:
@@ -111,18 +131,18 @@ def read_architecture(text: str, where: str) -> Architecture:
         equal=_equal(at, raw, widths),
         metadata=MappingProxyType({key: _metadata(at, key, found) for key, found in at.table(raw, "metadata").items()}),
         tensors=tuple(_tensor(at, name, found, widths) for name, found in at.table(raw, "tensors").items()),
-        groups=tuple(_group(at, found) for found in raw.get("groups", [])),
+        groups=tuple(_group(at, found) for found in at.tables(raw, "groups")),
         stream=_stream(at, raw),
         widths=MappingProxyType({name: tuple(parts) for name, parts in at.table(raw, "widths").items()}),
-        implied=tuple(_implied(at, found, widths) for found in raw.get("implied", [])),
+        implied=tuple(_implied(at, found, widths) for found in at.tables(raw, "implied")),
         stated=at.strings(raw.get("stated", []), "stated"),
         aliases=MappingProxyType({k: at.string(own, "aliases", k) for k, own in at.table(raw, "aliases").items()}),
         multiples=MappingProxyType({k: _count(at, k, times) for k, times in at.table(raw, "multiples").items()}),
-        prefix=raw.get("prefix", ""),
+        prefix=at.word(raw, "prefix"),
         absent=at.strings(raw.get("absent", []), "absent"),
         layer_types=at.strings(raw.get("layer_types", []), "layer_types"),
         local_rope=_local_rope(at, raw),
-        transformers=raw.get("transformers", ""),
+        transformers=at.word(raw, "transformers"),
         encoder=_encoder(at, raw),
         prefixes=MappingProxyType({k: at.string(own, "prefixes", k) for k, own in at.table(raw, "prefixes").items()}),
     )
@@ -131,7 +151,7 @@ def read_architecture(text: str, where: str) -> Architecture:
 def _encoder(at: _Text, raw: Mapping[str, Any]) -> bool:
     found = raw.get("encoder", False)
     if not isinstance(found, bool):
-        raise at.wrong(f"encoder has to be true or false, and is {found!r}", "encoder")
+        raise at.wrong(f"encoder has to be true or false, and is {shown(found)}", "encoder")
     return found
 
 
@@ -151,7 +171,7 @@ def _values(at: _Text, key: str, found: Any) -> tuple[Any, ...]:
 
 def _count(at: _Text, key: str, found: Any) -> int:
     if type(found) is not int or found < 1:
-        raise at.wrong(f"{key} has to be a count, and is {found!r}", "multiples", key)
+        raise at.wrong(f"{key} has to be a count, and is {shown(found)}", "multiples", key)
     return found
 
 
@@ -180,9 +200,11 @@ def _tensor(at: _Text, name: str, found: Any, widths: Collection[str]) -> Tensor
     for key, value in found.items():
         kind = {"shape": list, "add": float, "transposed": bool, "flat": bool, "aside": bool}.get(key, str)
         if not isinstance(value, kind):
-            raise at.wrong(f"{name} has {key} = {value!r}, which is of another kind", *path)
+            raise at.wrong(f"{name} has {key} = {shown(value)}, which is of another kind", *path)
     at.known(at.strings(found["shape"], *path), widths, *path)
     at.known([found.get("order", "")], ORDERS, *path)
+    for each in (name, found["source"], found.get("parameter", "")):
+        at.template(each, *path)
     if ("{layer}" in name) != ("{layer}" in found["source"]):
         raise at.wrong(f"{name} and its source have to name the layer both, or neither", *path)
     return TensorFact(gguf=name, **{**found, "shape": tuple(found["shape"])})
@@ -193,8 +215,8 @@ def _group(at: _Text, found: Mapping[str, Any]) -> GroupFact:
     if missing:
         raise at.wrong(f"a group has name, kind, producers and consumers; see {sorted(missing)[0]}", "groups")
     at.known([found["kind"]], GROUP_KINDS, "groups", "kind")
-    producers, consumers = (at.strings(found[key], "groups", key) for key in ("producers", "consumers"))
-    return GroupFact(found["name"], found["kind"], producers, consumers)
+    producers, consumers = (at.templates(found[key], "groups", key) for key in ("producers", "consumers"))
+    return GroupFact(at.string(found["name"], "groups", "name"), found["kind"], producers, consumers)
 
 
 def _stream(at: _Text, raw: Mapping[str, Any]) -> StreamFact:
@@ -202,13 +224,16 @@ def _stream(at: _Text, raw: Mapping[str, Any]) -> StreamFact:
     embedding = at.string(stream.get("embedding"), "stream", "embedding")
     # Nothing of an encoder that is quantized reads its last states.
     head = "" if raw.get("encoder") else at.string(stream.get("head"), "stream", "head")
-    return StreamFact(embedding, head, at.strings(stream.get("writers", []), "stream", "writers"))
+    return StreamFact(embedding, head, at.templates(stream.get("writers", []), "stream", "writers"))
 
 
 def _implied(at: _Text, found: Mapping[str, Any], widths: Collection[str]) -> ImpliedFact:
     key, width = (at.string(found.get(name), "implied", name) for name in ("key", "width"))
     at.known([width], (*widths, "hidden / heads"), "implied", "width")
-    return ImpliedFact(key, width, tuple(found.get("layers", ())))
+    layers = found.get("layers", [])
+    if not isinstance(layers, list) or not all(type(each) is int for each in layers):
+        raise at.wrong(f"layers has to be a list of counts, and is {shown(layers)}", "implied", "layers")
+    return ImpliedFact(key, width, tuple(layers))
 
 
 def _local_rope(at: _Text, raw: Mapping[str, Any]) -> LocalRope | None:

@@ -17,6 +17,7 @@ from fewbits.planning.recipe import Recipe
 from fewbits.planning.rule import BY_NUMBER, LAYERS, MODELS, Rule, is_choice_of_layers, is_comparison
 from fewbits.planning.toml_lines import line_of
 from fewbits.sites import KINDS
+from fewbits.tomlfile import parse_toml
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -121,13 +122,10 @@ def parse_rules(text: str, where: str) -> tuple[Rule, ...]:
 
 
 def _load(here: Text) -> dict[str, Any]:
-    if len(here.text.encode("utf-8", "replace")) > MOST_BYTES:
-        raise here.complain(f"is larger than {MOST_BYTES} bytes; it is no recipe.")
     try:
-        return tomllib.loads(here.text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = str(error).rstrip(".") or "it nests too deep"
-        raise here.complain(f"is no recipe: {reason}; docs/recipes.md shows what one looks like.") from None
+        return parse_toml(here.text, most_bytes=MOST_BYTES)
+    except ValueError as error:
+        raise here.complain(f"is no recipe: {error}; docs/recipes.md shows what one looks like.") from None
 
 
 def _base(here: Text, name: str, base: Callable[[str], Recipe]) -> Recipe:

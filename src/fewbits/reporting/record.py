@@ -73,6 +73,48 @@ class RotationUsed:
 
 
 @dataclass(frozen=True)
+class HubSource:
+    """The repository of the Hugging Face hub that a source was fetched from."""
+
+    repository: str
+    """org/name."""
+    revision: str | None
+    """The branch, tag or commit that was asked for; None for the repository's own default."""
+    commit: str
+    """What that was when it was fetched: the commit whose files were read."""
+    license: dict[str, str]
+    """`license`, `license_name` and `license_link` as its model card states them; empty where it says nothing."""
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """What will be uploaded to the hub, and where to."""
+
+    repository: str
+    creates: bool
+    """Whether the repository is not there yet."""
+    private: bool
+    """Whether only its owners can see it."""
+    files: tuple[str, ...]
+    """Names in the repository."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of it, one sentence each."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """An upload that the hub has taken and that was compared with what it then states."""
+
+    repository: str
+    commit: str
+    url: str
+    """Of the commit."""
+    files: tuple[str, ...]
+    bytes: int
+    """Of those files."""
+
+
+@dataclass(frozen=True)
 class CalibrationPlan:
     """The texts that codes are chosen and judged by."""
 
@@ -166,6 +208,8 @@ class Preview:
     importance: ImportanceUsed | None = None
     calibration: CalibrationPlan | None = None
     rotation: RotationUsed | None = None
+    hub: HubSource | None = None
+    push: PushPlan | None = None
 
     @property
     def parameters(self) -> int:
@@ -229,6 +273,8 @@ class Record:
     started: str = ""
     """UTC, ISO 8601."""
     calibration: CalibrationResult | None = None
+    pushed: Pushed | None = None
+    """Where the output was uploaded to; None where it was not."""
     verified: bool = field(default=True)
     """Always True: a file that fails verification is not kept and no record is made."""
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from fewbits import activations
 from fewbits.reporting import figures
 from fewbits.reporting.calibration_tables import calibration_tables
+from fewbits.reporting.hub_tables import destination, pushed_tables
 from fewbits.reporting.measures import MEASURES
 from fewbits.reporting.record import CalibrationPlan, FormatSummary, Preview, Record, override_origin
 from fewbits.reporting.table_parts import clean, facts_table, simple_table
@@ -41,6 +42,10 @@ def preview_tables(preview: Preview, *, choices: Sequence[str] = ()) -> list[Ren
         ),
     ]
     facts += _changes(preview)
+    if preview.hub is not None:
+        facts.insert(1, ("commit", f"{preview.hub.commit} of {preview.hub.repository}"))
+    if preview.push is not None:
+        facts.append(("then uploads", f"{', '.join(preview.push.files)} to {destination(preview.push)}"))
     if choices:
         facts.append(("by default", ", ".join(choices)))
     return [
@@ -48,7 +53,7 @@ def preview_tables(preview: Preview, *, choices: Sequence[str] = ()) -> list[Ren
         Text(),
         _format_table(preview.formats()),
         *_fallback_lines(preview),
-        *_notes(preview.notes),
+        *_notes((*preview.notes, *(preview.push.notes if preview.push else ()))),
     ]
 
 
@@ -78,6 +83,7 @@ def record_tables(record: Record) -> list[RenderableType]:
         *_worst_tensors(record),
         *calibration_tables(record),
         facts_table("Result", facts),
+        *(pushed_tables(record.pushed) if record.pushed else ()),
     ]
 
 

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fewbits.checkpoints.base import StoredTensor
+from fewbits.checkpoints.base import Reader, StoredTensor
 from fewbits.checkpoints.dialects import recognized
 from fewbits.checkpoints.dialects.base import Configuration, Dialect
 from fewbits.checkpoints.fields import FieldsReader, Matrix, StoredMatrix, is_fields_file
 from fewbits.checkpoints.jsonfile import load_object
 from fewbits.checkpoints.quoting import quoted
-from fewbits.checkpoints.safetensors import SafetensorsReader, ShardedReader, open_directory
+from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.errors import CheckpointError, FormatError
 
 CONFIG = "config.json"
@@ -21,9 +21,7 @@ CONFIG = "config.json"
 class DialectReader:
     """A checkpoint in a dialect that is not ours, its header checked against its configuration."""
 
-    def __init__(
-        self, files: SafetensorsReader | ShardedReader, dialect: Dialect, configuration: Configuration
-    ) -> None:
+    def __init__(self, files: Reader, dialect: Dialect, configuration: Configuration) -> None:
         self.path: Path = files.path
         self.metadata = files.metadata
         self.dialect = dialect
