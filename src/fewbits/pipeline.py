@@ -22,7 +22,7 @@ from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
 from fewbits.choosing import choose, require_legal
-from fewbits.digest import Digests
+from fewbits.digest import Digests, OutputDigest
 from fewbits.encoding import Encoded, encode_slab, is_native, shared_parameters, slabs
 from fewbits.errors import CalibrationError, CheckpointError
 from fewbits.formats import Params
@@ -52,12 +52,12 @@ def run(
     recipe = planning.get(request.recipe).with_overrides(overrides)
     chosen = _way(request, recipe)
     _require_same_columns(request, chosen)
-    target = target_of(request.output)
+    target = target_of(request.output, request.split_size)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
     if kept := request.calibration.importance:
         require_writable(kept, kept, force=request.force, dry_run=request.dry_run)
     weigher = read_importance(request.importance) if request.importance is not None else None
-    conversion = target.accept(_open(request))
+    conversion = target.accept(_open(request, target))
     turning = rotating(conversion, chosen.rotation) if chosen.rotation else None
     conversion = turning.conversion if turning else conversion
     files = [*conversion.files, *(Path(file) for file in _named_files(request, recipe) if file)]
@@ -134,7 +134,8 @@ def _work(
             preview=job.preview,
             tensors=outcome.tensors,
             source_sha256=source_sha256(),
-            output_sha256=outcome.output_sha256,
+            output_sha256=outcome.digest.whole,
+            parts_sha256=dict(zip(job.preview.parts, outcome.digest.parts or (outcome.digest.whole,), strict=False)),
             seed=request.seed,
             seconds=time.perf_counter() - request.started,
             seconds_verifying=outcome.seconds_verifying,
@@ -202,13 +203,13 @@ class _Job:
 @dataclass(frozen=True)
 class _Outcome:
     tensors: tuple[TensorResult, ...]
-    output_sha256: str
+    digest: OutputDigest
     seconds_verifying: float
 
 
-def _open(request: Request) -> Conversion:
+def _open(request: Request, target: Target) -> Conversion:
     conversion = open_source(request.source, revision=request.revision)
-    if any(f.resolve() == request.output.resolve() for f in conversion.files):
+    if any(target.overwrites(request.output, file) for file in conversion.files):
         raise CheckpointError(f"{request.output} is the source itself; choose another output.")
     return conversion
 
@@ -234,7 +235,7 @@ def _plan(
         nominal_format=recipe.nominal,
         architecture=conversion.architecture,
         tensors=tensors,
-        notes=(*conversion.notes, *assignment.notes, *(calibration.notes if calibration else ())),
+        notes=(*conversion.notes, *assignment.notes, *prepared.notes, *(calibration.notes if calibration else ())),
         bytes_in=sum(t.bytes_in for t in tensors),
         bytes_out=prepared.size,
         seconds_estimated=estimate_seconds(tensors, conversion.files, threads)
@@ -246,6 +247,7 @@ def _plan(
         importance=assignment.used,
         calibration=calibration.used if calibration else None,
         rotation=turning.used if turning else None,
+        parts=tuple(path.name for path in prepared.parts(request.output)),
     )
     return _Job(conversion, prepare, prepared, preview, assignment.importance, calibration, turning)
 
@@ -259,12 +261,12 @@ def _run(
     verifying = time.perf_counter()
     allowances = dict.fromkeys(job.importance, Allowance("weighed")) | (solved.allowances() if solved else {})
     turned_by = job.preview.rotation.seed if job.preview.rotation else None
-    sha256 = job.prepared.verify(
+    digest = job.prepared.verify(
         request.output, tensors, allowances, workers, partial(request.progress, "verify"), turned_by
     )
     seconds = time.perf_counter() - verifying
     writer.sync()
-    return _Outcome(tensors, sha256, seconds)
+    return _Outcome(tensors, digest, seconds)
 
 
 def _encode_all(

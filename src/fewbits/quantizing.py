@@ -34,6 +34,7 @@ def quantize(
     threads: int | None = None,
     seed: int = 0,
     revision: str | None = None,
+    split_size: int | str | None = None,
     architecture: str | Path | None = None,
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
@@ -41,22 +42,21 @@ def quantize(
     """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
 
     `output` is a GGUF file, or where its name has no ending a model directory with fields of any format.
-
     `to` names a recipe or a TOML file that states one. `tensors` gives some tensors other formats: {"blk.*.ffn_down":
     "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `importance` is a file of llama-imatrix by which errors are weighed. `method`
-    says how codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search"; None means the
-    latter with `calibration` (a path, several, or texts), else nearest. Transforms may come first, "awq+gptq", and a
-    rotation of the model by `seed`, "hadamard+gptq"; "outliers+gptq" keeps columns of the largest inputs in 16 bits,
-    and "gptq+learned" lets layers learn afterwards. A recipe may bring its own method. Methods that look at text take
-    a built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of
-    `guard`. `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps
-    what was measured, as importance matrices. `architecture` is a TOML file of facts (docs/architectures.md);
-    it stays known in this process. `threads` None means all processors. Returns the record, also written beside
-    `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one sentence, and leaves nothing on failure.
+    says how codes are chosen: "nearest", or by what text does to the model, "gptq" or "gptq_search" (None: the latter
+    with `calibration`, a path, several, or texts, else nearest). Transforms may come first, "awq+gptq", and a rotation
+    of the model by `seed`, "hadamard+gptq"; "outliers+gptq" keeps columns of the largest inputs in 16 bits, and
+    "gptq+learned" lets layers learn afterwards. A recipe may bring its own method. Methods that look at text take a
+    built-in mix without it: `windows` windows of `sequence_length` tokens, and judge the codes on the text of `guard`.
+    `target_text`, one file or one per group, is compared with the calibration text; `write_importance` keeps what was
+    measured, as importance matrices. `split_size` (bytes, or "2G") writes a GGUF file as parts of at most that size.
+    `architecture` is a TOML file of facts (docs/architectures.md), known from then on. `threads` None means all
+    processors. Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises
+    FewbitsError, one sentence, and leaves nothing on failure.
     """
     text = Path(calibration) if isinstance(calibration, str) else calibration
-    kept = _path(write_importance)
-    texts = CalibrationRequest(text, _path(guard), _paths(target_text), kept, windows, sequence_length)
+    texts = (text, _path(guard), _paths(target_text), _path(write_importance), windows, sequence_length)
     request = Request(
         source=str(source),
         output=Path(output),
@@ -64,11 +64,12 @@ def quantize(
         tensors=tensors,
         importance=_path(importance),
         method=method,
-        calibration=texts,
+        calibration=CalibrationRequest(*texts),
         force=force,
         dry_run=dry_run,
         seed=seed,
         revision=revision,
+        split_size=split_size,
         architecture=_path(architecture),
         progress=progress or silent,
         started=time.perf_counter(),

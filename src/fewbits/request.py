@@ -66,6 +66,8 @@ class Request:
     dry_run: bool
     seed: int
     revision: str | None
+    split_size: int | str | None
+    """Bytes, or "2G": the most that a part of a GGUF file may have; None for one file."""
     architecture: Path | None
     """A TOML file with the facts of the source's architecture."""
     progress: Progress

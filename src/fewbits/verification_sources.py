@@ -11,7 +11,6 @@ import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, StoredTensor
 from fewbits.checkpoints.configuration import read_configuration
-from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.older_names import open_weights
 from fewbits.errors import VerificationError
 from fewbits.models import EXPERT, Architecture, for_gguf
@@ -49,7 +48,7 @@ def turn(matrix: StoredTensor) -> StoredTensor:
     return Columns(matrix.name, matrix.format, matrix.shape[::-1], matrix.buffer)
 
 
-def expect_directory(path: Path, file: GGUFReader) -> dict[str, Origin]:
+def expect_directory(path: Path, file: Reader) -> dict[str, Origin]:
     """Target name -> origin for the model directory `path`, from its configuration alone."""
     config = read_configuration(path)
     reader, _ = open_weights(path)
@@ -114,7 +113,7 @@ def rotated_directory(path: Path, seed: int) -> dict[str, Turned]:
     return _rotated(config.architecture, config.layers, config.values["num_key_value_heads"], sources, seed)
 
 
-def rotated_gguf(file: GGUFReader, seed: int) -> dict[str, Turned]:
+def rotated_gguf(file: Reader, seed: int) -> dict[str, Turned]:
     """The same for a GGUF source."""
     name = file.metadata["general.architecture"].value
     architecture, layers = for_gguf(name), int(file.metadata[f"{name}.block_count"].value)
@@ -140,7 +139,7 @@ def _names(architecture: Architecture, layers: int) -> dict[str, str]:
     }
 
 
-def _head_width(file: GGUFReader) -> int:
+def _head_width(file: Reader) -> int:
     name = file.metadata["general.architecture"].value
     stated = file.metadata.get(f"{name}.attention.key_length") or file.metadata.get(f"{name}.rope.dimension_count")
     if stated is None:

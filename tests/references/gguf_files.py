@@ -33,13 +33,36 @@ def write_gguf(
     `edit` may change, add or drop tensors (by GGUF name, float32) before they are written; `metadata` overrides
     values, and None leaves a key out. Without `interleave` the RoPE rows stay as transformers has them.
     """
+    writer = gguf.GGUFWriter(target, _name(directory))
+    _fill(writer, directory, kind, interleave, edit, metadata)
+    return target
+
+
+def write_parts(directory: Path, target: Path, *, tensors: int, kind: str = "F16") -> list[Path]:
+    """The same in parts of so many tensors, as the package names them."""
+    writer = gguf.GGUFWriter(target, _name(directory), split_max_tensors=tensors)
+    _fill(writer, directory, kind, True, None, None)
+    return sorted(target.parent.glob(f"{target.stem}-*-of-*.gguf"))
+
+
+def _name(directory: Path) -> str:
     config = json.loads((directory / "config.json").read_text())
     architecture = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
-    name = architecture[config["architectures"][0]]
+    return architecture[config["architectures"][0]]
+
+
+def _fill(
+    writer: gguf.GGUFWriter,
+    directory: Path,
+    kind: str,
+    interleave: bool,
+    edit: Edit | None,
+    metadata: Mapping[str, Any] | None,
+) -> None:
+    config, name = json.loads((directory / "config.json").read_text()), _name(directory)
     tensors = _tensors(directory, config, name, interleave)
     if edit is not None:
         edit(tensors)
-    writer = gguf.GGUFWriter(target, name)
     _add_metadata(writer, {**_metadata(config, name), **_tokens(directory, config), **(metadata or {})})
     for key, value in tensors.items():
         stored = gguf.GGMLQuantizationType[kind if value.ndim > 1 else "F32"]
@@ -48,7 +71,6 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return target
 
 
 def _tensors(directory: Path, config: dict[str, Any], name: str, interleave: bool) -> dict[str, Floats]:

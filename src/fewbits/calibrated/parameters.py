@@ -17,7 +17,7 @@ from fewbits.calibration.precision import precision_for
 from fewbits.checkpoints.base import Conversion, Order, Placement
 from fewbits.checkpoints.configuration import Configuration, read_configuration
 from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor
-from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.checkpoints.rope import interleaved, parted
 from fewbits.errors import CalibrationError
 from fewbits.evaluation.gguf_config import read_config
@@ -202,7 +202,7 @@ def _most_common_numbers(conversion: Conversion) -> str:
 
 def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
     """A GGUF source keeps its rows' order in the target; the network wants the halves of heads apart."""
-    config = read_config(GGUFReader(path))
+    config = read_config(open_gguf(path))
     # A tied head may have got numbers of its own on the way.
     architecture = for_gguf(conversion.architecture, experts=bool(config.values.get("num_local_experts")))
     facts = {**{fact.gguf: (fact.source, fact) for fact in architecture.tensors if fact.unless}, **config.facts}

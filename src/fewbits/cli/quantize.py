@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Tokens of a window.",
 )
+@click.option("--split-size", metavar="SIZE", help="Write parts of at most this size: 2G, 500M.")
 @click.option("--architecture", metavar="FILE", help="Facts of an architecture of your own, as TOML.")
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.gguf_parts import GGUFParts, open_gguf
 from fewbits.checkpoints.pooling import key_of, mode_of
 from fewbits.checkpoints.rope import LONG, SHORT
 from fewbits.errors import EvaluationError
@@ -40,13 +40,13 @@ class GGUFModel:
 
     path: Path
     context_limit: int
-    reader: GGUFReader
+    reader: GGUFParts
     config: GGUFConfig
 
     @staticmethod
     def open(path: Path) -> GGUFModel:
         """Read the header; raises CheckpointError or EvaluationError when no model can be made from it."""
-        reader = GGUFReader(path)
+        reader = open_gguf(path)
         config = read_config(reader)
         return GGUFModel(path, config.values["max_position_embeddings"], reader, config)
 

@@ -166,6 +166,8 @@ class Preview:
     importance: ImportanceUsed | None = None
     calibration: CalibrationPlan | None = None
     rotation: RotationUsed | None = None
+    parts: tuple[str, ...] = ()
+    """Names of the files that the output is split into; none where it is one."""
 
     @property
     def parameters(self) -> int:
@@ -229,6 +231,8 @@ class Record:
     started: str = ""
     """UTC, ISO 8601."""
     calibration: CalibrationResult | None = None
+    parts_sha256: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each part by name, where the output is split; `output_sha256` is that of all one after another."""
     verified: bool = field(default=True)
     """Always True: a file that fails verification is not kept and no record is made."""
 
