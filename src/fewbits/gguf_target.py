@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fewbits.checkpoints.base import Conversion, Placement, Value
 from fewbits.checkpoints.ggml_types import file_type
-from fewbits.checkpoints.gguf_parts import open_gguf, part_path, whole_path
+from fewbits.checkpoints.gguf_parts import is_part_of, open_gguf, part_path
 from fewbits.checkpoints.gguf_split import SplitWriter, existing_parts, plan_parts, too_large
 from fewbits.checkpoints.gguf_writer import GGUFWriter, Layout, plan_layout, refuses
 from fewbits.checkpoints.partial_file import partial_path
@@ -39,7 +39,9 @@ class GGUFTarget:
     def overwrites(self, output: Path, file: Path) -> bool:
         """The file itself, or any of its parts."""
         real, own = file.resolve(), output.resolve()
-        return real == own or (self.largest is not None and own in (whole_path(real), whole_path(file.absolute())))
+        # A cache names its files by their sums and links to them: both names may be a part's.
+        parts = (real, file.absolute().parent.resolve() / file.name)
+        return real == own or (self.largest is not None and any(is_part_of(part, own) for part in parts))
 
     def require_room_for(self, output: Path, *, force: bool, dry_run: bool) -> None:
         """Refuse what exists and may not be replaced."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fewbits import compare, inspect, quantize
-from fewbits.checkpoints.gguf_parts import open_gguf, part_path, whole_path
+from fewbits.checkpoints.gguf_parts import is_part_of, open_gguf, part_path
 from fewbits.checkpoints.opening import open_source
 from fewbits.errors import CheckpointError
 from references.gguf_files import write_gguf, write_parts
@@ -162,5 +162,6 @@ def test_parts_of_different_byte_orders(tmp_path: Path) -> None:
 
 def test_names_of_parts() -> None:
     assert part_path(Path("a/b.gguf"), 9, 12) == Path("a/b-00010-of-00012.gguf")
-    assert whole_path(Path("a/b-00010-of-00012.gguf")) == Path("a/b.gguf")
-    assert whole_path(Path("a/b-10-of-12.gguf")) is None
+    assert part_path(Path("b.GGUF"), 0, 1) == Path("b-00001-of-00001.gguf")
+    assert is_part_of(Path("a/b-00010-of-00012.gguf"), Path("a/b.gguf"))
+    assert not any(is_part_of(Path(name), Path("a/b.gguf")) for name in ("a/b-10-of-12.gguf", "b-00010-of-00012.gguf"))

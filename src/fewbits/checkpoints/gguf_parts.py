@@ -29,17 +29,21 @@ def part_path(output: Path, number: int, count: int) -> Path:
     >>> part_path(Path("model-Q8_0.gguf"), 0, 3).name
     'model-Q8_0-00001-of-00003.gguf'
     """
-    return output.with_name(f"{output.name.removesuffix('.gguf')}-{number + 1:05d}-of-{count:05d}.gguf")
+    return output.with_name(f"{_stem(output)}-{number + 1:05d}-of-{count:05d}.gguf")
 
 
-def whole_path(part: Path) -> Path | None:
-    """The name of which `part` is a part; None where its name is none of a part.
+def is_part_of(part: Path, output: Path) -> bool:
+    """Whether the name of `part` is that of a part of `output`, of whatever number of parts.
 
-    >>> whole_path(Path("model-00002-of-00003.gguf"))
-    PosixPath('model.gguf')
+    >>> is_part_of(Path("m-00002-of-00003.gguf"), Path("m.GGUF")), is_part_of(Path("m.gguf"), Path("m.gguf"))
+    (True, False)
     """
     found = _NAME.fullmatch(part.name)
-    return part.with_name(f"{found['stem']}.gguf") if found else None
+    return bool(found) and found["stem"] == _stem(output) and part.parent == output.parent
+
+
+def _stem(output: Path) -> str:
+    return output.stem if output.suffix.lower() == ".gguf" else output.name
 
 
 class GGUFParts:

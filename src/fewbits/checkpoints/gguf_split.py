@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fewbits.checkpoints.base import Value
-from fewbits.checkpoints.gguf_parts import COUNT, NUMBER, TENSORS, part_path, whole_path
+from fewbits.checkpoints.gguf_parts import COUNT, NUMBER, TENSORS, is_part_of, part_path
 from fewbits.checkpoints.gguf_writer import GGUFWriter, Layout, Row, aligned, alignment_of, plan_layout
-from fewbits.checkpoints.partial_file import sync_folder
+from fewbits.checkpoints.partial_file import remove_abandoned, sync_folder
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 
@@ -100,7 +100,14 @@ def too_large(layouts: Sequence[Layout], largest: int) -> list[str]:
 def existing_parts(output: Path) -> list[Path]:
     """Parts of `output`, of whatever number of parts, that are there already."""
     folder = output.parent
-    return sorted(each for each in folder.iterdir() if whole_path(each) == output) if folder.is_dir() else []
+    return sorted(each for each in folder.iterdir() if is_part_of(each, output)) if folder.is_dir() else []
+
+
+def _begun_parts(output: Path) -> list[Path]:
+    """Parts of `output` that a run has begun to write, by the names that they were to get."""
+    hidden = [each.name for each in output.parent.iterdir() if each.name.startswith(".")]
+    named = [output.with_name(name[1:].removesuffix(".partial")) for name in hidden if name.endswith(".partial")]
+    return [part for part in named if is_part_of(part, output)]
 
 
 class SplitWriter:
@@ -109,6 +116,8 @@ class SplitWriter:
     def __init__(self, output: Path, layouts: Sequence[Layout]) -> None:
         self.output = output
         self._writers: list[GGUFWriter] = []
+        for part in _begun_parts(output):
+            remove_abandoned(part)
         try:
             for number, layout in enumerate(layouts):
                 self._writers.append(GGUFWriter(part_path(output, number, len(layouts)), layout))
