@@ -39,7 +39,7 @@ def is_part_of(part: Path, output: Path) -> bool:
     (True, False)
     """
     found = _NAME.fullmatch(part.name)
-    return bool(found) and found["stem"] == _stem(output) and part.parent == output.parent
+    return found is not None and found["stem"] == _stem(output) and part.parent == output.parent
 
 
 def _stem(output: Path) -> str:
