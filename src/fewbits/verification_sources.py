@@ -54,7 +54,7 @@ def expect_directory(path: Path, file: Reader) -> dict[str, Origin]:
     reader, _ = open_weights(path)
     facts = config.architecture.stored(config.values, config.layers, reader.names())
     ordered = any(fact.order for _, fact in facts.values())
-    width = _head_width(file) if ordered else 0
+    width, keys = (_head_width(file), _key_heads(file)) if ordered else (0, 0)
     found: dict[str, Origin] = {}
     for name, (source, fact) in facts.items():
         if fact.aside:
@@ -64,7 +64,7 @@ def expect_directory(path: Path, file: Reader) -> dict[str, Origin]:
         tensor = _behind(tensor, config.values[fact.after]) if fact.after else tensor
         tensor = turn(tensor) if fact.transposed else tensor
         tensor = StoredTensor(source, tensor.format, tensor.shape[1:], tensor.buffer) if fact.flat else tensor
-        order = _ORDERS[fact.order](tensor.rows, width) if fact.order else None
+        order = _ORDERS[fact.order](tensor.rows, width, keys) if fact.order else None
         found[name] = Origin(tensor, order, fact.add)
     return found
 
@@ -147,14 +147,31 @@ def _head_width(file: Reader) -> int:
     return int(stated.value)
 
 
-def _parts(rows: int, width: int) -> Order:
-    """Source row of each row in the file: thirds are queries, keys and values, which lie by heads there."""
-    row = np.arange(rows, dtype=np.int64)
-    part, within = row // (rows // 3), row % (rows // 3)
-    return within // width * 3 * width + part * width + within % width
+def _key_heads(file: Reader) -> int:
+    """Heads of keys and of values; those of queries where the file says nothing else."""
+    name = file.metadata["general.architecture"].value
+    stated = file.metadata.get(f"{name}.attention.head_count_kv") or file.metadata[f"{name}.attention.head_count"]
+    return int(stated.value)
 
 
-def _pairs(rows: int, width: int) -> Order:
+def _parts(rows: int, width: int, keys: int) -> Order:
+    """Source row of each row in the file: queries, keys and values, which lie there by the `keys` heads of keys.
+
+    There a head's queries come first, then its key, then its value.
+    """
+    found = []
+    shared = rows // width // keys - 2
+    for row in range(rows):
+        head, within = divmod(row, width)
+        group, place = divmod(head, shared)
+        if head >= shared * keys:  # behind the queries: all keys, then all values
+            kind, group = divmod(head - shared * keys, keys)
+            place = shared + kind
+        found.append((group * (shared + 2) + place) * width + within)
+    return np.array(found, np.int64)
+
+
+def _pairs(rows: int, width: int, _: int) -> Order:
     """Source row of each row in the file: row i of a head comes from i // 2, an odd one from the upper half."""
     row = np.arange(rows, dtype=np.int64)
     within = row % width

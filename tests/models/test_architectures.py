@@ -65,6 +65,9 @@ CONFIGS: dict[str, Any] = {
     "gpt_neox": transformers.GPTNeoXConfig,
     "qwen2_moe": transformers.Qwen2MoeConfig,
     "gpt2": lambda **values: transformers.GPT2Config(**values, n_inner=96),
+    "falcon": lambda **values: transformers.FalconConfig(
+        **values, new_decoder_architecture=True, num_kv_heads=2, ffn_hidden_size=96
+    ),
     "bert": transformers.BertConfig,
     "roberta": transformers.RobertaConfig,
 }
@@ -114,7 +117,7 @@ def test_lookups(architecture: Architecture) -> None:
 
 
 @pytest.mark.parametrize(
-    "stated", [None, [], [None], "", 7, {}, ["FalconForCausalLM"], ["MambaForCausalLM", "LlamaForCausalLM"]]
+    "stated", [None, [], [None], "", 7, {}, ["OPTForCausalLM"], ["MambaForCausalLM", "LlamaForCausalLM"]]
 )
 def test_others_are_refused_with_the_list(stated: Any) -> None:
     with pytest.raises(

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.evaluation.model_files import Vocabulary
 from fewbits.formats import Fields
-from fewbits.models import EXPERT, Architecture, StreamFact, for_gguf
+from fewbits.models import EXPERT, Architecture, StreamFact, TensorFact, for_gguf
 from fewbits.workers import row_slabs
 
 if TYPE_CHECKING:
@@ -211,14 +210,18 @@ def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
         if placement.name not in facts:
             continue  # RoPE factors are no parameter
         name, fact = facts[placement.name]
-        heads = config.values["num_key_value_heads" if fact.shape[0] == "key" else "num_attention_heads"]
-        order = _ORDERS[fact.order](placement.source.rows, heads) if fact.order else None
+        order = _order(fact, placement.source.rows, config.values) if fact.order else None
         shape = fact.in_checkpoint(placement.source.shape) if fact.flat else None
         named |= _each_expert(name, Parameter(placement, _inverse(order), add=fact.add, shape=shape))
     return named
 
 
-_ORDERS = MappingProxyType({"rope": interleaved, "qkv": parted})
+def _order(fact: TensorFact, rows: int, values: Mapping[str, Any]) -> Order:
+    """Row of the checkpoint of each row of the file."""
+    heads, key_heads = values["num_attention_heads"], values["num_key_value_heads"]
+    own = key_heads if fact.shape[0] == "key" else heads
+    orders = {"rope": lambda: interleaved(rows, own), "qkv": lambda: parted(rows, heads, key_heads)}
+    return orders[fact.order]()
 
 
 def _inverse(order: Order | None) -> Order | None:

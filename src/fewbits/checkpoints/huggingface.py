@@ -213,8 +213,9 @@ def _order(config: Configuration, fact: TensorFact, rows: int) -> Order | None:
     """Source row of each target row; None where none moves."""
     if not fact.order:
         return None
-    orders = {"rope": interleaved, "qkv": parted}
-    return orders[fact.order](rows, config.heads(fact.shape[0]))
+    heads = config.heads(fact.shape[0])
+    orders = {"rope": lambda: interleaved(rows, heads), "qkv": lambda: parted(rows, heads, config.heads("key"))}
+    return orders[fact.order]()
 
 
 def _window_notes(config: Configuration) -> list[str]:

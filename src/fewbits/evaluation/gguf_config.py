@@ -62,6 +62,7 @@ def read_config(reader: Reader) -> GGUFConfig:
     _fill_defaults(reader, architecture, values)
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values |= _implied(architecture, values)
+    architecture.settle(values)
     if architecture.encoder:
         values["architectures"] = [architecture.classes[0]]
     facts = architecture.parameters(values, values["num_hidden_layers"])

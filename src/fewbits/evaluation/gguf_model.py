@@ -7,6 +7,7 @@ of this module, not by the code that moved them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -77,7 +78,7 @@ class GGUFModel:
             weight = weight - fact.add if fact.add else weight
             weight = weight.T.contiguous() if fact.transposed else weight.reshape(fact.in_checkpoint(weight.shape))
             back = _BACK.get(fact.order)
-            state[target] = back(weight, self.config.values["head_dim"]) if back else weight
+            state[target] = back(weight, self.config.values) if back else weight
         network.load_state_dict(put_together(state, dict(network.named_parameters())), strict=False, assign=True)
         network.tie_weights()
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -87,10 +88,12 @@ class GGUFModel:
 
     def skeleton(self) -> Any:
         """The network without memory behind its parameters; the RoPE tables are there."""
-        network = bare_network(
-            self.path,
-            lambda transformers: transformers.AutoConfig.for_model(self.config.model_type, **self.config.values),
-        )
+        kind, values = self.config.model_type, self.config.values
+
+        def configuration(transformers: Any) -> Any:
+            return transformers.AutoConfig.for_model(kind, **_settable(transformers.CONFIG_MAPPING[kind], values))
+
+        network = bare_network(self.path, configuration)
         stored = ROPE_FACTORS in self.reader.names()
         give_frequencies(self.path, network, decoded(self.reader.read(ROPE_FACTORS)) if stored else None)
         return network
@@ -119,23 +122,32 @@ class GGUFModel:
         return facts
 
 
+def _settable(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without those that a configuration of this kind works out from the others (the width of a head)."""
+    derived = {key for key in values if isinstance(getattr(kind, key, None), property) and not getattr(kind, key).fset}
+    return {key: value for key, value in values.items() if key not in derived}
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _halves_apart(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
+def _halves_apart(weight: torch.Tensor, values: Mapping[str, Any]) -> torch.Tensor:
     """Rows (heads * head_dim, ...) from llama.cpp's order, pairs side by side, to transformers', halves apart.
 
     Row 2 i + j of a head in the file is row j head_dim / 2 + i in transformers, for j in {0, 1}.
     """
-    pairs = weight.reshape(-1, head_dim // 2, 2, *weight.shape[1:])
+    pairs = weight.reshape(-1, values["head_dim"] // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
-def _heads_together(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Rows (3 * heads * head_dim, ...), queries, keys, values, as transformers' GPT-NeoX has them, head by head."""
-    parts = weight.reshape(3, -1, head_dim, *weight.shape[1:])
-    return parts.transpose(0, 1).reshape(weight.shape)
+def _heads_together(weight: torch.Tensor, values: Mapping[str, Any]) -> torch.Tensor:
+    """Rows (queries, keys, values) as transformers' GPT-NeoX and Falcon have them: each key behind its queries."""
+    import torch
+
+    heads, key_heads, rest = values["num_attention_heads"], values["num_key_value_heads"], weight.shape[1:]
+    each = torch.split(weight.reshape(heads + 2 * key_heads, -1, *rest), [heads, key_heads, key_heads])
+    return torch.cat([part.reshape(key_heads, -1, *part.shape[1:]) for part in each], 1).reshape(weight.shape)
 
 
 _BACK = MappingProxyType({"rope": _halves_apart, "qkv": _heads_together})

@@ -12,6 +12,7 @@ from fewbits.models.architecture import (
     ImpliedFact,
     LocalRope,
     MetadataFact,
+    SettledFact,
     StreamFact,
     TensorFact,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "ImpliedFact",
     "LocalRope",
     "MetadataFact",
+    "SettledFact",
     "StreamFact",
     "TensorFact",
     "add_architecture",
