@@ -11,7 +11,7 @@ import transformers
 from fewbits.checkpoints.names import to_gguf
 from fewbits.errors import CheckpointError
 from fewbits.evaluation.experts import taken_apart
-from fewbits.models import EXPERT, Architecture, architectures, for_config, for_gguf
+from fewbits.models import EXPERT, Architecture, architectures, for_config, for_gguf, parts_of
 from references.random_models import small_config
 
 LAYERS = 3
@@ -70,6 +70,7 @@ CONFIGS: dict[str, Any] = {
     ),
     "bert": transformers.BertConfig,
     "roberta": transformers.RobertaConfig,
+    "nomic_bert": lambda **values: transformers.NomicBertConfig(**{**values, "pad_token_id": 0}),
 }
 
 
@@ -96,7 +97,10 @@ def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, t
     facts = [
         (name, fact) for name, fact in architecture.parameters(values, 2).values() if not fact.aside or name in own
     ]
-    expected = {name: fact.in_checkpoint(tuple(widths[w] for w in fact.shape)) for name, fact in facts}
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, fact in facts:
+        parts, shape = parts_of(name), fact.in_checkpoint(tuple(widths[w] for w in fact.shape))
+        expected |= dict.fromkeys(parts, (shape[0] // len(parts), *shape[1:]))
     found = taken_apart({name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=True)})
     assert expected == found
 

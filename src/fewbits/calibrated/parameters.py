@@ -24,7 +24,7 @@ from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.evaluation.model_files import Vocabulary
 from fewbits.formats import Fields
-from fewbits.models import EXPERT, Architecture, StreamFact, TensorFact, for_gguf
+from fewbits.models import EXPERT, Architecture, StreamFact, TensorFact, for_gguf, parts_of
 from fewbits.workers import row_slabs
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Parameter:
     placement: Placement
     order: Order | None
     part: range | None = None
-    """Its rows in the target, where a stack of experts has more."""
+    """Its rows in the target, where a stack of experts or a fused matrix has more."""
     add: float = 0.0
     """What the target's numbers are more than the network's."""
     shape: tuple[int, ...] | None = None
@@ -66,8 +66,8 @@ class Parameter:
 
         own = w - self.add if self.add else w
         ordered = own if self.order is None else own[torch.from_numpy(self.order)]
-        shape = self.shape or self.placement.source.shape
-        return ordered.reshape(shape if self.part is None else shape[1:])
+        own_shape = self.placement.source.shape
+        return ordered.reshape(self.shape or (own_shape if self.part is None else own_shape[1:]))
 
     def stored(self, fields: Fields) -> Fields:
         """Its part of the target's stored fields."""
@@ -183,7 +183,13 @@ def _derived(placement: Placement) -> Parameter:
 
 
 def _each_expert(name: str, parameter: Parameter) -> dict[str, Parameter]:
-    """The parameter, or one per expert of a stack."""
+    """The parameter, or one per expert of a stack, or per matrix of those that a checkpoint has as one."""
+    fused = parts_of(name)
+    if len(fused) > 1:
+        rows, cols = parameter.placement.source.shape[0] // len(fused), parameter.placement.source.cols
+        ranges = [range(n * rows, (n + 1) * rows) for n in range(len(fused))]
+        own = [Parameter(parameter.placement, None, part, shape=(rows, cols)) for part in ranges]
+        return dict(zip(fused, own, strict=True))
     if EXPERT not in name:
         return {name: parameter}
     experts, rows = parameter.placement.source.shape[:2]

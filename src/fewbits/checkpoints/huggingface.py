@@ -137,7 +137,7 @@ def _target_names(config: Configuration, facts: Mapping[str, tuple[str, TensorFa
     parameters = config.architecture.parameters(config.values, config.layers)
     inner = {source: parameters[target][0] for target, (source, _) in facts.items()}
     aside = {source: target for target, (source, fact) in facts.items() if fact.aside}
-    return lambda source: aside.get(source) or table(inner.get(source, source))
+    return lambda source: aside.get(source) or table(source) or table(inner.get(source, source))
 
 
 def _stacks(

@@ -7,7 +7,7 @@ of this module, not by the code that moved them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from fewbits.evaluation.gguf_config import GGUFConfig, read_config
 from fewbits.evaluation.model_files import LoadedModel, Vocabulary
 from fewbits.evaluation.skeleton import bare_network, give_frequencies
 from fewbits.evaluation.vocabularies import GGUFVocabulary
-from fewbits.models import TensorFact, is_encoder
+from fewbits.models import TensorFact, is_encoder, parts_of
 
 if TYPE_CHECKING:
     import torch
@@ -72,13 +72,15 @@ class GGUFModel:
         require_decodable({self.reader.read(name).format for name in self.reader.names()})
         network = self.skeleton()
         facts = self._matched_facts(network)
-        state = {}
+        state: dict[str, torch.Tensor] = {}
         for name, (target, fact) in facts.items():
             weight = decoded(self.reader.read(name))
             weight = weight - fact.add if fact.add else weight
             weight = weight.T.contiguous() if fact.transposed else weight.reshape(fact.in_checkpoint(weight.shape))
             back = _BACK.get(fact.order)
-            state[target] = back(weight, self.config.values) if back else weight
+            weight = back(weight, self.config.values) if back else weight
+            parts = parts_of(target)
+            state |= zip(parts, weight.chunk(len(parts)) if len(parts) > 1 else (weight,), strict=True)
         network.load_state_dict(put_together(state, dict(network.named_parameters())), strict=False, assign=True)
         network.tie_weights()
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -109,17 +111,24 @@ class GGUFModel:
             )
         if missing := sorted(set(facts) - stored):
             raise EvaluationError(f"{self.path}: the file lacks tensor {_listed(missing)}.")
-        if empty := sorted(set(parameters) - {target for target, _ in facts.values()}):
+        if empty := sorted(set(parameters) - {part for target, _ in facts.values() for part in parts_of(target)}):
             raise EvaluationError(f"{self.path}: no tensor of the file fills parameter {_listed(empty)}.")
         for name, (target, fact) in facts.items():
             shape = self.reader.read(name).shape
             shape = fact.in_checkpoint(shape)
-            if parameters.get(target) != shape:
+            wanted = _joined_shape([parameters.get(part) for part in parts_of(target)])
+            if wanted != shape:
                 raise EvaluationError(
-                    f"{self.path}: tensor {name} has shape {shape}, but the file's metadata ask for "
-                    f"{parameters.get(target)}."
+                    f"{self.path}: tensor {name} has shape {shape}, but the file's metadata ask for {wanted}."
                 )
         return facts
+
+
+def _joined_shape(shapes: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """The shape of matrices of equal shapes one below another; of one its own."""
+    first = shapes[0]
+    alike = first is not None and all(shape == first for shape in shapes)
+    return (len(shapes) * first[0], *first[1:]) if first is not None and alike else None
 
 
 def _settable(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fewbits.models.architecture import (
     SettledFact,
     StreamFact,
     TensorFact,
+    parts_of,
 )
 from fewbits.models.known import add_architecture, architectures, for_config, for_gguf, is_encoder
 
@@ -33,4 +34,5 @@ __all__ = [
     "for_config",
     "for_gguf",
     "is_encoder",
+    "parts_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -14,6 +15,23 @@ HEADS = ("cls.", "lm_head.")
 """How names begin of what stands on an encoder and is no part of it."""
 
 
+_PARTS = re.compile(r"\[([^\]]+)\]")
+
+
+def parts_of(parameter: str) -> tuple[str, ...]:
+    """The parameters of transformers' network that `parameter` names: several where a checkpoint has one for all.
+
+    Their rows follow one another there, as many of each.
+
+    >>> parts_of("attn.[q|k].weight"), parts_of("mlp.up.weight")
+    (('attn.q.weight', 'attn.k.weight'), ('mlp.up.weight',))
+    """
+    found = _PARTS.search(parameter)
+    if not found:
+        return (parameter,)
+    return tuple(f"{parameter[: found.start()]}{part}{parameter[found.end() :]}" for part in found[1].split("|"))
+
+
 @dataclass(frozen=True)
 class TensorFact:
     """One tensor of an architecture: its name on both sides, with "{layer}" for the layer's number.
@@ -22,9 +40,10 @@ class TensorFact:
     each head interleaved, and "qkv" where a checkpoint has query, key and value of each head together. `when` and
     `unless` name the configuration value that decides whether the tensor exists. With "{expert}" in its source, a
     checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers' network, its stacks taken apart,
-    where that is not `source`. `add` is what a GGUF file's numbers are more than the source's. A `transposed` matrix
-    lies in the checkpoint, and in transformers' network, with its columns as rows; `shape` is the GGUF file's. A `flat`
-    vector is a matrix of one row there. `aside` marks what a checkpoint of an encoder may hold beside it (a pooler, a
+    where that is not `source`; "[a|b]" in it stands for several whose rows follow one another in `source`. `add` is
+    what a GGUF file's numbers are more than the source's. A `transposed` matrix lies in the checkpoint, and in
+    transformers' network, with its columns as rows; `shape` is the GGUF file's. A `flat` vector is a matrix of one row
+    there. `aside` marks what a checkpoint of an encoder may hold beside it (a pooler, a
     head that guesses masked tokens): no GGUF file has it, and a directory keeps it as it is. `after` is the
     configuration's key of the last row that nothing looks up: a GGUF file begins behind it. `sources` says under which
     configuration value, where that is true, a checkpoint calls it otherwise than `source`.
