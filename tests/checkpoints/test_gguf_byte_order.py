@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import struct
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,32 @@ from fewbits.checkpoints.imatrix import read_importance
 from fewbits.errors import CheckpointError
 from references.gguf_files import write_gguf
 from references.stored_files import stored_bytes
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_version_2_is_read(order: str, tmp_path: Path) -> None:
+    """It differs in nothing but its number; files of 2023 have it."""
+    path = tmp_path / "a.gguf"
+    write(path, gguf.GGUFEndian.LITTLE if order == "<" else gguf.GGUFEndian.BIG)
+    newer = GGUFReader(path)
+    raw = bytearray(path.read_bytes())
+    assert struct.unpack_from(f"{order}I", raw, 4) == (3,)
+    struct.pack_into(f"{order}I", raw, 4, 2)
+    (tmp_path / "b.gguf").write_bytes(raw)
+    older = GGUFReader(tmp_path / "b.gguf")
+    assert dict(older.metadata) == dict(newer.metadata)
+    assert all(np.array_equal(older.read(n).slab(0, 3), newer.read(n).slab(0, 3)) for n in newer.names())
+
+
+def test_version_2_is_quantized(pocket: Path, tmp_path: Path) -> None:
+    source = write_gguf(pocket, tmp_path / "a.gguf")
+    raw = bytearray(source.read_bytes())
+    struct.pack_into("<I", raw, 4, 2)
+    (tmp_path / "b.gguf").write_bytes(raw)
+    for name in ("a", "b"):
+        quantize(tmp_path / f"{name}.gguf", tmp_path / f"{name}-q.gguf")
+    assert (tmp_path / "a-q.gguf").read_bytes() == (tmp_path / "b-q.gguf").read_bytes()
+
 
 CONVERTED = ("Q4_0", "Q8_0", "Q4_K", "Q6_K", "MXFP4", "F32", "F16", "BF16")
 """What the package's own converter knows."""
