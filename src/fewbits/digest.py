@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -21,14 +22,37 @@ def sha256_of(path: Path, cancelled: Event | None = None) -> str:
 
     When `cancelled` is set it stops soon, with a result that nobody may use: a large file takes minutes.
     """
-    digest = hashlib.sha256()
-    if path.stat().st_size:
-        data = memoryview(mapped(path))
-        for start in range(0, len(data), _PIECE):
-            if cancelled is not None and cancelled.is_set():
-                break
-            digest.update(data[start : start + _PIECE])
-    return digest.hexdigest()
+    return sha256_of_parts((path,), cancelled).whole
+
+
+@dataclass(frozen=True)
+class OutputDigest:
+    """SHA-256 of an output in hexadecimal: of all its bytes, and of each file where they are several."""
+
+    whole: str
+    parts: tuple[str, ...] = ()
+
+
+def sha256_of_parts(paths: Sequence[Path], cancelled: Event | None = None) -> OutputDigest:
+    """The SHA-256 of the files in `paths` one after another, as if they were one, and of each."""
+    whole, parts = hashlib.sha256(), []
+    for path in paths:
+        digest = hashlib.sha256()
+        for piece in _pieces(path, cancelled):
+            digest.update(piece)
+            if len(paths) > 1:
+                whole.update(piece)
+        parts.append(digest.hexdigest())
+    return OutputDigest(whole.hexdigest(), tuple(parts)) if len(paths) > 1 else OutputDigest(parts[0])
+
+
+def _pieces(path: Path, cancelled: Event | None) -> Iterator[memoryview]:
+    """The bytes of a file, until `cancelled` is set."""
+    data = memoryview(mapped(path)) if path.stat().st_size else memoryview(b"")
+    for start in range(0, len(data), _PIECE):
+        if cancelled is not None and cancelled.is_set():
+            return
+        yield data[start : start + _PIECE]
 
 
 class Digests:

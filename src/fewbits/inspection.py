@@ -112,6 +112,8 @@ class Inspection:
     """Bytes of all tensors."""
     file_bytes: int
     """Bytes of the weight files, headers included."""
+    files: tuple[str, ...]
+    """Names of the weight files."""
     metadata: dict[str, Any]
     """Long texts and arrays are cut and end in "..." with their length."""
 
@@ -135,6 +137,7 @@ class Inspection:
             data[key] = [{**asdict(item), "bits_per_weight": item.bits_per_weight} for item in items]
         for tensor in data["tensors"]:
             tensor["shape"] = list(tensor["shape"])
+        data["files"] = list(self.files)
         return data
 
 
@@ -167,9 +170,9 @@ def _kind(path: Path) -> str:
 
 
 def _inspect_gguf(path: Path) -> Inspection:
-    from fewbits.checkpoints.gguf import GGUFReader
+    from fewbits.checkpoints.gguf_parts import open_gguf
 
-    reader = GGUFReader(path)
+    reader = open_gguf(path)
     values = {
         key: list(value.value) if value.type.startswith("array") else value.value
         for key, value in reader.metadata.items()
@@ -178,7 +181,7 @@ def _inspect_gguf(path: Path) -> Inspection:
     mix = None
     if isinstance(architecture, str):
         mix = find_mix(architecture, reader.metadata, tuple(map(reader.read, reader.names())))
-    return _summary(path, "GGUF", architecture, reader, (path,), values, mix)
+    return _summary(path, "GGUF", architecture, reader, reader.files, values, mix)
 
 
 def _inspect_safetensors(path: Path) -> Inspection:
@@ -231,6 +234,7 @@ def _summary(
         parameters=sum(t.parameters for t in tensors),
         bytes=sum(t.bytes for t in tensors),
         file_bytes=sum(file.stat().st_size for file in files),
+        files=tuple(file.name for file in files),
         metadata={key: _shortened(value) for key, value in metadata.items()},
     )
 

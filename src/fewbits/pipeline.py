@@ -23,7 +23,7 @@ from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
 from fewbits.choosing import choose, require_legal
-from fewbits.digest import Digests
+from fewbits.digest import Digests, OutputDigest
 from fewbits.encoding import Encoded, encode_slab, is_native, shared_parameters, slabs
 from fewbits.errors import CalibrationError, CheckpointError, RecipeError
 from fewbits.formats import Params
@@ -61,7 +61,7 @@ def run(
     weigher = read_importance(request.importance) if request.importance is not None else None
     coming = partial(request.progress, "download")
     located = locate(request.source, revision=request.revision, pickles=request.pickles, progress=coming)
-    conversion = target.accept(_open(request, located))
+    conversion = target.accept(_open(request, located, target))
     turning = rotating(conversion, chosen.rotation) if chosen.rotation else None
     conversion = turning.conversion if turning else conversion
     files = [*conversion.files, *(Path(file) for file in _named_files(request, recipe) if file)]
@@ -89,13 +89,13 @@ def run(
 def _target(request: Request, recipe: Recipe, chosen: Way) -> Target:
     """The kind of output; columns in 16 bits beside codes are what only our own dialect can say."""
     if chosen.split is None:
-        return target_of(request.output, request.dialect, recipe.dialect)
+        return target_of(request.output, request.split_size, dialect=request.dialect, usual=recipe.dialect)
     if request.dialect not in (None, OWN):
         raise RecipeError(
             f"the method {chosen.name} keeps columns in 16 bits, which the dialect {request.dialect} cannot say; take "
             f"--dialect {OWN}, or a method without outliers."
         )
-    return target_of(request.output, request.dialect)
+    return target_of(request.output, request.split_size, dialect=request.dialect)
 
 
 def _named_files(request: Request, recipe: Recipe) -> tuple[str | Path | None, ...]:
@@ -152,7 +152,8 @@ def _work(
             preview=job.preview,
             tensors=outcome.tensors,
             source_sha256=source_sha256(),
-            output_sha256=outcome.output_sha256,
+            output_sha256=outcome.digest.whole,
+            parts_sha256=dict(zip(job.preview.parts, outcome.digest.parts or (outcome.digest.whole,), strict=False)),
             seed=request.seed,
             seconds=time.perf_counter() - request.started,
             seconds_verifying=outcome.seconds_verifying,
@@ -220,13 +221,13 @@ class _Job:
 @dataclass(frozen=True)
 class _Outcome:
     tensors: tuple[TensorResult, ...]
-    output_sha256: str
+    digest: OutputDigest
     seconds_verifying: float
 
 
-def _open(request: Request, located: Located) -> Conversion:
+def _open(request: Request, located: Located, target: Target) -> Conversion:
     conversion = open_source(located.path, name=located.name, pickles=request.pickles)
-    if any(f.resolve() == request.output.resolve() for f in conversion.files):
+    if any(target.overwrites(request.output, file) for file in conversion.files):
         raise CheckpointError(f"{request.output} is the source itself; choose another output.")
     return conversion
 
@@ -252,7 +253,7 @@ def _plan(
         nominal_format=recipe.nominal,
         architecture=conversion.architecture,
         tensors=tensors,
-        notes=(*conversion.notes, *assignment.notes, *(calibration.notes if calibration else ())),
+        notes=(*conversion.notes, *assignment.notes, *prepared.notes, *(calibration.notes if calibration else ())),
         bytes_in=sum(t.bytes_in for t in tensors),
         bytes_out=prepared.size,
         seconds_estimated=estimate_seconds(tensors, conversion.files, threads)
@@ -264,6 +265,7 @@ def _plan(
         importance=assignment.used,
         calibration=calibration.used if calibration else None,
         rotation=turning.used if turning else None,
+        parts=tuple(path.name for path in prepared.parts(request.output)),
     )
     return _Job(conversion, prepare, prepared, preview, assignment.importance, calibration, turning)
 
@@ -277,12 +279,12 @@ def _run(
     verifying = time.perf_counter()
     allowances = dict.fromkeys(job.importance, Allowance("weighed")) | (solved.allowances() if solved else {})
     turned_by = job.preview.rotation.seed if job.preview.rotation else None
-    sha256 = job.prepared.verify(
+    digest = job.prepared.verify(
         request.output, tensors, allowances, workers, partial(request.progress, "verify"), turned_by
     )
     seconds = time.perf_counter() - verifying
     writer.sync()
-    return _Outcome(tensors, sha256, seconds)
+    return _Outcome(tensors, digest, seconds)
 
 
 def _encode_all(

@@ -36,6 +36,7 @@ def quantize(
     threads: int | None = None,
     seed: int = 0,
     revision: str | None = None,
+    split_size: int | str | None = None,
     architecture: str | Path | None = None,
     dialect: str | None = None,
     allow_pickle: bool = False,
@@ -52,11 +53,9 @@ def quantize(
     ["blk.*.ffn_down=Q6_K"]. `method` None means gptq_search with `calibration` (a path, several, or texts), else the
     recipe's or nearest; methods that look at text read `windows` windows of `sequence_length` tokens, of a built-in
     mix where none is given, and judge codes on the text of `guard`. `target_text` is one file or one per group.
-    `architecture` is a TOML file of facts, known in this process from then on. `revision` is that of a hub id;
-    `allow_pickle` reads PyTorch's own weights if there are no others; `push` uploads the output (`fewbits.push`) to a
-    repository that is private unless `public`. `threads` None means all processors.
-    Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises FewbitsError, one
-    sentence, and leaves nothing on failure.
+    `architecture` is a TOML file of facts, known in this process from then on; `split_size` is in bytes, or "2G";
+    `push` uploads the output (`fewbits.push`), private unless `public`. `threads` None means all processors. Returns
+    the record, also written beside `output`, or the preview when `dry_run`. Raises FewbitsError and leaves nothing.
     """
     texts = _text(calibration), _path(guard), _paths(target_text), _path(write_importance)
     request = Request(
@@ -72,6 +71,7 @@ def quantize(
         seed=seed,
         revision=revision,
         dialect=dialect,
+        split_size=split_size,
         architecture=_path(architecture),
         pickles=allow_pickle,
         push=_push_plan(push, Path(output), public=public),

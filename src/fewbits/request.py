@@ -76,6 +76,8 @@ class Request:
     """Where to upload the output to."""
     dialect: str | None
     """How a model directory lays out its matrices; None: as the recipe says, else our own."""
+    split_size: int | str | None
+    """Bytes, or "2G": the most that a part of a GGUF file may have; None for one file."""
     architecture: Path | None
     """A TOML file with the facts of the source's architecture."""
     progress: Progress

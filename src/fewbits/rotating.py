@@ -20,7 +20,7 @@ import numpy as np
 from fewbits import kernels
 from fewbits.checkpoints.base import Bytes, Conversion, Placement, StoredTensor
 from fewbits.checkpoints.configuration import read_configuration
-from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError, TransformError
 from fewbits.evaluation.gguf_config import read_config
@@ -144,7 +144,7 @@ def _described(conversion: Conversion) -> tuple[Architecture, Mapping[str, Any],
         directory = read_configuration(first.parent)
         facts = directory.architecture.facts(directory.values, directory.layers)
         return directory.architecture, directory.values, {target: source for target, (source, _) in facts.items()}
-    config = read_config(GGUFReader(first))
+    config = read_config(open_gguf(first))
     architecture = for_gguf(conversion.architecture, experts=bool(config.values.get("num_local_experts")))
     return architecture, config.values, {target: source for target, (source, _) in config.facts.items()}
 
@@ -194,7 +194,8 @@ def _scratch(output: Path, size: int) -> Iterator[Bytes]:
 
 
 def _at(placement: Placement, room: Bytes) -> Placement:
-    return replace(placement, source=replace(placement.source, format="F32", buffer=room))
+    own = placement.source
+    return replace(placement, source=StoredTensor(own.name, "F32", own.shape, room))
 
 
 @dataclass(frozen=True)

@@ -7,42 +7,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from fewbits.checkpoints import dialects, gguf_writer
-from fewbits.checkpoints.base import Conversion, Placement, StackedTensor, Value
+from fewbits.checkpoints import dialects
+from fewbits.checkpoints.base import Conversion, Placement, StackedTensor
 from fewbits.checkpoints.derived import TransposedTensor
 from fewbits.checkpoints.dialects import OWN, Dialect, require_held
 from fewbits.checkpoints.fields import PLAIN, Matrix
-from fewbits.checkpoints.ggml_types import file_type
-from fewbits.checkpoints.gguf import GGUFReader
-from fewbits.checkpoints.gguf_writer import GGUFWriter
+from fewbits.checkpoints.gguf_split import read_size
 from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory, require_replaceable
 from fewbits.checkpoints.partial_file import partial_path
 from fewbits.checkpoints.safetensors import SINGLE_NAME
+from fewbits.digest import OutputDigest
 from fewbits.errors import CheckpointError
+from fewbits.expecting import expectation, pickled, require_planned
 from fewbits.formats import Fields
+from fewbits.gguf_target import GGUFTarget
 from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import Allowance, Expectation, Inputs, verify, verify_dialect, verify_fields
-from fewbits.verification_rotation import Turned
+from fewbits.verification import Allowance, verify_dialect, verify_fields
 from fewbits.verification_sources import (
     Origin,
-    expect_directory,
-    expect_gguf,
     rotated_directory,
-    rotated_gguf,
     stored_directory,
     tensors_of,
 )
 from fewbits.workers import Workers
-
-QUANTIZATION_VERSION = 2
-"""ggml's version of the layouts of quantized tensors."""
-
-
-_ADDED_TABLES = ("position_embd.weight", "token_types.weight")
-"""Tables whose rows are added to states: ggml adds float32 to float32."""
 
 
 class Writer(Protocol):
@@ -70,7 +60,14 @@ class Prepared(Protocol):
 
     @property
     def size(self) -> int:
-        """Exact bytes of the weights file."""
+        """Exact bytes of the weights files."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the layout, one sentence each."""
+
+    def parts(self, output: Path) -> tuple[Path, ...]:
+        """The files that `output` is written as, in their order; none where it is not split."""
 
     def open(self, output: Path) -> Writer:
         """Begin to write."""
@@ -86,12 +83,15 @@ class Prepared(Protocol):
         workers: Workers,
         progress: Callable[[int, int], None],
         seed: int | None = None,
-    ) -> str:
+    ) -> OutputDigest:
         """Read what was written again and compare it with the source, rotated by `seed` if any; returns its SHA-256."""
 
 
 class Target(Protocol):
     """A kind of output."""
+
+    def overwrites(self, output: Path, file: Path) -> bool:
+        """Whether writing `output` would replace `file`."""
 
     def require_room_for(self, output: Path, *, force: bool, dry_run: bool) -> None:
         """Refuse what exists and may not be replaced, and folders that cannot be written to."""
@@ -120,159 +120,32 @@ class Target(Protocol):
 _OTHER_FILES = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".toml")
 
 
-def target_of(output: Path, dialect: str | None = None, usual: str = "") -> Target:
+def target_of(
+    output: Path, split_size: int | str | None = None, *, dialect: str | None = None, usual: str = ""
+) -> Target:
     """The kind of output that the name `output` asks for: NAME.gguf is a GGUF file, anything else a model directory.
 
-    A directory is in `dialect`, or where that is None in the `usual` one of the recipe, else in our own.
+    With `split_size` it is a GGUF file in parts of at most so many bytes. A directory is in `dialect`, or where that is
+    None in the `usual` one of the recipe, else in our own.
     """
     if output.suffix.lower() in _OTHER_FILES or (output.is_file() and output.suffix.lower() != ".gguf"):
         raise CheckpointError(
             f"{output} is no name to write to: give one that ends in .gguf, or for a model directory the directory's."
         )
-    if output.suffix.lower() != ".gguf":
-        return DirectoryTarget(None if (name := dialect or usual or OWN) == OWN else dialects.get(name))
-    if dialect is not None:
+    largest = None if split_size is None else read_size(split_size)
+    if output.suffix.lower() == ".gguf":
+        if dialect is not None:
+            raise CheckpointError(
+                f"{output} is a GGUF file, which has no dialects; leave --dialect out, or give an output that does not "
+                "end in .gguf for a model directory."
+            )
+        return GGUFTarget(largest)
+    if largest:
         raise CheckpointError(
-            f"{output} is a GGUF file, which has no dialects; leave --dialect out, or give an output that does not end "
-            "in .gguf for a model directory."
+            f"{output} is the name of a model directory, which is not split; leave --split-size out, or give a name "
+            "that ends in .gguf."
         )
-    return GGUFTarget()
-
-
-@dataclass(frozen=True)
-class GGUFTarget:
-    """One GGUF file."""
-
-    def require_room_for(self, output: Path, *, force: bool, dry_run: bool) -> None:
-        """Refuse what exists and may not be replaced."""
-        require_writable(output, card_path(output), force=force, dry_run=dry_run)
-
-    def accept(self, conversion: Conversion) -> Conversion:
-        """Every conversion is one to GGUF, but for what stands beside an encoder, which is left out with a note."""
-        aside = [p.source.name for p in conversion.placements if p.aside]
-        if not aside:
-            return conversion
-        note = (
-            f"Beside the encoder stand {', '.join(aside)}, which are left out: a GGUF file has no place for them. A "
-            "model directory keeps them."
-        )
-        kept = tuple(p for p in conversion.placements if not p.aside)
-        return replace(conversion, placements=kept, notes=(*conversion.notes, note))
-
-    def refuses(self, format_name: str) -> str | None:
-        """What ggml has no type for."""
-        refused = gguf_writer.refuses(format_name)
-        return refused and f"{refused}; an output that does not end in .gguf is a model directory, which holds it"
-
-    def refuses_inputs(self, what: str) -> str | None:
-        """Who runs a GGUF file decides that."""
-        return (
-            f"{what}, which a GGUF file cannot say: llama.cpp rounds activations as it likes; give an output that does "
-            "not end in .gguf for a model directory, or take a recipe and a method without it."
-        )
-
-    def plain_format(self, placement: Placement) -> str:
-        """Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants."""
-        stored = placement.source
-        whole = len(stored.shape) < 2 or placement.computed or placement.name in _ADDED_TABLES
-        return "F32" if whole else stored.format
-
-    def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:
-        """Every matrix may be anything that ggml has."""
-        return None
-
-    def prepare(
-        self, conversion: Conversion, tensors: Sequence[PlannedTensor], recipe: Recipe, used: ImportanceUsed | None
-    ) -> PreparedGGUF:
-        """Header and slots."""
-        metadata = {**conversion.metadata, **_file_metadata(recipe, used)}
-        rows = [(t.name, t.format, t.shape, t.bytes_out) for t in tensors]
-        layout = gguf_writer.plan_layout(conversion.architecture, metadata, rows)
-        return PreparedGGUF(conversion, metadata, layout)
-
-
-def _file_metadata(recipe: Recipe, used: ImportanceUsed | None) -> dict[str, Value]:
-    stated = {"general.quantization_version": Value(QUANTIZATION_VERSION, "uint32")}
-    if recipe.file_type:
-        stated["general.file_type"] = Value(file_type(recipe.file_type), "uint32")
-    if used:
-        stated["quantize.imatrix.file"] = Value(Path(used.file).name, "string")
-        stated["quantize.imatrix.dataset"] = Value(used.text, "string")
-        stated["quantize.imatrix.entries_count"] = Value(used.entries, "uint32")
-        stated["quantize.imatrix.chunks_count"] = Value(used.chunks, "uint32")
-    return stated
-
-
-@dataclass(frozen=True)
-class PreparedGGUF:
-    """A GGUF file whose header is made."""
-
-    conversion: Conversion
-    metadata: Mapping[str, Value]
-    layout: gguf_writer.Layout
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.layout.size
-
-    def open(self, output: Path) -> Writer:
-        """Begin to write."""
-        return GGUFWriter(output, self.layout)
-
-    def name_of(self, tensor: PlannedTensor) -> str:
-        """The name in GGUF."""
-        return tensor.name
-
-    def verify(
-        self,
-        output: Path,
-        tensors: Sequence[TensorResult],
-        allowances: Mapping[str, Allowance],
-        workers: Workers,
-        progress: Callable[[int, int], None],
-        seed: int | None = None,
-    ) -> str:
-        """Names go from the file to the source through the architecture's facts."""
-        written = partial_path(output)
-        first = self.conversion.files[0]
-        if first.name == "config.json":
-            pickles = _pickled(self.conversion)
-            sources = expect_directory(first.parent, GGUFReader(written), pickles=pickles)
-            turned = {} if seed is None else rotated_directory(first.parent, seed, pickles=pickles)
-        else:
-            sources = expect_gguf(GGUFReader(first))
-            turned = {} if seed is None else rotated_gguf(GGUFReader(first), seed)
-        computed = {p.name: Origin(p.source) for p in self.conversion.placements if p.computed}
-        planned = {t.planned.name: t for t in tensors}
-        _require_planned(sources, planned)
-        heads = {name: Origin(each.source) for name, each in turned.items() if name not in sources}
-        every = {**sources, **computed, **heads}
-        expected = {
-            n: _expectation(every[n], planned[n], allowances.get(n, Allowance()), turned.get(n))
-            for n in every
-            if n in planned
-        }
-        return verify(written, self.metadata, expected, workers, progress)
-
-
-def _pickled(conversion: Conversion) -> bool:
-    """Whether the source's weights are PyTorch's own, which the user has allowed."""
-    return any(file.suffix == ".bin" for file in conversion.files)
-
-
-def _expectation(origin: Origin, result: TensorResult, allowance: Allowance, turned: Turned | None) -> Expectation:
-    planned, error = result.planned, result.relative_rms
-    inputs = Inputs(planned.activation, planned.outliers)
-    return Expectation(origin.source, origin.order, planned.format, error, origin.add, allowance, turned, inputs)
-
-
-def _require_planned(sources: Mapping[str, object], planned: Mapping[str, object]) -> None:
-    missing = sorted(set(sources) - set(planned))
-    if missing:
-        raise CheckpointError(
-            f"tensor {missing[0]} of the source was not planned ({len(missing)} in all); this is a bug."
-        )
+    return DirectoryTarget(None if (name := dialect or usual or OWN) == OWN else dialects.get(name))
 
 
 @dataclass(frozen=True)
@@ -281,6 +154,10 @@ class DirectoryTarget:
 
     dialect: Dialect | None = None
     """None for our own."""
+
+    def overwrites(self, output: Path, file: Path) -> bool:
+        """The directory itself."""
+        return file.resolve() == output.resolve()
 
     def require_room_for(self, output: Path, *, force: bool, dry_run: bool) -> None:
         """Refuse what exists and may not be replaced."""
@@ -295,8 +172,10 @@ class DirectoryTarget:
                 f"{conversion.files[0]} is no model directory, and only from one can a model directory be made; "
                 "give an output that ends in .gguf, or the model's Hugging Face directory as the source."
             )
+        along = tuple(f"{path.name}, a multimodal projector, is copied as it is." for path in conversion.projectors)
         own = tuple(_as_stored(p) for each in conversion.placements for p in _listed(each) if not p.computed)
-        return replace(conversion, placements=own, notes=conversion.left_out)
+        files = (*conversion.files, *conversion.projectors)
+        return replace(conversion, placements=own, notes=(*conversion.left_out, *along), files=files)
 
     def refuses(self, format_name: str) -> str | None:
         """Fields hold every format."""
@@ -362,6 +241,15 @@ class PreparedDirectory:
         """Bytes of the weights file."""
         return self.layout.size
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    def parts(self, output: Path) -> tuple[Path, ...]:
+        """A directory is one."""
+        return ()
+
     def open(self, output: Path) -> Writer:
         """Begin to write."""
         return DirectoryWriter(output, self.layout)
@@ -378,19 +266,19 @@ class PreparedDirectory:
         workers: Workers,
         progress: Callable[[int, int], None],
         seed: int | None = None,
-    ) -> str:
+    ) -> OutputDigest:
         """Names are the source's; which tensors there must be, the architecture's facts say."""
         folder = self.conversion.files[0].parent
-        pickles = _pickled(self.conversion)
+        pickles = pickled(self.conversion)
         stored = stored_directory(folder, pickles=pickles)
-        _require_planned(tensors_of(folder, pickles=pickles), {t.planned.source_name: t for t in tensors})
+        require_planned(tensors_of(folder, pickles=pickles), {t.planned.source_name: t for t in tensors})
         turned = {} if seed is None else rotated_directory(folder, seed, pickles=pickles)
         expected = {}
         for t in tensors:
             each = turned.get(t.planned.name)
             source = each.source if each else stored[t.planned.source_name]
             allowance = allowances.get(t.planned.name, Allowance())
-            expected[t.planned.source_name] = _expectation(Origin(source), t, allowance, each)
+            expected[t.planned.source_name] = expectation(Origin(source), t, allowance, each)
         written = partial_path(output)
         if self.layout.dialect is None:
             return verify_fields(written / SINGLE_NAME, expected, workers, progress)

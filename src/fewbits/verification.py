@@ -10,7 +10,7 @@ format's bound, and has exactly the error that was recorded while it was written
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from fewbits import formats, kernels
 from fewbits.checkpoints.base import WEIGHT_TYPES, Bytes, Order, StoredTensor, Value
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.gguf_parts import GGUFParts, join_parts
 from fewbits.checkpoints.safetensors import SafetensorsReader
-from fewbits.digest import sha256_of
+from fewbits.digest import OutputDigest, sha256_of_parts
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
 from fewbits.kernels import Doubles
@@ -101,18 +102,24 @@ class Expectation:
         return LAST_BIT if self.turned else 0.0
 
 
+def open_written(paths: Sequence[Path]) -> GGUFParts:
+    """What was written into `paths`: one file, or all parts of one, which have to say so."""
+    readers = tuple(map(GGUFReader, paths))
+    return join_parts(readers) if len(readers) > 1 else GGUFParts(readers)
+
+
 def verify(
-    path: Path,
+    paths: Sequence[Path],
     metadata: Mapping[str, Value],
     expected: Mapping[str, Expectation],
     workers: Workers,
     progress: Callable[[int, int], None],
-) -> str:
-    """Check the file `path` against what it must hold and return its SHA-256; raises VerificationError."""
-    digest = workers.submit(partial(sha256_of, path, workers.cancelled))
-    file = GGUFReader(path)
+) -> OutputDigest:
+    """Check a file, in `paths` parts, against what it must hold and return its SHA-256; raises VerificationError."""
+    digest = workers.submit(partial(sha256_of_parts, paths, workers.cancelled))
+    file = open_written(paths)
     _check_metadata(file, metadata)
-    _require_same_names(path, file.names(), expected)
+    _require_same_names(file.path, file.names(), expected)
     total = sum(e.source.bytes for e in expected.values())
     done = 0
     for name in file.names():
@@ -122,9 +129,9 @@ def verify(
 
 def verify_fields(
     path: Path, expected: Mapping[str, Expectation], workers: Workers, progress: Callable[[int, int], None]
-) -> str:
+) -> OutputDigest:
     """Check the safetensors file `path` in the fewbits dialect and return its SHA-256; raises VerificationError."""
-    digest = workers.submit(partial(sha256_of, path, workers.cancelled))
+    digest = workers.submit(partial(sha256_of_parts, (path,), workers.cancelled))
     file = FieldsReader(SafetensorsReader(path))
     _require_same_names(path, file.names(), expected)
     total = sum(e.source.bytes for e in expected.values())
@@ -157,12 +164,12 @@ def verify_dialect(
     expected: Mapping[str, Expectation],
     workers: Workers,
     progress: Callable[[int, int], None],
-) -> str:
+) -> OutputDigest:
     """Check the model directory `folder` in a dialect of others and return the SHA-256 of `weights`.
 
     Raises VerificationError.
     """
-    digest = workers.submit(partial(sha256_of, weights, workers.cancelled))
+    digest = workers.submit(partial(sha256_of_parts, (weights,), workers.cancelled))
     directory = Directory.open(folder, weights)
     read = {name: directory.read(name) for name in expected}
     used = {part for name, reading in read.items() for part in (reading.tensors if reading else {name})}
@@ -232,11 +239,9 @@ def _largest_per_span(w: npt.NDArray[np.float32], format: Format) -> Doubles:
     return (np.maximum.reduceat(spans, tiles) if tiles else spans).astype(np.float64)
 
 
-def _check_metadata(file: GGUFReader, metadata: Mapping[str, Value]) -> None:
+def _check_metadata(file: GGUFParts, metadata: Mapping[str, Value]) -> None:
     for key, value in metadata.items():
         found = file.metadata.get(key)
-        if found is None and value.type.startswith("array") and not len(value.value):
-            continue  # an empty array is not written
         if found is None or found.type != value.type or found.value != value.value:
             raise VerificationError(f"{file.path} does not hold the metadata key {key} as it should; it is not kept.")
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, StoredTensor
 from fewbits.checkpoints.configuration import read_configuration
-from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.older_names import open_weights
 from fewbits.errors import VerificationError
 from fewbits.models import EXPERT, Architecture, for_gguf
@@ -50,7 +49,7 @@ def turn(matrix: StoredTensor) -> StoredTensor:
 
 
 def expect_directory(
-    path: Path, file: GGUFReader, quantized: Reader | None = None, *, pickles: bool = False
+    path: Path, file: Reader, quantized: Reader | None = None, *, pickles: bool = False
 ) -> dict[str, Origin]:
     """Target name -> origin for the model directory `path`, from its configuration alone.
 
@@ -60,7 +59,7 @@ def expect_directory(
     reader = quantized or open_weights(path, pickles=pickles)[0]
     facts = config.architecture.stored(config.values, config.layers, reader.names())
     ordered = any(fact.order for _, fact in facts.values())
-    width = _head_width(file) if ordered else 0
+    width, keys = (_head_width(file), _key_heads(file)) if ordered else (0, 0)
     found: dict[str, Origin] = {}
     for name, (source, fact) in facts.items():
         if fact.aside:
@@ -70,7 +69,7 @@ def expect_directory(
         tensor = _behind(tensor, config.values[fact.after]) if fact.after else tensor
         tensor = turn(tensor) if fact.transposed else tensor
         tensor = StoredTensor(source, tensor.format, tensor.shape[1:], tensor.buffer) if fact.flat else tensor
-        order = _ORDERS[fact.order](tensor.rows, width) if fact.order else None
+        order = _ORDERS[fact.order](tensor.rows, width, keys) if fact.order else None
         found[name] = Origin(tensor, order, fact.add)
     return found
 
@@ -122,7 +121,7 @@ def rotated_directory(path: Path, seed: int, *, pickles: bool = False) -> dict[s
     return _rotated(config.architecture, config.layers, config.values["num_key_value_heads"], sources, seed)
 
 
-def rotated_gguf(file: GGUFReader, seed: int) -> dict[str, Turned]:
+def rotated_gguf(file: Reader, seed: int) -> dict[str, Turned]:
     """The same for a GGUF source."""
     name = file.metadata["general.architecture"].value
     architecture, layers = for_gguf(name), int(file.metadata[f"{name}.block_count"].value)
@@ -148,7 +147,7 @@ def _names(architecture: Architecture, layers: int) -> dict[str, str]:
     }
 
 
-def _head_width(file: GGUFReader) -> int:
+def _head_width(file: Reader) -> int:
     name = file.metadata["general.architecture"].value
     stated = file.metadata.get(f"{name}.attention.key_length") or file.metadata.get(f"{name}.rope.dimension_count")
     if stated is None:
@@ -156,14 +155,31 @@ def _head_width(file: GGUFReader) -> int:
     return int(stated.value)
 
 
-def _parts(rows: int, width: int) -> Order:
-    """Source row of each row in the file: thirds are queries, keys and values, which lie by heads there."""
-    row = np.arange(rows, dtype=np.int64)
-    part, within = row // (rows // 3), row % (rows // 3)
-    return within // width * 3 * width + part * width + within % width
+def _key_heads(file: Reader) -> int:
+    """Heads of keys and of values; those of queries where the file says nothing else."""
+    name = file.metadata["general.architecture"].value
+    stated = file.metadata.get(f"{name}.attention.head_count_kv") or file.metadata[f"{name}.attention.head_count"]
+    return int(stated.value)
 
 
-def _pairs(rows: int, width: int) -> Order:
+def _parts(rows: int, width: int, keys: int) -> Order:
+    """Source row of each row in the file: queries, keys and values, which lie there by the `keys` heads of keys.
+
+    There a head's queries come first, then its key, then its value.
+    """
+    found = []
+    shared = rows // width // keys - 2
+    for row in range(rows):
+        head, within = divmod(row, width)
+        group, place = divmod(head, shared)
+        if head >= shared * keys:  # behind the queries: all keys, then all values
+            kind, group = divmod(head - shared * keys, keys)
+            place = shared + kind
+        found.append((group * (shared + 2) + place) * width + within)
+    return np.array(found, np.int64)
+
+
+def _pairs(rows: int, width: int, _: int) -> Order:
     """Source row of each row in the file: row i of a head comes from i // 2, an odd one from the upper half."""
     row = np.arange(rows, dtype=np.int64)
     within = row % width

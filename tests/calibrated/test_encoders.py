@@ -13,11 +13,12 @@ from safetensors.numpy import load_file
 
 import fewbits
 from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.imatrix import read_importance
 from fewbits.cli.main import main
 from fewbits.errors import CalibrationError, TransformError
 from references.angles import state_error
 from references.calibrated_runs import watched_guard_text
-from references.encoder_models import save_encoder, save_roberta
+from references.encoder_models import save_encoder, save_nomic, save_roberta
 from references.stored_files import stored_bytes
 
 WINDOWS = {"windows": 6, "sequence_length": 32}
@@ -98,6 +99,32 @@ def test_a_gguf_source_gives_the_same_codes(encoder: Path, tmp_path: Path) -> No
     calibrated(tmp_path / "lossless.gguf", tmp_path / "b.gguf")
 
     assert stored_bytes(tmp_path / "b.gguf") == stored_bytes(tmp_path / "a.gguf")
+
+
+def test_matrices_that_a_checkpoint_has_as_one_are_solved_apart(tmp_path: Path) -> None:
+    """Nomic's queries, keys and values: three modules, one tensor, one set of inputs in the importance matrix."""
+    model = save_nomic(tmp_path / "model")
+    kept = tmp_path / "i.gguf"
+    record = calibrated(model, tmp_path / "a.gguf", method="awq+gptq+learned", write_importance=kept)
+    fewbits.quantize(model, tmp_path / "lossless.gguf", to="F32")
+    calibrated(tmp_path / "lossless.gguf", tmp_path / "b.gguf", method="awq+gptq+learned")
+
+    assert stored_bytes(tmp_path / "b.gguf") == stored_bytes(tmp_path / "a.gguf")
+    fused = [t for t in record.tensors if t.planned.name.endswith("attn_qkv.weight")]
+    assert [t.planned.shape for t in fused] == 3 * [(192, 64)]
+    assert all(t.output_error < t.output_error_plain for t in fused)
+    assert {name: entry.sums.size for name, entry in read_importance(kept).entries.items() if "qkv" in name} == {
+        t.planned.name: 64 for t in fused
+    }
+    fewbits.quantize(model, tmp_path / "c.gguf", to="Q4_0", importance=kept)
+
+
+def test_where_rows_share_something_one_matrix_is_not_solved_in_parts(tmp_path: Path) -> None:
+    record = calibrated(save_nomic(tmp_path / "model"), tmp_path / "o", to="fp8_e4m3_tile32")
+
+    methods = {t.planned.name: t.planned.method for t in record.tensors}
+    assert methods["blk.0.attn_qkv.weight"] == "nearest"
+    assert methods["blk.0.ffn_up.weight"] == "gptq"
 
 
 def test_positions_are_the_source_s_where_a_file_leaves_some_out(tmp_path: Path) -> None:

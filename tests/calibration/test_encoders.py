@@ -17,7 +17,7 @@ from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.walk import Batches, advance
 from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.workers import Workers, one_torch_thread
-from references.encoder_models import save_encoder, save_roberta
+from references.encoder_models import save_encoder, save_nomic, save_roberta
 
 
 @pytest.fixture
@@ -26,9 +26,10 @@ def workers() -> Iterator[Workers]:
         yield pool
 
 
-@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "RobertaModel"])
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "RobertaModel", "NomicBertModel"])
 def test_layer_by_layer_is_the_whole_network(kind: str, workers: Workers, tmp_path: Path) -> None:
-    directory = (save_roberta if "Roberta" in kind else save_encoder)(tmp_path / "model", kind)
+    makers = {"RobertaModel": save_roberta, "NomicBertModel": save_nomic}
+    directory = makers.get(kind, save_encoder)(tmp_path / "model", kind)
     whole = transformers.AutoModel.from_pretrained(directory, add_pooling_layer=False).eval()
     state = whole.state_dict()
     network = LayeredNetwork(HuggingFaceModel.open(directory).skeleton(), lambda name: state[name].clone())

@@ -16,7 +16,7 @@ from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.pooling import read_pooling
 from fewbits.errors import CheckpointError
-from references.encoder_models import save_encoder, save_pooling, save_roberta
+from references.encoder_models import save_encoder, save_nomic, save_pooling, save_roberta
 from references.stored_files import stored_bytes
 
 
@@ -63,6 +63,34 @@ def test_positions_that_nothing_looks_up_stay_out_of_a_file(kind: str, tmp_path:
     assert (stored.buffer.view("<f4").reshape(stored.shape) == table[5:]).all()
     assert (load_file(tmp_path / "out" / "model.safetensors")[name] == table).all()
     assert file.metadata["bert.context_length"].value == 128
+
+
+@pytest.mark.parametrize("kind", ["NomicBertModel", "NomicBertForMaskedLM"])
+def test_nomic_is_read_by_its_own_names_and_keys(kind: str, tmp_path: Path) -> None:
+    """The configuration of Nomic's own code says the same by other names, and counts positions not trained for."""
+    directory = save_nomic(tmp_path / "model", kind)
+    fewbits.quantize(directory, tmp_path / "new.gguf", to="Q8_0")
+    path = directory / "config.json"
+    stated = json.loads(path.read_text(encoding="utf-8"))
+    own = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    own |= {"intermediate_size": "n_inner", "layer_norm_eps": "layer_norm_epsilon"}
+    older = {own.get(key, key): value for key, value in stated.items() if key not in ("rope_parameters", "head_dim")}
+    older |= {"n_positions": 8192, "max_trained_positions": 2048, "rotary_emb_base": 1000, "qkv_proj_bias": False}
+    older |= {"activation_function": "swiglu", "rotary_scaling_factor": None, "causal": False}
+    older.pop("max_position_embeddings")
+    older.pop("hidden_act")
+    path.write_text(json.dumps(older), encoding="utf-8")
+    fewbits.quantize(directory, tmp_path / "old.gguf", to="Q8_0")
+
+    assert stored_bytes(tmp_path / "old.gguf") == stored_bytes(tmp_path / "new.gguf")
+    before, after = (dict(GGUFReader(tmp_path / f"{name}.gguf").metadata) for name in ("new", "old"))
+    lengths = [found.pop("nomic-bert.context_length").value for found in (before, after)]
+    assert lengths == [128, 2048]
+    assert before == after
+    for key, value in (("moe_every_n_layers", 2), ("rotary_scaling_factor", 2.0), ("prenorm", True)):
+        path.write_text(json.dumps({**older, key: value}), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=f"{key} = {value}"):
+            convert_directory(directory)
 
 
 @pytest.mark.parametrize("number", [None, -1, 132, "1"])

@@ -19,7 +19,7 @@ from fewbits.errors import EvaluationError
 from fewbits.evaluation.compare_encoders import EncoderComparison
 from fewbits.evaluation.embeddings import cosines, nearest_others, pooled, state_errors
 from references import angles
-from references.encoder_models import save_encoder, save_pooling, save_roberta, word_piece_tokenizer
+from references.encoder_models import save_encoder, save_nomic, save_pooling, save_roberta, word_piece_tokenizer
 from references.random_models import manual
 
 
@@ -73,12 +73,13 @@ def test_a_lossless_copy_has_no_angle(kind: str, encoder: Path, text: Path, tmp_
     assert found.tokens == 32 * found.windows
 
 
-@pytest.mark.parametrize("make", [save_encoder, save_roberta])
+@pytest.mark.parametrize("make", [save_encoder, save_roberta, save_nomic])
 @pytest.mark.parametrize("output", ["o", "o.gguf"])
 def test_a_masked_language_model_is_compared_by_its_encoder(
     make: Callable[..., Path], output: str, text: Path, tmp_path: Path
 ) -> None:
-    kind = {save_encoder: "BertForMaskedLM", save_roberta: "RobertaForMaskedLM"}[make]
+    kinds = {save_encoder: "BertForMaskedLM", save_roberta: "RobertaForMaskedLM", save_nomic: "NomicBertForMaskedLM"}
+    kind = kinds[make]
     model = make(tmp_path / "model", kind)
     fewbits.quantize(model, tmp_path / output, to="F16")
 

@@ -326,22 +326,28 @@ def write_random_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_kill_in_the_middle_leaves_nothing(number: signal.Signals, slow_model: Path, folder: Path) -> None:
-    command = [*PROGRAM, "quantize", str(slow_model), "-o", str(folder / "o.gguf"), "--threads", "1", "--quiet"]
+@pytest.mark.parametrize("split", [[], ["--split-size", "20M"]], ids=["one file", "parts"])
+def test_a_kill_in_the_middle_leaves_nothing(
+    number: signal.Signals, split: list[str], slow_model: Path, folder: Path
+) -> None:
+    command = [*PROGRAM, "quantize", str(slow_model), "-o", str(folder / "o.gguf"), "--threads", "1", "--quiet", *split]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     wait_for_work(process, folder)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
 
-    assert "o.gguf" not in contents(folder)
+    assert not [name for name in contents(folder) if not name.startswith(".")]
     if number != signal.SIGKILL:
         assert_refused(subprocess.CompletedProcess(command, process.returncode, out, err), "interrupted")
         assert contents(folder) == []
     else:
         assert process.returncode == -signal.SIGKILL
         assert contents(folder), "killed before or after the work: the test shows nothing"
-        assert fewbits("quantize", slow_model, "-o", folder / "o.gguf", "--quiet").returncode == 0
-        assert contents(folder) == ["o.card.json", "o.gguf"]
+        # Parts of another size have other names: what the killed run left goes all the same.
+        again = ["--split-size", "50M"] if split else []
+        assert fewbits("quantize", slow_model, "-o", folder / "o.gguf", "--quiet", *again).returncode == 0
+        written = [f"o-0000{n}-of-00002.gguf" for n in (1, 2)] if split else ["o.gguf"]
+        assert contents(folder) == sorted(["o.card.json", *written])
 
 
 def wait_for_work(process: subprocess.Popen[str], folder: Path) -> None:

@@ -219,7 +219,12 @@ GGUF: dict[str, tuple[bytes, str]] = {
     "magic_only": (b"GGUF", "truncated"),
     "version_1": (gguf_bytes(version=1), "version 1"),
     "version_99": (gguf_bytes(version=99), "version 99"),
-    "big_endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
+    "big_endian_tensor_count": (b"GGUF" + struct.pack(">IQQ", 3, BIG, 0) + bytes(64), "more than its"),
+    "big_endian_key": (b"GGUF" + struct.pack(">IQQQ", 3, 0, 1, BIG) + bytes(64), "truncated or damaged"),
+    "big_endian_strings": (
+        b"GGUF" + struct.pack(">IQQQ1sIIQ", 3, 0, 1, 1, b"a", ARRAY, STRING, BIG) + bytes(64),
+        "truncated or damaged",
+    ),
     "no_counts": (b"GGUF" + struct.pack("<I", 3), "truncated"),
     "tensor_count_2_60": (gguf_bytes(counts=(BIG, 0)), "more than its"),
     "key_count_2_60": (gguf_bytes(counts=(0, BIG)), "more than its"),
@@ -335,7 +340,7 @@ SOURCES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "text_file": (lambda path: path.write_text("hello"), "source", "no GGUF file"),
     "empty_file": (lambda path: path.write_bytes(b""), "source", "no GGUF file"),
     "quantized_gguf": (quantized, "source", "never a second rounding"),
-    "part_of_a_gguf": (part, "source", "one of 3 parts"),
+    "part_of_a_gguf": (part, "source", "part 1 of 3, and by its name the others"),
     "gguf_without_architecture": (lambda path: path.write_bytes(gguf_bytes()), "source", "general.architecture"),
     "gguf_without_tensors": (lambda path: path.write_bytes(gguf_bytes((ARCHITECTURE,))), "source", "no tensors"),
 }

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import gguf
 import pytest
+from gguf.scripts.gguf_convert_endian import convert_byteorder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -90,10 +94,13 @@ def test_one_wrong_value_in_a_json_file(name: str, where: int, value: Any, model
         (directory / name).write_text(json.dumps(files[name]))
 
 
-@pytest.fixture(scope="module")
-def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+@pytest.fixture(scope="module", params=["little", "big"])
+def gguf_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     path = tmp_path_factory.mktemp("gguf") / "pocket.gguf"
     write_f16(convert_directory(POCKET), path)
+    if request.param == "big":
+        with mock.patch("builtins.input", return_value="YES"):
+            convert_byteorder(gguf.GGUFReader(path, "r+"), Namespace(order="big", dry_run=False))
     return path, path.read_bytes()
 
 
@@ -111,7 +118,7 @@ def test_one_wrong_byte_in_a_gguf_header(position: int, byte: int, cut: int, ggu
         reader = GGUFReader(damaged)
         for name in reader.names():
             stored = reader.read(name)
-            assert stored.buffer.size * 8 >= stored.elements
+            assert stored.bytes * 8 >= stored.elements
         del reader
         convert_gguf(damaged)
     except CheckpointError as error:

@@ -11,7 +11,7 @@ import transformers
 from fewbits.checkpoints.names import to_gguf
 from fewbits.errors import CheckpointError
 from fewbits.evaluation.experts import taken_apart
-from fewbits.models import EXPERT, Architecture, architectures, for_config, for_gguf
+from fewbits.models import EXPERT, Architecture, architectures, for_config, for_gguf, parts_of
 from references.random_models import small_config
 
 LAYERS = 3
@@ -65,8 +65,12 @@ CONFIGS: dict[str, Any] = {
     "gpt_neox": transformers.GPTNeoXConfig,
     "qwen2_moe": transformers.Qwen2MoeConfig,
     "gpt2": lambda **values: transformers.GPT2Config(**values, n_inner=96),
+    "falcon": lambda **values: transformers.FalconConfig(
+        **values, new_decoder_architecture=True, num_kv_heads=2, ffn_hidden_size=96
+    ),
     "bert": transformers.BertConfig,
     "roberta": transformers.RobertaConfig,
+    "nomic_bert": lambda **values: transformers.NomicBertConfig(**{**values, "pad_token_id": 0}),
 }
 
 
@@ -93,7 +97,10 @@ def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, t
     facts = [
         (name, fact) for name, fact in architecture.parameters(values, 2).values() if not fact.aside or name in own
     ]
-    expected = {name: fact.in_checkpoint(tuple(widths[w] for w in fact.shape)) for name, fact in facts}
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, fact in facts:
+        parts, shape = parts_of(name), fact.in_checkpoint(tuple(widths[w] for w in fact.shape))
+        expected |= dict.fromkeys(parts, (shape[0] // len(parts), *shape[1:]))
     found = taken_apart({name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=True)})
     assert expected == found
 
@@ -114,7 +121,7 @@ def test_lookups(architecture: Architecture) -> None:
 
 
 @pytest.mark.parametrize(
-    "stated", [None, [], [None], "", 7, {}, ["FalconForCausalLM"], ["MambaForCausalLM", "LlamaForCausalLM"]]
+    "stated", [None, [], [None], "", 7, {}, ["OPTForCausalLM"], ["MambaForCausalLM", "LlamaForCausalLM"]]
 )
 def test_others_are_refused_with_the_list(stated: Any) -> None:
     with pytest.raises(

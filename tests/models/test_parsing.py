@@ -57,9 +57,42 @@ FAULTS = [
     ('shape = ["hidden", "ffn"]', 'shape = ["hidden", "ffn"], adds = 1.0', "says 'adds', which is not known"),
     ('source = "model.norm.weight", ', "", "has to be a table with source and shape"),
     ('source = "model.norm.weight"', 'source = "model.{layer}.weight"', "have to name the layer both, or neither"),
+    (
+        'shape = ["hidden", "ffn"]',
+        'shape = ["hidden", "ffn"], sources = "x"',
+        "has sources = 'x', which is of another kind",
+    ),
+    (
+        'shape = ["hidden", "ffn"]',
+        'shape = ["hidden", "ffn"], sources = { a = "x" }',
+        "name the layer both, or neither",
+    ),
     ('kind = "rows"', 'kind = "row"', "says 'row', which is not known; known: norm, rows, heads"),
     ('head = "lm_head.weight"', "head = 1", "head has to be a text"),
 ]
+
+
+SETTLED = [
+    ('[[settled]]\nkey = "a"\nvalue = 1\n', "what is settled has key, value, and where"),
+    ('[[settled]]\nkey = "a"\nvalue = 1\nwhere = {}\n', "what is settled has key, value, and where"),
+    ("[[settled]]\nkey = 1\nvalue = 1\nwhere = { b = 1 }\n", "key has to be a text"),
+]
+
+
+@pytest.mark.parametrize(("added", "sentence"), SETTLED)
+def test_what_is_settled_wrongly_is_named(added: str, sentence: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"^mine\.toml, line \d+: .*{sentence}"):
+        read_architecture(TEXT + added, "mine.toml")
+
+
+def test_what_other_values_decide() -> None:
+    text = TEXT + '[[settled]]\nkey = "a"\nvalue = 1\nwhere = { b = true, c = [2] }\n'
+    text += '[[settled]]\nkey = "d"\nvalue = 2\nwhere = { a = 1 }\n'
+    found = read_architecture(text, "mine.toml")
+    for given, settled in (({"b": True, "c": [2], "a": 0}, {"a": 1, "d": 2}), ({"b": True}, {}), ({"a": 1}, {"d": 2})):
+        values = dict(given)
+        found.settle(values)
+        assert values == {**given, **settled}
 
 
 @pytest.mark.parametrize(("part", "wrong", "sentence"), FAULTS, ids=lambda value: str(value)[:30])

@@ -227,7 +227,7 @@ def test_without_rounding_only_gelu_differs(make: Callable[[Path], Path], tmp_pa
     fewbits.quantize(directory, file, to="F32")
     stated = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     activation = next(
-        stated[key] for key in ("hidden_activation", "hidden_act", "activation_function") if key in stated
+        stated[key] for key in ("hidden_activation", "hidden_act", "activation_function", "activation") if key in stated
     )
     assert divergence(directory, file) < (1e-5 if "gelu" in activation else 1e-8)
 

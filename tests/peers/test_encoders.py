@@ -18,7 +18,7 @@ from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.targets import GGUFTarget
 from references import conversion_file
-from references.encoder_models import save_encoder, save_roberta, word_piece_tokenizer
+from references.encoder_models import save_encoder, save_nomic, save_roberta, word_piece_tokenizer
 from references.random_models import HARD_TEXT, manual
 
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -53,7 +53,12 @@ def roberta(directory: Path) -> Path:
     return save_roberta(directory, seed=4)
 
 
-MODELS: tuple[Callable[[Path], Path], ...] = (mean, first, cased, unpooled, roberta)
+def nomic(directory: Path) -> Path:
+    """RoPE, a gated feed-forward, queries, keys and values as one matrix."""
+    return save_nomic(directory, seed=5)
+
+
+MODELS: tuple[Callable[[Path], Path], ...] = (mean, first, cased, unpooled, roberta, nomic)
 
 
 def load(path: Path, **options: Any) -> Any:
@@ -120,6 +125,47 @@ def test_a_planted_fault_is_seen(plant: Callable[[Any], Any] | None, tmp_path: P
     found = unlike(file, directory, "mean")
 
     assert (found > 1e-3) if plant else (found < 1e-4)
+
+
+def other_rope(conversion: Conversion) -> Conversion:
+    base = conversion.metadata["nomic-bert.rope.freq_base"]
+    changed = dataclasses.replace(base, value=base.value * 4)
+    return dataclasses.replace(conversion, metadata={**conversion.metadata, "nomic-bert.rope.freq_base": changed})
+
+
+def swapped(conversion: Conversion) -> Conversion:
+    return dataclasses.replace(conversion, placements=swapped_layers(conversion.placements))
+
+
+def keys_first(conversion: Conversion) -> Conversion:
+    turned = np.roll(np.arange(192), 64)
+    placements = [
+        dataclasses.replace(p, order=turned) if p.name.endswith("attn_qkv.weight") else p for p in conversion.placements
+    ]
+    return dataclasses.replace(conversion, placements=tuple(placements))
+
+
+@pytest.mark.parametrize("plant", [None, other_rope, swapped, keys_first])
+def test_a_planted_fault_in_nomic_is_seen(plant: Callable[[Conversion], Conversion] | None, tmp_path: Path) -> None:
+    directory = nomic(tmp_path / "model")
+    conversion = GGUFTarget().accept(convert_directory(directory))
+    file = write_f32(plant(conversion) if plant else conversion, tmp_path / "o.gguf")
+
+    found = unlike(file, directory, "nomic")
+
+    assert (found > 1e-3) if plant else (found < 1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["Q8_0", "Q4_0", "Q4_K_M", "Q5_K_S"])
+def test_nomic_gets_the_types_of_llama_quantize(recipe: str, tmp_path: Path) -> None:
+    from fewbits.inspection import inspect
+    from peers.ggml import planned_types
+
+    directory = nomic(tmp_path / "model")
+    fewbits.quantize(directory, tmp_path / "f16.gguf", to="F16")
+    fewbits.quantize(directory, tmp_path / "q.gguf", to=recipe)
+    theirs = planned_types(tmp_path / "f16.gguf", recipe)
+    assert {t.name: t.format for t in inspect(tmp_path / "q.gguf").tensors} == theirs
 
 
 def test_positions_that_nothing_looks_up_have_to_go(tmp_path: Path) -> None:

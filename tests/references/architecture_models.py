@@ -133,6 +133,22 @@ def gpt_neox(directory: Path, **changes: Any) -> Path:
     return _byte_level(directory, transformers.GPTNeoXConfig, **values)
 
 
+def falcon(directory: Path, **changes: Any) -> Path:
+    """The decoder of 40B: a norm for attention and one for the feed-forward, queries that share keys."""
+    values = {
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "ffn_hidden_size": changes.pop("intermediate_size", 96),
+    }
+    return _byte_level(directory, transformers.FalconConfig, **{**values, **changes})
+
+
+def falcon_7b(directory: Path, **changes: Any) -> Path:
+    """The first decoder: one norm, and one head of keys, whatever num_kv_heads says; a head of its own."""
+    values = {"num_kv_heads": 4, "tie_word_embeddings": False, "ffn_hidden_size": changes.pop("intermediate_size", 96)}
+    return _byte_level(directory, transformers.FalconConfig, **{**values, **changes})
+
+
 def seed_oss(directory: Path) -> Path:
     """Of an architecture that does not come with fewbits: examples/architectures has it."""
     return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
@@ -149,4 +165,6 @@ MODELS: tuple[Callable[..., Path], ...] = (
     olmo2,
     qwen2_moe,
     gpt_neox,
+    falcon,
+    falcon_7b,
 )

@@ -58,6 +58,24 @@ def roberta_config(rows: int, **changes: Any) -> Any:
     return transformers.RobertaConfig(**{**values, "bos_token_id": 0, "eos_token_id": 1, **changes})
 
 
+def save_nomic(
+    directory: Path, kind: str = "NomicBertModel", *, pooling: str | None = "mean_tokens", seed: int = 0
+) -> Path:
+    """A directory with a random encoder of Nomic's."""
+    torch.manual_seed(seed)
+    tokenizer = word_piece_tokenizer()
+    values = bert_config(tokenizer.get_vocab_size()).to_dict()
+    for key in ("model_type", "architectures", "transformers_version", "hidden_act"):
+        values.pop(key, None)
+    model = getattr(transformers, kind)(transformers.NomicBertConfig(**values))
+    disturb(model)
+    model.save_pretrained(directory)
+    save_word_pieces(directory, tokenizer)
+    if pooling is not None:
+        save_pooling(directory, pooling)
+    return directory
+
+
 def roberta_tokenizer() -> Tokenizer:
     """Byte-level BPE between two tokens, as RoBERTa's."""
     tokenizer = byte_level_tokenizer(size=600)
@@ -89,9 +107,9 @@ def disturb(model: Any) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
-                start = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+                start = 1.0 if name.lower().endswith("norm.weight") else 0.0
                 parameter.copy_(start + 0.3 * torch.randn_like(parameter))
-            if ".query." in name or ".key." in name:
+            if any(part in name for part in (".query.", ".key.", ".q_proj.", ".k_proj.")):
                 parameter.mul_(3.0)
             parameter.copy_(parameter.half().float())
 

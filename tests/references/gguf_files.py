@@ -33,13 +33,36 @@ def write_gguf(
     `edit` may change, add or drop tensors (by GGUF name, float32) before they are written; `metadata` overrides
     values, and None leaves a key out. Without `interleave` the RoPE rows stay as transformers has them.
     """
+    writer = gguf.GGUFWriter(target, _name(directory))
+    _fill(writer, directory, kind, interleave, edit, metadata)
+    return target
+
+
+def write_parts(directory: Path, target: Path, *, tensors: int, kind: str = "F16") -> list[Path]:
+    """The same in parts of so many tensors, as the package names them."""
+    writer = gguf.GGUFWriter(target, _name(directory), split_max_tensors=tensors)
+    _fill(writer, directory, kind, True, None, None)
+    return sorted(target.parent.glob(f"{target.stem}-*-of-*.gguf"))
+
+
+def _name(directory: Path) -> str:
     config = json.loads((directory / "config.json").read_text())
     architecture = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
-    name = architecture[config["architectures"][0]]
+    return architecture[config["architectures"][0]]
+
+
+def _fill(
+    writer: gguf.GGUFWriter,
+    directory: Path,
+    kind: str,
+    interleave: bool,
+    edit: Edit | None,
+    metadata: Mapping[str, Any] | None,
+) -> None:
+    config, name = json.loads((directory / "config.json").read_text()), _name(directory)
     tensors = _tensors(directory, config, name, interleave)
     if edit is not None:
         edit(tensors)
-    writer = gguf.GGUFWriter(target, name)
     _add_metadata(writer, {**_metadata(config, name), **_tokens(directory, config), **(metadata or {})})
     for key, value in tensors.items():
         stored = gguf.GGMLQuantizationType[kind if value.ndim > 1 else "F32"]
@@ -48,7 +71,6 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return target
 
 
 def _tensors(directory: Path, config: dict[str, Any], name: str, interleave: bool) -> dict[str, Floats]:
@@ -106,7 +128,9 @@ def _add_metadata(writer: gguf.GGUFWriter, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if value is None:
             continue
-        if isinstance(value, bool):
+        if key == "general.alignment":
+            writer.add_custom_alignment(value)
+        elif isinstance(value, bool):
             writer.add_bool(key, value)
         elif isinstance(value, int):
             writer.add_uint32(key, value)
@@ -116,3 +140,36 @@ def _add_metadata(writer: gguf.GGUFWriter, values: Mapping[str, Any]) -> None:
             writer.add_string(key, value)
         else:
             writer.add_array(key, value)
+
+
+def write_projector(target: Path, *, stated: bool = True) -> Path:
+    """A small multimodal projector in F16, as llama.cpp names its tensors; older files do not state their type."""
+    writer = gguf.GGUFWriter(target, "clip")
+    if stated:
+        writer.add_type("mmproj")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_string("clip.projector_type", "mlp")
+    counts = {"image_size": 56, "patch_size": 14, "embedding_length": 256, "feed_forward_length": 512}
+    counts |= {"block_count": 3, "projection_dim": 256, "attention.head_count": 4}
+    for key, value in counts.items():
+        writer.add_uint32(f"clip.vision.{key}", value)
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
+    writer.add_array("clip.vision.image_mean", [0.5, 0.25, 0.125])
+    shapes: dict[str, tuple[int, ...]] = {"v.patch_embd.weight": (256, 3, 14, 14), "v.position_embd.weight": (17, 256)}
+    shapes["v.class_embd"] = (256,)
+    for layer in range(3):
+        prefix = f"v.blk.{layer}"
+        for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
+            shapes |= {f"{prefix}.{part}.weight": (256, 256), f"{prefix}.{part}.bias": (256,)}
+        shapes |= {f"{prefix}.ffn_up.weight": (512, 256), f"{prefix}.ffn_down.weight": (256, 512)}
+        shapes[f"{prefix}.ln1.weight"] = (256,)
+    shapes |= {"mm.0.weight": (256, 256), "mm.0.bias": (256,), "mm.2.weight": (320, 256), "mm.3.weight": (256, 320)}
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        small = len(shape) == 1 or "position" in name
+        writer.add_tensor(name, rng.normal(size=shape).astype(np.float32 if small else np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target

@@ -79,6 +79,8 @@ def _cut(step: str) -> pre_tokenizers.PreTokenizer:
     known = {
         "Split isolated": lambda: pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
         "Digits": lambda: pre_tokenizers.Digits(individual_digits=True),
+        "Digits in groups": lambda: pre_tokenizers.Digits(individual_digits=False),
+        "Punctuation contiguous": lambda: pre_tokenizers.Punctuation("contiguous"),
         "ByteLevel": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         "ByteLevel regex": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
     }

@@ -186,7 +186,7 @@ class Ground:
         """What is stored of all `rows` of a parameter not solved, (rows, cols) float32 in the target's order."""
         planned, source = self.planned[parameter.target], parameter.placement.source
         encoded = encode_slab(methods.get("nearest"), planned, numbers, rows)
-        return stored_numbers(formats.get(planned.format), encoded.fields, (source.rows, source.cols))
+        return stored_numbers(formats.get(planned.format), encoded.fields, (len(rows), source.cols))
 
     def put(self, prefix: str, sites: Mapping[str, Any], fields: Mapping[str, Fields]) -> None:
         """Give the modules `sites` the numbers of stored fields."""

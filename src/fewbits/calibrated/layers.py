@@ -102,7 +102,7 @@ def _solve(
     in_order = {name: [own[first] for first in sorted(own)] for name, own in pieces.items()}
     fields = {kind: {name: joined([p.fields[kind] for p in own]) for name, own in in_order.items()} for kind in KINDS}
     fields[SCALING] = {name: scaling.fields() for name, scaling in scalings.items()}
-    return fields, {name: record_of(own) for name, own in in_order.items()}
+    return fields, {n: record_of(own, fused=len(ground.planned[n].shape) == 2) for n, own in in_order.items()}
 
 
 def _weight(prefix: str, module: str) -> str:

@@ -7,6 +7,7 @@ the bytes do not depend on the number of threads.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import numpy as np
 from fewbits import formats
 from fewbits.calibrated.ground import CALIBRATION, STEP, Ground, states_name
 from fewbits.calibrated.scaling import Scaling
-from fewbits.calibrated.solving import MEASURED, relative_errors
+from fewbits.calibrated.solving import MEASURED, joined, relative_errors
 from fewbits.calibration.walk import Measured, tensor_of
 from fewbits.checkpoints.base import Order
 from fewbits.errors import CalibrationError
@@ -91,17 +92,23 @@ def learn_layer(
             progress=lambda: ground.progress.skip(STEP),
         )
     leaders = {name: leader for leader, names in measured.groups.items() for name in names}
+    energies: dict[str, Counter[str]] = {}
     for name, q in found.items():
         pupil, target = pupils[name], pupils[name].parameter.target
-        fields["solved"][target] = pupil.in_target(q).fields()
         plain = ground.numbers(f"{prefix}.{name}.weight", fields["plain"][target])
         sites[name].weight.data.copy_(q.dequantize())
         x = measured.seen[leaders[name]].inputs
         scaling = scalings.get(target)
         if scaling is not None and scaling.columns is not None:
             x = x / tensor_of(scaling.columns)
-        record[target]["errors"] = _errors(pupil.w, {"solved": q.dequantize(), "plain": plain}, x)
+        numbers = {"solved": q.dequantize(), "plain": plain}
+        energies.setdefault(target, Counter()).update(_energies(pupil.w, numbers, x))
         record[target]["remarks"].append(pupil.remark(q))
+    for target, found_energies in energies.items():
+        own = [name for name, pupil in pupils.items() if pupil.parameter.target == target]
+        own.sort(key=lambda name: pupils[name].first)
+        fields["solved"][target] = joined([pupils[name].in_target(found[name]).fields() for name in own])
+        record[target]["errors"] = relative_errors(found_energies)
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,11 @@ class _Pupil:
     w: torch.Tensor
     q: QTensor
 
+    @property
+    def first(self) -> int:
+        """Its first row in the target."""
+        return self.parameter.part.start if self.parameter.part else 0
+
     @staticmethod
     def of(ground: Ground, name: str, scalings: Mapping[str, Scaling], fields: Mapping[str, Fields]) -> _Pupil:
         """The matrix of the parameter `name` as transforms left it, and its solved codes."""
@@ -119,7 +131,8 @@ class _Pupil:
         scaling, w = scalings.get(parameter.target), parameter.rows()
         if scaling is not None:
             w = tensor_of(scaling.applied(w.numpy()))
-        stored = {field: np.array(array) for field, array in fields[parameter.target].items()}
+        own = parameter.stored(fields[parameter.target])
+        stored = {field: np.array(array) for field, array in own.items()}
         q = QTensor.from_fields(formats.get(ground.planned[parameter.target].format), stored, (w.shape[0], w.shape[1]))
         return _Pupil(parameter, parameter.in_network(w), _reordered(q, parameter.order))
 
@@ -187,11 +200,11 @@ def _first(answered: Any) -> torch.Tensor:
     return answer.float()
 
 
-def _errors(w: torch.Tensor, numbers: Mapping[str, torch.Tensor], x: torch.Tensor) -> dict[str, float]:
-    """By kind the relative error of outputs to the inputs `x`, of at most MEASURED rows."""
+def _energies(w: torch.Tensor, numbers: Mapping[str, torch.Tensor], x: torch.Tensor) -> dict[str, float]:
+    """By kind what errors, and under "" what the matrix, make of the inputs `x`, of at most MEASURED rows."""
     chosen = np.arange(min(len(w), MEASURED)) * len(w) // min(len(w), MEASURED)
     rows = {"": w[chosen], **{kind: found[chosen] - w[chosen] for kind, found in numbers.items()}}
-    return relative_errors({kind: float((x @ each.T).double().square().sum()) for kind, each in rows.items()})
+    return {kind: float((x @ each.T).double().square().sum()) for kind, each in rows.items()}
 
 
 def require_learnable(plan: Plan, learned: Learned | None) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from fewbits.calibration.precision import precision_for
 from fewbits.checkpoints.base import Conversion, Order, Placement
 from fewbits.checkpoints.configuration import Configuration, read_configuration
 from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor
-from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.checkpoints.rope import interleaved, parted
 from fewbits.errors import CalibrationError
 from fewbits.evaluation.gguf_config import read_config
@@ -25,7 +24,7 @@ from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.evaluation.model_files import Vocabulary
 from fewbits.formats import Fields
-from fewbits.models import EXPERT, Architecture, StreamFact, for_gguf
+from fewbits.models import EXPERT, Architecture, StreamFact, TensorFact, for_gguf, parts_of
 from fewbits.workers import row_slabs
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Parameter:
     placement: Placement
     order: Order | None
     part: range | None = None
-    """Its rows in the target, where a stack of experts has more."""
+    """Its rows in the target, where a stack of experts or a fused matrix has more."""
     add: float = 0.0
     """What the target's numbers are more than the network's."""
     shape: tuple[int, ...] | None = None
@@ -67,8 +66,8 @@ class Parameter:
 
         own = w - self.add if self.add else w
         ordered = own if self.order is None else own[torch.from_numpy(self.order)]
-        shape = self.shape or self.placement.source.shape
-        return ordered.reshape(shape if self.part is None else shape[1:])
+        own_shape = self.placement.source.shape
+        return ordered.reshape(self.shape or (own_shape if self.part is None else own_shape[1:]))
 
     def stored(self, fields: Fields) -> Fields:
         """Its part of the target's stored fields."""
@@ -184,7 +183,13 @@ def _derived(placement: Placement) -> Parameter:
 
 
 def _each_expert(name: str, parameter: Parameter) -> dict[str, Parameter]:
-    """The parameter, or one per expert of a stack."""
+    """The parameter, or one per expert of a stack, or per matrix of those that a checkpoint has as one."""
+    fused = parts_of(name)
+    if len(fused) > 1:
+        rows, cols = parameter.placement.source.shape[0] // len(fused), parameter.placement.source.cols
+        ranges = [range(n * rows, (n + 1) * rows) for n in range(len(fused))]
+        own = [Parameter(parameter.placement, None, part, shape=(rows, cols)) for part in ranges]
+        return dict(zip(fused, own, strict=True))
     if EXPERT not in name:
         return {name: parameter}
     experts, rows = parameter.placement.source.shape[:2]
@@ -202,7 +207,7 @@ def _most_common_numbers(conversion: Conversion) -> str:
 
 def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
     """A GGUF source keeps its rows' order in the target; the network wants the halves of heads apart."""
-    config = read_config(GGUFReader(path))
+    config = read_config(open_gguf(path))
     # A tied head may have got numbers of its own on the way.
     architecture = for_gguf(conversion.architecture, experts=bool(config.values.get("num_local_experts")))
     facts = {**{fact.gguf: (fact.source, fact) for fact in architecture.tensors if fact.unless}, **config.facts}
@@ -211,14 +216,18 @@ def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
         if placement.name not in facts:
             continue  # RoPE factors are no parameter
         name, fact = facts[placement.name]
-        heads = config.values["num_key_value_heads" if fact.shape[0] == "key" else "num_attention_heads"]
-        order = _ORDERS[fact.order](placement.source.rows, heads) if fact.order else None
+        order = _order(fact, placement.source.rows, config.values) if fact.order else None
         shape = fact.in_checkpoint(placement.source.shape) if fact.flat else None
         named |= _each_expert(name, Parameter(placement, _inverse(order), add=fact.add, shape=shape))
     return named
 
 
-_ORDERS = MappingProxyType({"rope": interleaved, "qkv": parted})
+def _order(fact: TensorFact, rows: int, values: Mapping[str, Any]) -> Order:
+    """Row of the checkpoint of each row of the file."""
+    heads, key_heads = values["num_attention_heads"], values["num_key_value_heads"]
+    own = key_heads if fact.shape[0] == "key" else heads
+    orders = {"rope": lambda: interleaved(rows, own), "qkv": lambda: parted(rows, heads, key_heads)}
+    return orders[fact.order]()
 
 
 def _inverse(order: Order | None) -> Order | None:

@@ -1,4 +1,4 @@
-"""What was found for one site, and what the workspace records of a tensor: one site's, or those of all its experts."""
+"""What was found for one site, and what the workspace records of a tensor: one site's, or those of all it holds."""
 
 from __future__ import annotations
 
@@ -45,15 +45,19 @@ class Piece:
     """By group of the target's text."""
 
 
-def record_of(pieces: Sequence[Piece]) -> dict[str, Any]:
-    """A tensor's record, of its pieces in the order of its rows: numbers and tokens of experts one after another."""
+def record_of(pieces: Sequence[Piece], *, fused: bool) -> dict[str, Any]:
+    """A tensor's record, of its pieces in the order of its rows: numbers and tokens of experts one after another.
+
+    What reaches one of several `fused` matrices reaches all of them, and is told once.
+    """
+    reached = pieces[:1] if fused else pieces
     energies = {kind: sum(piece.energies[kind] for piece in pieces) for kind in pieces[0].energies}
     return {
         "errors": relative_errors(energies),
         "remarks": list(dict.fromkeys(remark for piece in pieces for remark in piece.remarks)),
-        "tokens": [piece.inputs.tokens for piece in pieces],
-        "mean_square": _side_by_side([piece.inputs for piece in pieces]),
-        "targets": {group: _side_by_side([piece.targets[group] for piece in pieces]) for group in pieces[0].targets},
+        "tokens": [piece.inputs.tokens for piece in reached],
+        "mean_square": _side_by_side([piece.inputs for piece in reached]),
+        "targets": {group: _side_by_side([piece.targets[group] for piece in reached]) for group in pieces[0].targets},
     }
 
 

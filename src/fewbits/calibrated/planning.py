@@ -15,6 +15,7 @@ from fewbits.calibration.data import read_calibration
 from fewbits.calibration.mix import guard_text
 from fewbits.checkpoints.base import Conversion
 from fewbits.checkpoints.fields import PLAIN
+from fewbits.encoding import rows_together
 from fewbits.reporting.measures import KL, STATE_ERROR
 from fewbits.reporting.record import CalibrationPlan, PlannedTensor
 from fewbits.request import CalibrationRequest
@@ -87,7 +88,10 @@ def with_methods(tensors: Iterable[PlannedTensor], plan: Plan, way: Way) -> tupl
 
 def _solvable(tensor: PlannedTensor, matrices: int) -> bool:
     """Whether each of the `matrices` of a tensor can be solved alone: not where rows of several share something."""
-    return tensor.format not in PLAIN and (matrices == 1 or (matrices > 1 and formats.get(tensor.format).rows == 1))
+    if tensor.format in PLAIN or matrices == 0:
+        return False
+    format = formats.get(tensor.format)
+    return matrices == 1 or (format.rows == 1 and rows_together(format, tensor.shape[-1]) == 1)
 
 
 def _linear(plan: Plan) -> Counter[str]:

@@ -205,9 +205,30 @@ def _stand_in_class() -> Any:
 
         def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             self.states, self.call = hidden_states, Call(args, kwargs)
-            return getattr(self.answer, "states", hidden_states)
+            answer: torch.Tensor = getattr(self.answer, "states", hidden_states).as_subclass(_answer_class())
+            return answer
 
     return StandIn
+
+
+@cache
+def _answer_class() -> Any:
+    """Made when it is first needed, as the class of stand-ins."""
+
+    class Answer(torch.Tensor):
+        """States which are also the first of a tuple: layers of some architectures answer with one."""
+
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            """What is computed from it is a plain tensor."""
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+
+        def __getitem__(self, index: Any) -> torch.Tensor:
+            states = self.as_subclass(torch.Tensor)
+            return states if type(index) is int and index == 0 else states[index]
+
+    return Answer
 
 
 def _required(states: torch.Tensor | None) -> torch.Tensor:

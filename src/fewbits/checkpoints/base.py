@@ -165,6 +165,8 @@ class Conversion:
     """Those notes that name tensors of the source which the target does not have, whatever its container."""
     configuration: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the source's config.json that have to say something else in the target."""
+    projectors: tuple[Path, ...] = ()
+    """Multimodal projectors that lie beside the source and are no part of it."""
 
 
 class Reader(Protocol):

@@ -124,6 +124,7 @@ def _derive(architecture: Architecture, values: dict[str, Any]) -> None:
     hidden, heads = values.get("hidden_size"), values.get("num_attention_heads")
     if values.get("head_dim") is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         values["head_dim"] = hidden // heads
+    architecture.settle(values)
 
 
 def _check_counts(path: Path, values: Mapping[str, Any], *, rotates: bool) -> None:

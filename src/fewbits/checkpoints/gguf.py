@@ -1,4 +1,4 @@
-"""Read GGUF files (versions 2 and 3, little-endian), independently of the gguf package that writes them.
+"""Read GGUF files (versions 2 and 3, of either byte order), independently of the gguf package that writes them.
 
 Layout: magic, version, counts, metadata, tensor descriptions, padding to `general.alignment`, tensor bytes
 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Everything is checked before any tensor is handed out.
@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from fewbits.checkpoints.base import StoredTensor, Value
 from fewbits.checkpoints.ggml_types import GGMLType, ggml_type
+from fewbits.checkpoints.gguf_byte_order import SwappedTensor
 from fewbits.checkpoints.gguf_values import Cursor
 from fewbits.checkpoints.limits import METADATA_KEYS, TENSORS, countless
 from fewbits.checkpoints.mapping import map_file
@@ -42,15 +43,16 @@ class _Entry:
 
 
 def _counts(cursor: Cursor) -> tuple[int, int]:
-    """Check magic and version; return the numbers of tensors and of metadata keys, both possible in this file."""
+    """Check magic and version; return the numbers of tensors and of metadata keys, both possible in this file.
+
+    The version also says in which order the bytes of numbers lie.
+    """
     path = cursor.path
     if bytes(cursor.take(4, "the magic")) != MAGIC:
         raise CheckpointError(f"{path} does not begin with the letters GGUF; it is no GGUF file.")
     version = cursor.uint32("the version")
-    if version not in VERSIONS:
-        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-        if swapped in VERSIONS:
-            raise CheckpointError(f"{path} is a big-endian GGUF file; convert it to little-endian first.")
+    cursor.big_endian = int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS
+    if version not in VERSIONS and not cursor.big_endian:
         raise CheckpointError(f"{path} is GGUF version {version}, and versions 2 and 3 are supported; convert it.")
     tensors, keys = cursor.uint64("the tensor count"), cursor.uint64("the metadata count")
     left = cursor.data.size - cursor.position
@@ -134,12 +136,16 @@ def _check_places(path: Path, entries: Mapping[str, _Entry], alignment: int, ava
 
 
 class GGUFReader:
-    """One GGUF file, checked completely; `metadata` maps keys to typed values, tensors are mapped views."""
+    """One GGUF file, checked completely; `metadata` maps keys to typed values, tensors are mapped views.
+
+    Tensors of a big-endian file are turned into little-endian bytes when they are looked at.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         cursor = Cursor(path, map_file(path))
         tensors, keys = _counts(cursor)
+        self.big_endian = cursor.big_endian
         self.metadata: Mapping[str, Value] = MappingProxyType(_read_metadata(cursor, keys))
         self.alignment = _alignment(path, self.metadata)
         self._entries: dict[str, _Entry] = {}
@@ -163,4 +169,6 @@ class GGUFReader:
         entry = self._entries.get(name)
         if entry is None:
             raise CheckpointError(f"{self.path} holds no tensor called {quoted(name)}.")
-        return StoredTensor(name, entry.type.name, entry.shape, self._data[entry.offset : entry.offset + entry.size])
+        data = self._data[entry.offset : entry.offset + entry.size]
+        stored = StoredTensor(name, entry.type.name, entry.shape, data)
+        return SwappedTensor.of(stored) if self.big_endian else stored

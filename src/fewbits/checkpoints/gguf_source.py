@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fewbits.checkpoints.base import Bytes, Conversion, Placement, StackedTensor, StoredTensor
+from fewbits.checkpoints.base import Bytes, Conversion, Placement, Reader, StackedTensor, StoredTensor
 from fewbits.checkpoints.derived import ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.fields import PLAIN, StoredMatrix
-from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.row_tensors import RowTensor
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
@@ -21,7 +20,7 @@ from fewbits.formats import Fields
 class GGUFMatrices:
     """The tensors of `file` under the names that `conversion`, the original directory, has for them."""
 
-    def __init__(self, file: GGUFReader, conversion: Conversion) -> None:
+    def __init__(self, file: Reader, conversion: Conversion) -> None:
         self.path = file.path
         self.metadata: Mapping[str, Any] = {}
         present = set(file.names())
@@ -76,7 +75,7 @@ def _narrowed(source: StoredTensor, tensor: StoredTensor) -> StoredTensor:
     """A vector in the type that the directory has it in, where that says the same numbers."""
     if tensor.format != "F32":
         return replace(tensor, name=source.name)
-    numbers = tensor.buffer.view("<f4")
+    numbers = tensor.slab(0, tensor.rows).reshape(-1).view("<f4")
     if source.format == "BF16" and not (numbers.view("<u4") & 0xFFFF).any():
         narrow: Any = (numbers.view("<u4") >> 16).astype("<u2")
     elif source.format == "F16" and np.array_equal(numbers.astype("<f2").astype("<f4"), numbers):

@@ -36,12 +36,16 @@ _STRING, _ARRAY = 8, 9
 
 
 class Cursor:
-    """A position in a mapped GGUF file; every read is checked against the end of the file first."""
+    """A position in a mapped GGUF file; every read is checked against the end of the file first.
+
+    `big_endian` says how numbers lie from here on.
+    """
 
     def __init__(self, path: Path, data: Bytes) -> None:
         self.path = path
         self.data = data
         self.position = 0
+        self.big_endian = False
         self._view = memoryview(data.data)
         self._left = {"numbers": ARRAY_NUMBERS, "texts": ARRAY_TEXTS, "bytes of text": METADATA_TEXT_BYTES}
 
@@ -68,11 +72,11 @@ class Cursor:
 
     def uint32(self, what: str) -> int:
         """The next 4 bytes as an unsigned number."""
-        return int.from_bytes(self.take(4, what), "little")
+        return int.from_bytes(self.take(4, what), "big" if self.big_endian else "little")
 
     def uint64(self, what: str) -> int:
         """The next 8 bytes as an unsigned number."""
-        return int.from_bytes(self.take(8, what), "little")
+        return int.from_bytes(self.take(8, what), "big" if self.big_endian else "little")
 
     def string(self, what: str) -> str:
         """The next string: 8 bytes of length, then UTF-8."""
@@ -83,9 +87,11 @@ class Cursor:
         except UnicodeDecodeError:
             raise CheckpointError(f"{self.path} has {what} that is not UTF-8; the file is damaged.") from None
 
-    def strings(self, count: int, what: str) -> Strings:
+    def strings(self, count: int, what: str) -> Strings | list[str]:
         """The next `count` strings."""
         self._spend(count, "texts", what)
+        if self.big_endian:
+            return [self.string(f"string {n} of {count} of {what}") for n in range(count)]
         starts = np.empty(count + 1, np.int64)
         whole = native_module().find_strings(self.data, self.position, starts)
         if whole < count:
@@ -133,6 +139,7 @@ class Cursor:
     def _numbers(self, kind: int, count: int, what: str) -> list[Any]:
         name, dtype = _SCALARS[kind]
         self._spend(count, "numbers", what)
+        dtype = dtype.replace("<", ">") if self.big_endian else dtype
         raw = self.take(count * np.dtype(dtype).itemsize, what)
         numbers = np.frombuffer(raw, dtype="|u1" if name == "bool" else dtype)
         if name == "bool":

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import gguf
 
 ALIGNMENT = 32
+"""Of a file that states no other."""
+
+Row = tuple[str, str, tuple[int, ...], int]
+"""A tensor to be: name, format, shape, bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,32 @@ def refuses(format_name: str) -> str | None:
     return None if format_name in known else "ggml has no type of that name"
 
 
-def plan_layout(
-    architecture: str, metadata: Mapping[str, Value], tensors: list[tuple[str, str, tuple[int, ...], int]]
-) -> Layout:
-    """The layout of a file with `metadata` and `tensors` (name, format, shape, bytes)."""
-    header = _header(architecture, metadata, tensors)
-    position = _aligned(len(header))
+def plan_layout(architecture: str | None, metadata: Mapping[str, Value], tensors: Sequence[Row]) -> Layout:
+    """The layout of a file with `metadata` and `tensors`; without an architecture it is a part that states none."""
+    alignment = alignment_of(metadata)
+    header = _header(architecture, metadata, tensors, alignment)
+    position = aligned(len(header), alignment)
     header += bytes(position - len(header))
     slots = []
     for name, format_name, shape, size in tensors:
         slots.append(Slot(name, format_name, shape, position, size))
-        position = _aligned(position + size)
+        position = aligned(position + size, alignment)
     return Layout(header, tuple(slots), position)
+
+
+def alignment_of(metadata: Mapping[str, Value]) -> int:
+    """Of what tensors begin at a multiple in a file with `metadata`."""
+    stated = metadata.get("general.alignment")
+    return int(stated.value) if stated else ALIGNMENT
+
+
+def aligned(position: int, alignment: int) -> int:
+    """The next multiple of `alignment`.
+
+    >>> aligned(33, 32), aligned(64, 32)
+    (64, 64)
+    """
+    return (position + alignment - 1) // alignment * alignment
 
 
 def _packed_strings(strings: Sequence[str]) -> bytes:
@@ -86,13 +104,7 @@ _PACKED_ELEMENTS: Mapping[int, Callable[[list[Any]], bytes]] = MappingProxyType(
 """GGUF element type -> packer of a whole array; vocabularies have a hundred thousand elements and more."""
 
 
-def _aligned(position: int) -> int:
-    return (position + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-
-
-def _header(
-    architecture: str, metadata: Mapping[str, Value], tensors: list[tuple[str, str, tuple[int, ...], int]]
-) -> bytes:
+def _header(architecture: str | None, metadata: Mapping[str, Value], tensors: Sequence[Row], alignment: int) -> bytes:
     import gguf
 
     class HeaderOnly(gguf.GGUFWriter):
@@ -101,9 +113,11 @@ def _header(
         def _pack_val(
             self, val: Any, vtype: gguf.GGUFValueType, add_vtype: bool, sub_type: gguf.GGUFValueType | None = None
         ) -> bytes:
-            if vtype is gguf.GGUFValueType.ARRAY and sub_type is not None and sub_type in _PACKED_ELEMENTS:
+            if vtype is gguf.GGUFValueType.ARRAY and sub_type is not None:
                 kind = struct.pack("<I", vtype) if add_vtype else b""
-                return kind + struct.pack("<IQ", sub_type, len(val)) + _PACKED_ELEMENTS[sub_type](val)
+                if sub_type in _PACKED_ELEMENTS or not len(val):  # the package writes no empty array
+                    elements = _PACKED_ELEMENTS[sub_type](val) if len(val) else b""
+                    return kind + struct.pack("<IQ", sub_type, len(val)) + elements
             packed: bytes = super()._pack_val(val, vtype, add_vtype, sub_type)
             return packed
 
@@ -112,7 +126,8 @@ def _header(
                 self.fout = [io.BytesIO()]  # type: ignore[list-item]
                 self.state = gguf.gguf_writer.WriterState.EMPTY
 
-    writer = HeaderOnly(None, architecture)
+    writer = HeaderOnly(None, architecture or "")  # which it does not state
+    writer.data_alignment = alignment
     for key, value in metadata.items():
         if key != "general.architecture":
             _add(writer, key, value)
@@ -134,7 +149,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
     kind, _, element = value.type.partition(":")
     if kind != "array":
         writer.add_key_value(key, value.value, gguf.GGUFValueType[kind.upper()])
-    elif len(value.value):
+    else:
         writer.add_key_value(key, value.value, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType[element.upper()])
 
 

@@ -144,7 +144,7 @@ def _target_names(config: Configuration, facts: Mapping[str, tuple[str, TensorFa
     parameters = config.architecture.parameters(config.values, config.layers)
     inner = {source: parameters[target][0] for target, (source, _) in facts.items()}
     aside = {source: target for target, (source, fact) in facts.items() if fact.aside}
-    return lambda source: aside.get(source) or table(inner.get(source, source))
+    return lambda source: aside.get(source) or table(source) or table(inner.get(source, source))
 
 
 def _stacks(
@@ -221,8 +221,9 @@ def _order(config: Configuration, fact: TensorFact, rows: int) -> Order | None:
     """Source row of each target row; None where none moves."""
     if not fact.order:
         return None
-    orders = {"rope": interleaved, "qkv": parted}
-    return orders[fact.order](rows, config.heads(fact.shape[0]))
+    heads = config.heads(fact.shape[0])
+    orders = {"rope": lambda: interleaved(rows, heads), "qkv": lambda: parted(rows, heads, config.heads("key"))}
+    return orders[fact.order]()
 
 
 def _window_notes(config: Configuration) -> list[str]:

@@ -131,7 +131,7 @@ def _floats(reader: GGUFReader, name: str) -> Floats:
     tensor = reader.read(name)
     if tensor.format != "F32":
         raise CheckpointError(f"{reader.path} stores {quoted(name)} as {tensor.format}, which should be F32; damaged.")
-    values: Floats = tensor.buffer.view("<f4")
+    values: Floats = np.ascontiguousarray(tensor.slab(0, tensor.rows)).reshape(-1).view("<f4")
     return values
 
 

@@ -249,7 +249,7 @@ class DirectoryWriter:
         """Add configuration and tokenizer, and make the complete directory appear under its name."""
         for name, file in self.layout.copied.items():
             (self.partial / name).parent.mkdir(parents=True, exist_ok=True)
-            _write_synced(self.partial / name, file.read_bytes())
+            _copy_synced(file, self.partial / name)
             sync_folder((self.partial / name).parent)
         sync_folder(self.partial)
         replaced = self.output.with_name(f".{self.output.name}.replaced")
@@ -272,6 +272,14 @@ class DirectoryWriter:
 def _write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy_synced(source: Path, path: Path) -> None:
+    """Copied piece by piece: a projector may be as large as a model."""
+    with source.open("rb") as read, path.open("wb") as file:
+        shutil.copyfileobj(read, file, 1 << 22)
         file.flush()
         os.fsync(file.fileno())
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fewbits.checkpoints.base import WEIGHT_TYPES, Conversion, Placement
-from fewbits.checkpoints.gguf import MAGIC, GGUFReader
+from fewbits.checkpoints.gguf import MAGIC
+from fewbits.checkpoints.gguf_parts import open_gguf
+from fewbits.checkpoints.projectors import is_projector, projectors_in
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
-_WRITTEN_ANEW = ("general.architecture", "general.alignment", "general.file_type", "general.quantization_version")
+_WRITTEN_ANEW = ("general.architecture", "general.file_type", "general.quantization_version")
 """Metadata that belongs to the file, not to the model: whoever writes the new file states it."""
+
+
+PROJECTOR = (
+    "The source is a multimodal projector, no language model: as llama-quantize does it, its matrices are quantized, "
+    "and embeddings of patches and positions stay as they are; llama.cpp takes the output by --mmproj."
+)
 
 
 def open_source(source: str, *, name: str | None = None, pickles: bool = False) -> Conversion:
@@ -34,7 +43,7 @@ def open_source(source: str, *, name: str | None = None, pickles: bool = False) 
 def _convert(path: Path, name: str | None, *, pickles: bool) -> Conversion:
     from fewbits.checkpoints.huggingface import convert_directory  # tokenizers and all: a GGUF file needs none of it
 
-    return convert_directory(path, name=name, pickles=pickles)
+    return replace(convert_directory(path, name=name, pickles=pickles), projectors=projectors_in(path))
 
 
 def _open_file(path: Path) -> Conversion:
@@ -54,14 +63,14 @@ def _open_file(path: Path) -> Conversion:
 
 
 def convert_gguf(path: Path) -> Conversion:
-    """The GGUF file `path` as a source: metadata and tensors stay as they are; CheckpointError when it is quantized."""
-    reader = GGUFReader(path)
+    """The GGUF file `path`, with its other parts if it is one of several, as a source: nothing of it changes.
+
+    Raises CheckpointError when it is quantized.
+    """
+    reader = open_gguf(path)
     stated = reader.metadata.get("general.architecture")
     if stated is None or stated.type != "string":
         raise CheckpointError(f"{path} does not state its architecture (general.architecture); it holds no model.")
-    split = reader.metadata.get("split.count")
-    if split is not None and split.value > 1:
-        raise CheckpointError(f"{path} is one of {split.value} parts; merge them first with llama-gguf-split --merge.")
     tensors = [reader.read(name) for name in reader.names()]
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors.")
@@ -75,5 +84,7 @@ def convert_gguf(path: Path) -> Conversion:
         architecture=stated.value,
         metadata={key: value for key, value in reader.metadata.items() if key not in _WRITTEN_ANEW},
         placements=tuple(Placement(tensor.name, tensor) for tensor in tensors),
-        files=(path,),
+        files=reader.files,
+        notes=(PROJECTOR,) if is_projector(reader.metadata) else (),
+        projectors=() if is_projector(reader.metadata) else projectors_in(path.parent),
     )

@@ -25,6 +25,18 @@ def partial_path(output: Path) -> Path:
     return output.with_name(f".{output.name}.partial")
 
 
+def remove_abandoned(output: Path) -> None:
+    """Remove what a killed run left of `output`, unless a run is at work on it."""
+    path = partial_path(output)
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover - not on Windows
+        return
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
 class PartialFile:
     """`size` bytes at `path`, which belong to the coming file `output`; locked against a second run."""
 

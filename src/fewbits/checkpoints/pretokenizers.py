@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fewbits.checkpoints.quoting import quoted
@@ -60,8 +61,17 @@ def _split(step: Mapping[str, Any]) -> str:
     return f"Split {step}"
 
 
+def _punctuation(step: Mapping[str, Any]) -> str:
+    return f"Punctuation {str(step.get('behavior', 'Isolated')).lower()}"
+
+
 def _digits(step: Mapping[str, Any]) -> str:
     return "Digits" if step.get("individual_digits") else "Digits in groups"
+
+
+_STEPS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
+    {"ByteLevel": _byte_level, "Split": _split, "Digits": _digits, "Punctuation": _punctuation}
+)
 
 
 def _steps(stated: Any) -> tuple[str, ...]:
@@ -70,7 +80,7 @@ def _steps(stated: Any) -> tuple[str, ...]:
         return ()
     if stated.get("type") == "Sequence":
         return tuple(line for step in stated.get("pretokenizers") or [] for line in _steps(step))
-    describe = {"ByteLevel": _byte_level, "Split": _split, "Digits": _digits}.get(str(stated.get("type")))
+    describe = _STEPS.get(str(stated.get("type")))
     return (describe(stated) if describe else str(stated.get("type")),)
 
 

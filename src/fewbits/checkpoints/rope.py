@@ -30,14 +30,17 @@ def interleaved(rows: int, heads: int) -> Order:
     return halves.swapaxes(1, 2).reshape(rows)
 
 
-def parted(rows: int, heads: int) -> Order:
-    """Source row of each target row, (rows,): query, key and value of each of `heads` heads become three parts.
+def parted(rows: int, heads: int, key_heads: int) -> Order:
+    """Source row of each target row, (rows,): a checkpoint has each of `key_heads` heads of keys and values behind the
+    queries that share it; a GGUF file has all queries, all keys, all values.
 
-    >>> parted(12, 2).tolist()
-    [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
+    >>> parted(12, 2, 2).tolist(), parted(8, 2, 1).tolist()
+    ([0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11], [0, 1, 2, 3, 4, 5, 6, 7])
     """
-    together = np.arange(rows, dtype=np.int64).reshape(heads, 3, rows // heads // 3)
-    return together.swapaxes(0, 1).reshape(rows)
+    shared = heads // key_heads
+    together = np.arange(rows, dtype=np.int64).reshape(key_heads, shared + 2, rows // (heads + 2 * key_heads))
+    queries, keys, values = together[:, :shared], together[:, shared], together[:, shared + 1]
+    return np.concatenate([part.reshape(-1) for part in (queries, keys, values)])
 
 
 def _number(config: Configuration, key: str, default: float | None = None) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fewbits.checkpoints import tokenizer_wordpiece
@@ -110,12 +110,18 @@ def _numbered(metadata: Mapping[str, Value], tokens: Sequence[str], role: str) -
 def _cutter(steps: tuple[str, ...]) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
+    makers: dict[str, Callable[[], Any]] = {
+        "Digits": lambda: pre_tokenizers.Digits(individual_digits=True),
+        "Digits in groups": lambda: pre_tokenizers.Digits(individual_digits=False),
+        "Punctuation contiguous": lambda: pre_tokenizers.Punctuation("contiguous"),
+        "ByteLevel": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        "ByteLevel regex": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
+    }
+
     def one(step: str) -> Any:
         if step.startswith(SPLIT):
             return pre_tokenizers.Split(Regex(step[len(SPLIT) :]), behavior="isolated")
-        if step == "Digits":
-            return pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=step == "ByteLevel regex")
+        return makers[step]()
 
     return pre_tokenizers.Sequence([one(step) for step in steps])
 

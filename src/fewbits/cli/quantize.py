@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     help="Tokens of a window.",
 )
 @click.option("--dialect", metavar="NAME", help="How a model directory lays out matrices  [default: the recipe's]")
+@click.option("--split-size", metavar="SIZE", help="Write parts of at most this size: 2G, 500M.")
 @click.option("--architecture", metavar="FILE", help="Facts of an architecture of your own, as TOML.")
 @click.option("--revision", metavar="NAME", help="Branch, tag or commit of a hub repository  [default: its own]")
 @click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there is nothing else: numbers only.")

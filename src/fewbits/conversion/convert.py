@@ -108,14 +108,14 @@ def _work(job: Job, workers: Workers, progress: Progress, started: float) -> Rec
         writer.start_flush()
         verifying = time.perf_counter()
         expected = {piece.name: piece.expected for piece in job.pieces}
-        sha256 = job.verify(expected, workers, partial(progress, "verify"))
+        digest = job.verify(expected, workers, partial(progress, "verify"))
         seconds_verifying = time.perf_counter() - verifying
         writer.sync()
         record = Record(
             preview=job.preview,
             tensors=tuple(TensorResult(tensor, 0.0) for tensor in job.preview.tensors),
             source_sha256=digests.of(list(job.files)),
-            output_sha256=sha256,
+            output_sha256=digest.whole,
             seed=0,
             seconds=time.perf_counter() - started,
             seconds_verifying=seconds_verifying,

@@ -14,6 +14,7 @@ from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.equivalents import BY_FIELDS, BY_ROWS
 from fewbits.checkpoints.fields import PLAIN, StoredMatrix
 from fewbits.conversion.sources import Source
+from fewbits.digest import OutputDigest
 from fewbits.formats import Fields
 from fewbits.memory import resident_memory
 from fewbits.reporting.record import PlannedTensor, Preview
@@ -47,7 +48,7 @@ class Job:
     files: tuple[Path, ...]
     size: int
     open: Callable[[], Writer]
-    verify: Callable[[Mapping[str, Expectation], Workers, Callable[[int, int], None]], str]
+    verify: Callable[[Mapping[str, Expectation], Workers, Callable[[int, int], None]], OutputDigest]
 
 
 def planned_tensor(name: str, stored: StoredMatrix | StoredTensor, format_name: str) -> PlannedTensor:

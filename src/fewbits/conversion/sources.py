@@ -12,7 +12,7 @@ from fewbits.checkpoints.base import Reader, StoredTensor
 from fewbits.checkpoints.dialects.reader import open_quantized
 from fewbits.checkpoints.equivalents import BY_ROWS
 from fewbits.checkpoints.fields import MatrixReader, StoredMatrix
-from fewbits.checkpoints.gguf import GGUFReader
+from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.checkpoints.gguf_source import GGUFMatrices
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.row_tensors import RowTensor
@@ -55,7 +55,7 @@ def file_source(given: str, path: Path, like: str | Path | None) -> Source:
     if not Path(like).is_dir():
         raise CheckpointError(f"{like} is no directory; give the model directory that {path} was made from.")
     conversion = convert_directory(Path(like))
-    reader = GGUFMatrices(GGUFReader(path), conversion)
+    reader = GGUFMatrices(open_gguf(path), conversion)
     files = (path, Path(like) / "config.json")
     return Source(given, Path(like), reader, _DecodedRows(reader), files, "", reader.notes)
 

@@ -18,6 +18,7 @@ from fewbits.checkpoints.row_tensors import RowTensor
 from fewbits.checkpoints.safetensors import SINGLE_NAME
 from fewbits.conversion.job import METHOD, Job, Piece, planned_tensor, preview_of
 from fewbits.conversion.sources import Source
+from fewbits.digest import OutputDigest
 from fewbits.formats import Fields
 from fewbits.verification import Expectation, verify_dialect, verify_fields
 from fewbits.verification_numbers import ReadNumbers
@@ -88,7 +89,7 @@ def _verify_directory(
     expected: Mapping[str, Expectation],
     workers: Workers,
     progress: Callable[[int, int], None],
-) -> str:
+) -> OutputDigest:
     written = partial_path(output)
     if layout.dialect is None:
         return verify_fields(written / SINGLE_NAME, expected, workers, progress)

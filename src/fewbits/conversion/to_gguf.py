@@ -10,19 +10,19 @@ from pathlib import Path
 from fewbits import methods
 from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.fields import PLAIN
-from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.partial_file import partial_path
 from fewbits.checkpoints.row_tensors import RowReader
 from fewbits.conversion.job import METHOD, Job, Piece, commonest, planned_tensor, preview_of
 from fewbits.conversion.sources import Source
+from fewbits.digest import OutputDigest
 from fewbits.encoding import encode_slab
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
+from fewbits.gguf_target import GGUFTarget
 from fewbits.planning import Recipe
 from fewbits.reporting.record import PlannedTensor
-from fewbits.targets import GGUFTarget
-from fewbits.verification import Expectation, verify
+from fewbits.verification import Expectation, open_written, verify
 from fewbits.verification_sources import expect_directory
 from fewbits.workers import Workers
 
@@ -75,10 +75,10 @@ def _verify_file(
     expected: Mapping[str, Expectation],
     workers: Workers,
     progress: Callable[[int, int], None],
-) -> str:
+) -> OutputDigest:
     """Where each tensor comes from, the facts of the architecture say; what was computed stays expected as it is."""
     written = partial_path(output)
-    origins = expect_directory(source.folder, GGUFReader(written), source.numbers)
+    origins = expect_directory(source.folder, open_written((written,)), source.numbers)
     found = {
         name: replace(want, source=origins[name].source, order=origins[name].order, add=origins[name].add)
         if name in origins
@@ -88,4 +88,4 @@ def _verify_file(
     missing = sorted(set(origins) - set(expected))
     if missing:
         raise CheckpointError(f"tensor {missing[0]} of the source was not planned; this is a bug.")
-    return verify(written, metadata, found, workers, progress)  # type: ignore[arg-type]
+    return verify((written,), metadata, found, workers, progress)  # type: ignore[arg-type]

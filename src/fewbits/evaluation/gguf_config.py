@@ -69,12 +69,14 @@ def read_config(reader: Reader) -> GGUFConfig:
     _fill_defaults(reader, architecture, values)
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values |= _implied(architecture, values)
+    architecture.settle(values)
     if architecture.encoder:
         values["architectures"] = [architecture.classes[0]]
     facts = architecture.parameters(values, values["num_hidden_layers"])
     values |= {own: values[key] for key, own in architecture.aliases.items() if key in values}
-    # Nothing is padded here, and transformers' own number could lie beyond this vocabulary.
-    values |= {"pad_token_id": None, **_rope(reader, architecture, metadata, values)}
+    # Nothing is padded here, and transformers' own number could lie beyond this vocabulary; some need one all the same.
+    padding = architecture.defaults.get("pad_token_id")
+    values |= {"pad_token_id": padding, **_rope(reader, architecture, metadata, values)}
     return GGUFConfig(architecture.model_type, values, {k: each for k, each in facts.items() if not each[1].aside})
 
 

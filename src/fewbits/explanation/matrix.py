@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from fewbits import formats, kernels
 from fewbits.checkpoints.base import Reader, StoredTensor
-from fewbits.checkpoints.gguf import MAGIC, GGUFReader
+from fewbits.checkpoints.gguf import MAGIC
+from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.checkpoints.quoting import quoted
 from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.errors import CheckpointError
@@ -38,8 +39,8 @@ class Matrix:
 
     def floats(self, start: int, stop: int) -> Floats:
         """Rows `start` to `stop` as float32."""
-        each = self.tensor.buffer.size // self.rows
-        stored = self.tensor.buffer[start * each : stop * each].reshape(stop - start, each)
+        each = self.tensor.rows // self.rows
+        stored = self.tensor.slab(start * each, stop * each).reshape(stop - start, -1)
         if self.tensor.format in kernels.formats():
             return kernels.decode_rows(self.tensor.format, stored, self.cols)
         format = formats.as_row_format(formats.get(self.tensor.format))
@@ -100,7 +101,7 @@ def _reader(file: Path) -> Reader:
     with file.open("rb") as opened:
         magic = opened.read(4)
     if magic == MAGIC:
-        return GGUFReader(file)
+        return open_gguf(file)
     if file.suffix == ".safetensors":
         return SafetensorsReader(file)
     raise CheckpointError(f"{file} is neither a GGUF nor a safetensors file; give one of these, or a model directory.")

@@ -12,8 +12,10 @@ from fewbits.models.architecture import (
     ImpliedFact,
     LocalRope,
     MetadataFact,
+    SettledFact,
     StreamFact,
     TensorFact,
+    parts_of,
 )
 from fewbits.models.known import add_architecture, architectures, for_config, for_gguf, is_encoder
 
@@ -24,6 +26,7 @@ __all__ = [
     "ImpliedFact",
     "LocalRope",
     "MetadataFact",
+    "SettledFact",
     "StreamFact",
     "TensorFact",
     "add_architecture",
@@ -31,4 +34,5 @@ __all__ = [
     "for_config",
     "for_gguf",
     "is_encoder",
+    "parts_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -14,6 +15,23 @@ HEADS = ("cls.", "lm_head.")
 """How names begin of what stands on an encoder and is no part of it."""
 
 
+_PARTS = re.compile(r"\[([^\]]+)\]")
+
+
+def parts_of(parameter: str) -> tuple[str, ...]:
+    """The parameters of transformers' network that `parameter` names: several where a checkpoint has one for all.
+
+    Their rows follow one another there, as many of each.
+
+    >>> parts_of("attn.[q|k].weight"), parts_of("mlp.up.weight")
+    (('attn.q.weight', 'attn.k.weight'), ('mlp.up.weight',))
+    """
+    found = _PARTS.search(parameter)
+    if not found:
+        return (parameter,)
+    return tuple(f"{parameter[: found.start()]}{part}{parameter[found.end() :]}" for part in found[1].split("|"))
+
+
 @dataclass(frozen=True)
 class TensorFact:
     """One tensor of an architecture: its name on both sides, with "{layer}" for the layer's number.
@@ -22,11 +40,13 @@ class TensorFact:
     each head interleaved, and "qkv" where a checkpoint has query, key and value of each head together. `when` and
     `unless` name the configuration value that decides whether the tensor exists. With "{expert}" in its source, a
     checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers' network, its stacks taken apart,
-    where that is not `source`. `add` is what a GGUF file's numbers are more than the source's. A `transposed` matrix
-    lies in the checkpoint, and in transformers' network, with its columns as rows; `shape` is the GGUF file's. A `flat`
-    vector is a matrix of one row there. `aside` marks what a checkpoint of an encoder may hold beside it (a pooler, a
+    where that is not `source`; "[a|b]" in it stands for several whose rows follow one another in `source`. `add` is
+    what a GGUF file's numbers are more than the source's. A `transposed` matrix lies in the checkpoint, and in
+    transformers' network, with its columns as rows; `shape` is the GGUF file's. A `flat` vector is a matrix of one row
+    there. `aside` marks what a checkpoint of an encoder may hold beside it (a pooler, a
     head that guesses masked tokens): no GGUF file has it, and a directory keeps it as it is. `after` is the
-    configuration's key of the last row that nothing looks up: a GGUF file begins behind it.
+    configuration's key of the last row that nothing looks up: a GGUF file begins behind it. `sources` says under which
+    configuration value, where that is true, a checkpoint calls it otherwise than `source`.
     """
 
     gguf: str
@@ -41,6 +61,12 @@ class TensorFact:
     flat: bool = False
     aside: bool = False
     after: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def named_in(self, config: Mapping[str, Any]) -> TensorFact:
+        """The fact with the name that a model of `config` (defaults filled in) gives the tensor."""
+        other = next((name for key, name in self.sources.items() if config.get(key)), None)
+        return replace(self, source=other) if other else self
 
     @property
     def stacked(self) -> bool:
@@ -95,6 +121,15 @@ class ImpliedFact:
     key: str
     width: str
     layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SettledFact:
+    """What the configuration says by other values: `key` is `value` where each of `where` is as it is there."""
+
+    key: str
+    value: Any
+    where: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -183,6 +218,8 @@ class Architecture:
     """The model type in transformers, where that is not `name`."""
     encoder: bool = False
     """Whether tokens see those behind them too: it answers with states and embeddings and continues no text."""
+    settled: tuple[SettledFact, ...] = ()
+    """What follows from other values, in this order, whatever the configuration says of it."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """Class -> how names of the encoder's tensors begin in its checkpoints, where they do not begin as in the facts."""
 
@@ -195,6 +232,12 @@ class Architecture:
     def rotates(self) -> bool:
         """Whether positions are told by rotating heads (RoPE)."""
         return bool(self.rope_types)
+
+    def settle(self, values: dict[str, Any]) -> None:
+        """Give `values` (defaults filled in) what follows from the others."""
+        for fact in self.settled:
+            if all(key in values and values[key] == value for key, value in fact.where.items()):
+                values[fact.key] = fact.value
 
     def usable_positions(self, config: Mapping[str, Any]) -> int:
         """Most tokens that a model of `config` (defaults filled in) can read at once."""
@@ -251,7 +294,7 @@ class Architecture:
     def _named(
         self, config: Mapping[str, Any], layers: int, name: Callable[[TensorFact], str]
     ) -> dict[str, tuple[str, TensorFact]]:
-        present = [fact for fact in self.tensors if fact.exists(config)]
+        present = [fact.named_in(config) for fact in self.tensors if fact.exists(config)]
         layered = [fact for fact in present if fact.layered]
         result: dict[str, tuple[str, TensorFact]] = {}
         for fact in present:

@@ -17,6 +17,7 @@ from fewbits.models.architecture import (
     ImpliedFact,
     LocalRope,
     MetadataFact,
+    SettledFact,
     StreamFact,
     TensorFact,
 )
@@ -142,6 +143,7 @@ def read_architecture(text: str, where: str) -> Architecture:
         absent=at.strings(raw.get("absent", []), "absent"),
         layer_types=at.strings(raw.get("layer_types", []), "layer_types"),
         local_rope=_local_rope(at, raw),
+        settled=tuple(_settled(at, found) for found in raw.get("settled", [])),
         transformers=at.word(raw, "transformers"),
         encoder=_encoder(at, raw),
         prefixes=MappingProxyType({k: at.string(own, "prefixes", k) for k, own in at.table(raw, "prefixes").items()}),
@@ -192,20 +194,26 @@ def _metadata(at: _Text, key: str, found: Any) -> MetadataFact:
     return MetadataFact(parts[0], parts[1], optional=len(parts) > 2)
 
 
+_TENSOR_KINDS: Mapping[str, type] = MappingProxyType(
+    {"shape": list, "add": float, "transposed": bool, "flat": bool, "aside": bool, "sources": dict}
+)
+"""What the keys of a tensor are, where they are no texts."""
+
+
 def _tensor(at: _Text, name: str, found: Any, widths: Collection[str]) -> TensorFact:
     path = ("tensors", name)
     if not isinstance(found, dict) or not {"source", "shape"} <= set(found):
         raise at.wrong(f"{name} has to be a table with source and shape", *path)
     at.known(found, [each.name for each in fields(TensorFact) if each.name != "gguf"], *path)
     for key, value in found.items():
-        kind = {"shape": list, "add": float, "transposed": bool, "flat": bool, "aside": bool}.get(key, str)
-        if not isinstance(value, kind):
+        if not isinstance(value, _TENSOR_KINDS.get(key, str)):
             raise at.wrong(f"{name} has {key} = {shown(value)}, which is of another kind", *path)
     at.known(at.strings(found["shape"], *path), widths, *path)
     at.known([found.get("order", "")], ORDERS, *path)
-    for each in (name, found["source"], found.get("parameter", "")):
+    others = [at.string(other, *path) for other in found.get("sources", {}).values()]
+    for each in (name, found["source"], found.get("parameter", ""), *others):
         at.template(each, *path)
-    if ("{layer}" in name) != ("{layer}" in found["source"]):
+    if any(("{layer}" in name) != ("{layer}" in source) for source in (found["source"], *others)):
         raise at.wrong(f"{name} and its source have to name the layer both, or neither", *path)
     return TensorFact(gguf=name, **{**found, "shape": tuple(found["shape"])})
 
@@ -234,6 +242,12 @@ def _implied(at: _Text, found: Mapping[str, Any], widths: Collection[str]) -> Im
     if not isinstance(layers, list) or not all(type(each) is int for each in layers):
         raise at.wrong(f"layers has to be a list of counts, and is {shown(layers)}", "implied", "layers")
     return ImpliedFact(key, width, tuple(layers))
+
+
+def _settled(at: _Text, found: Mapping[str, Any]) -> SettledFact:
+    if not {"key", "value", "where"} == set(found) or not isinstance(found["where"], dict) or not found["where"]:
+        raise at.wrong("what is settled has key, value, and where: a table of the values by which it is", "settled")
+    return SettledFact(at.string(found["key"], "settled", "key"), found["value"], MappingProxyType(found["where"]))
 
 
 def _local_rope(at: _Text, raw: Mapping[str, Any]) -> LocalRope | None:

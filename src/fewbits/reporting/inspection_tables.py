@@ -29,6 +29,7 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     i = inspection
     facts = [
         ("file", i.path),
+        *([("parts", f"{len(i.files)}: {i.files[0]} to {i.files[-1]}")] if len(i.files) > 1 else []),
         ("kind", f"{i.container}, architecture {i.architecture or 'not stated'}"),
         *([("mix", _mix(i.mix))] if i.mix else []),
         ("size", f"{figures.size(i.file_bytes)}, of which tensors {figures.size(i.bytes)}"),

@@ -210,6 +210,8 @@ class Preview:
     rotation: RotationUsed | None = None
     hub: HubSource | None = None
     push: PushPlan | None = None
+    parts: tuple[str, ...] = ()
+    """Names of the files that the output is split into; none where it is one."""
 
     @property
     def parameters(self) -> int:
@@ -275,6 +277,8 @@ class Record:
     calibration: CalibrationResult | None = None
     pushed: Pushed | None = None
     """Where the output was uploaded to; None where it was not."""
+    parts_sha256: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each part by name, where the output is split; `output_sha256` is that of all one after another."""
     verified: bool = field(default=True)
     """Always True: a file that fails verification is not kept and no record is made."""
 

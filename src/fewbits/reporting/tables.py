@@ -32,6 +32,7 @@ def preview_tables(preview: Preview, *, choices: Sequence[str] = ()) -> list[Ren
     facts = [
         ("source", preview.source),
         ("output", preview.output),
+        *_parts(preview),
         ("architecture", f"{preview.architecture}, {figures.count(preview.parameters)} parameters"),
         ("size", f"{figures.size(preview.bytes_in)} -> {figures.size(preview.bytes_out)}"),
         ("bits per weight", f"{preview.bits_per_weight:.3f}"),
@@ -62,6 +63,7 @@ def record_tables(record: Record) -> list[RenderableType]:
     preview = record.preview
     facts = [
         ("output", preview.output),
+        *_parts(preview),
         ("sha256", record.output_sha256),
         ("card", record.card),
         ("size", _shrinkage(preview.bytes_in, preview.bytes_out)),
@@ -85,6 +87,14 @@ def record_tables(record: Record) -> list[RenderableType]:
         facts_table("Result", facts),
         *(pushed_tables(record.pushed) if record.pushed else ()),
     ]
+
+
+def _parts(preview: Preview) -> list[tuple[str, str]]:
+    """The files of an output that is split."""
+    names = preview.parts
+    if not names:
+        return []
+    return [("in parts", names[0] if len(names) == 1 else f"{len(names)}: {names[0]} to {names[-1]}")]
 
 
 def comparison_tables(comparison: Comparison) -> list[RenderableType]:

@@ -68,7 +68,9 @@ def groups_of(
     `config` is the model's configuration; what it does not say is the architecture's default.
     """
     facts = [fact for fact in architecture.groups if fact.layered == (layer is not None)]
-    return [_group(fact, architecture, config, names, layer) for fact in facts]
+    groups = [_group(fact, architecture, config, names, layer) for fact in facts]
+    # Architectures whose models have one norm or two state groups for both.
+    return [group for group in groups if group.producers]
 
 
 def _group(
