@@ -162,7 +162,14 @@ ALLOWED: dict[str, set[str]] = {
     "verification_rotation": {"errors", "kernels", "checkpoints.base", "models"},
     "verification_fields": {"errors", "formats"},  # for the type of fields alone: it shares no reading with formats
     "encoding": {"formats", "kernels", "methods", "checkpoints", "reporting.record", "workers"},
-    "expecting": {"errors", "reporting.record", "verification", "verification_rotation", "verification_sources"},
+    "expecting": {
+        "errors",
+        "checkpoints.base",
+        "reporting.record",
+        "verification",
+        "verification_rotation",
+        "verification_sources",
+    },
     "gguf_target": {
         "digest",
         "expecting",

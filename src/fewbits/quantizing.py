@@ -49,13 +49,11 @@ def quantize(
 
     Every option is `fewbits quantize`'s, which docs/recipes.md explains. `output` is a GGUF file, or without an ending
     a model directory, whose matrices lie as `dialect` says (docs/containers.md; None: the recipe's, else "fewbits").
-    `to` names a recipe or its TOML file; `tensors` gives some tensors other formats: {"blk.*.ffn_down": "Q6_K"} or
-    ["blk.*.ffn_down=Q6_K"]. `method` None means gptq_search with `calibration` (a path, several, or texts), else the
-    recipe's or nearest; methods that look at text read `windows` windows of `sequence_length` tokens, of a built-in
-    mix where none is given, and judge codes on the text of `guard`. `target_text` is one file or one per group.
-    `architecture` is a TOML file of facts, known in this process from then on; `split_size` is in bytes, or "2G";
-    `push` uploads the output (`fewbits.push`), private unless `public`. `threads` None means all processors. Returns
-    the record, also written beside `output`, or the preview when `dry_run`. Raises FewbitsError and leaves nothing.
+    `tensors` gives some tensors other formats: {"blk.*.ffn_down": "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `method` None
+    means gptq_search with `calibration` (a path, several, or texts), else the recipe's or nearest; methods that look at
+    text read `windows` windows of `sequence_length` tokens, of a built-in mix where none is given. `target_text` is one
+    file or one per group; `split_size` is in bytes, or "2G". `threads` None means all processors. Returns the record,
+    also written beside `output`, or with `dry_run` the preview. Raises FewbitsError and leaves nothing then.
     """
     texts = _text(calibration), _path(guard), _paths(target_text), _path(write_importance)
     request = Request(
