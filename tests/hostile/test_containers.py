@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from fewbits.checkpoints.ggml_types import ggml_type
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.opening import open_source
 from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
@@ -37,6 +38,19 @@ def refused(saying: str) -> Iterator[None]:
     assert len(message) < 600
     assert seconds < 1
     assert peak < 20_000_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever reading loads is there before anything is measured: the first test of a process would pay for it."""
+    path = tmp_path_factory.mktemp("first") / "model.gguf"
+    path.write_bytes(gguf_bytes((ARCHITECTURE,), (tensor("a", [4, 2]),), 32))
+    GGUFReader(path)
+    ggml_type(4)  # an unknown number is looked up in the gguf package
+    convert = path.with_name("no-model")
+    convert.mkdir()
+    with pytest.raises(CheckpointError):
+        open_source(str(convert))
 
 
 # --- safetensors ---------------------------------------------------------------------------------------------------

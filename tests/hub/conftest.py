@@ -38,6 +38,9 @@ class Machine:
             # Xet's storage has a protocol of its own, which no server of ours speaks; without it the client takes LFS.
             "HF_HUB_DISABLE_XET": "1",
             "HF_TOKEN": TOKEN,
+            # Other tests run beside these, and the client gives up after ten seconds.
+            "HF_HUB_ETAG_TIMEOUT": "100",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "100",
             "NO_COLOR": "1",
         }
         wanted = {**os.environ, **own, **self.environment, **changes}
