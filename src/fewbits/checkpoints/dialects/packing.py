@@ -25,8 +25,8 @@ def word_count(codes: int, bits: int) -> int:
 def to_words(packed: Bytes) -> Words:
     """Packed codes (rows, bytes) as little-endian words (rows, words), the last one filled up with zeros.
 
-    >>> to_words(np.array([[0x10, 0x32, 0x54, 0x76]], np.uint8))[0, 0] == 0x76543210
-    True
+    >>> hex(to_words(np.array([[0x10, 0x32, 0x54, 0x76]], np.uint8))[0, 0])
+    '0x76543210'
     """
     rows, width = packed.shape
     if width % 4:

@@ -1,6 +1,6 @@
 """GPTQModel's own files of one small layer, and the numbers that it reads from them: tests/golden/dialects.
 
-    GPTQMODEL_CPU_WORKERS=2 python tests/golden/make_dialects.py OUT_DIR
+    GPTQMODEL_CPU_WORKERS=2 python bench/peers/gptqmodel_golden.py tests/golden/dialects
 
 Runs in GPTQModel's own environment (bench/peers/README.md). The model is a Llama of one layer with random weights; of
 what the tool saves, the matrices of one projection are kept, and in the header its configuration and the SHA-256 of the
