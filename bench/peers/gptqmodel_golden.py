@@ -13,14 +13,16 @@ import hashlib
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 from safetensors.torch import load_file, save_file
 
-KINDS = {
+KINDS: Mapping[str, Mapping[str, Any]] = {
     "gptq-sym": {"bits": 4, "group_size": 32, "sym": True, "desc_act": False},
     "gptq-asym": {"bits": 4, "group_size": 32, "sym": False, "desc_act": False},
     "gptq-act-order": {"bits": 4, "group_size": 32, "sym": True, "desc_act": True, "act_group_aware": False},
@@ -59,18 +61,18 @@ def make(folder: Path) -> None:
         bos_token_id=1,
         eos_token_id=2,
     )
-    transformers.LlamaForCausalLM(config).to(torch.float16).save_pretrained(folder)
+    model: Any = transformers.LlamaForCausalLM(config)
+    model.half().save_pretrained(folder)
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocabulary = {c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="!", pad_token="!").save_pretrained(
-        folder
-    )
+    fast: Any = transformers.PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, eos_token="!", pad_token="!").save_pretrained(folder)
 
 
-def keep(out: Path, kind: str, model: Path, options: dict, windows: torch.Tensor) -> None:
+def keep(out: Path, kind: str, model: Path, options: Mapping[str, Any], windows: torch.Tensor) -> None:
     """One kind of file."""
     quantized = GPTQModel.load(str(model), QuantizeConfig(**options), device="cpu")
     data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in windows]

@@ -1,4 +1,4 @@
-"""Files that GPTQModel made once (bench/peers/gptqmodel_golden.py), which stand in for it: read, moved and packed again."""
+"""Files that GPTQModel made once (bench/peers/gptqmodel_golden.py), which stand in for it: read and packed again."""
 
 from __future__ import annotations
 
