@@ -236,6 +236,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints",
         "digest",
         "encoding",
+        "expecting",
         "formats",
         "gguf_target",
         "hub.locating",

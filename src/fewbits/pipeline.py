@@ -32,7 +32,7 @@ from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
 from fewbits.planning import Recipe
 from fewbits.preflight import estimate_memory, estimate_seconds, require_room, require_writable
-from fewbits.reporting.card import card_path, discard_card, publish_card, stage_card
+from fewbits.reporting.card import card_path, publish_with_card
 from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
 from fewbits.request import Request
 from fewbits.rotating import Rotating, rotating
@@ -165,7 +165,7 @@ def _work(
             started=began.isoformat(timespec="seconds"),
             calibration=solved.judged() if solved else None,
         )
-        _publish(writer, record)
+        publish_with_card(record, writer.publish)
         if solved:
             if request.calibration.importance is not None:
                 solved.write_importance(request.calibration.importance)
@@ -193,16 +193,6 @@ def _with_outliers(job: _Job, solved: Solved) -> _Job:
     prepared = job.prepare(tensors)
     preview = replace(job.preview, tensors=tensors, bytes_out=prepared.size)
     return replace(job, prepared=prepared, preview=preview)
-
-
-def _publish(writer: Writer, record: Record) -> None:
-    """File and card appear together: the card is complete on the disk before the file gets its name."""
-    try:
-        stage_card(record)
-        writer.publish()
-        publish_card(record)
-    finally:
-        discard_card(record)
 
 
 @dataclass(frozen=True)

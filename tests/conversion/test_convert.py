@@ -154,6 +154,18 @@ def test_a_fault_is_seen(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("dialect", ["fewbits", "gptq"])
+def test_rows_left_in_another_order_are_seen(
+    made: Path, pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dialect: str
+) -> None:
+    """A GGUF file has the rows of queries and keys in llama.cpp's order; the verifier knows it by itself."""
+    convert(made / "gptq", tmp_path / "file.gguf")
+    monkeypatch.setattr("fewbits.checkpoints.gguf_source._in_place", lambda tensor, _: tensor.slab(0, tensor.rows))
+    with pytest.raises(VerificationError, match=r"q_proj.*does not hold what was meant"):
+        convert(tmp_path / "file.gguf", tmp_path / "back", like=pocket, dialect=dialect)
+    assert not (tmp_path / "back").exists()
+
+
 def test_a_dry_run_writes_nothing(made: Path, tmp_path: Path) -> None:
     preview = convert(made / "gptq", tmp_path / "out", dry_run=True)
     assert preview.bytes_out > 0

@@ -181,12 +181,15 @@ def compare_with_bitsandbytes(folder: Path, theirs: Any) -> None:
     for name, module in ours.named_modules():
         state = getattr(getattr(matrices.get(name), "weight", None), "quant_state", None)
         if state is not None:
-            state.dtype = torch.float32
+            state.dtype = matrices[name].compute_dtype = torch.float32
             found = bnb.dequantize_4bit(matrices[name].weight.data, state)
             assert torch.equal(found + 0.0, module.weight + 0.0), name
             compared += 1
     assert compared == 28
-    assert relative(logits_of(theirs), logits_of(ours)) < 1e-2
+    # The file says bfloat16, and transformers then computes everything in that: the rest in float32 as well.
+    for each in (*theirs.parameters(), *theirs.buffers()):
+        each.data = each.data.float() if each.is_floating_point() else each.data
+    assert relative(logits_of(theirs), logits_of(ours)) < 1e-3
 
 
 def test_transformers_reads_fine_grained_fp8(pocket: Path, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from fewbits.errors import CheckpointError
 from fewbits.hub.locating import locate
 from fewbits.memory import PeakMemory
 from fewbits.preflight import require_room, require_writable
-from fewbits.reporting.card import card_path, discard_card, publish_card, stage_card
+from fewbits.reporting.card import card_path, publish_with_card
 from fewbits.reporting.record import Preview, Record, TensorResult
 from fewbits.request import Progress, silent
 from fewbits.targets import Writer
@@ -126,20 +126,8 @@ def _work(job: Job, workers: Workers, progress: Progress, started: float) -> Rec
             card=str(card_path(job.output)),
             started=began.isoformat(timespec="seconds"),
         )
-        with _card(record):
-            writer.publish()
+        publish_with_card(record, writer.publish)
     return record
-
-
-@contextmanager
-def _card(record: Record) -> Iterator[None]:
-    """The card is complete on the disk before the output gets its name, and appears with it."""
-    try:
-        stage_card(record)
-        yield
-        publish_card(record)
-    finally:
-        discard_card(record)
 
 
 def _move(job: Job, writer: Writer, workers: Workers, progress: Callable[[int, int], None]) -> None:

@@ -22,8 +22,8 @@ from fewbits.targets import Writer
 from fewbits.verification import Expectation
 from fewbits.workers import Workers
 
-RATE = 3e8
-"""Bytes per second that are read, moved, hashed and read again, about."""
+RATE = 1e8
+"""Bytes per second that are read, moved, hashed and read again, about; bench/convert.py prints what they are."""
 METHOD = "converted"
 
 

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from fewbits import kernels
-from fewbits.checkpoints.base import Reader, StoredTensor
+from fewbits.checkpoints.base import Order, Reader, StackedTensor, StoredTensor
 from fewbits.checkpoints.dialects.reader import open_quantized
-from fewbits.checkpoints.equivalents import BY_ROWS
-from fewbits.checkpoints.fields import MatrixReader, StoredMatrix
+from fewbits.checkpoints.fields import MatrixReader
 from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.checkpoints.gguf_source import GGUFMatrices
 from fewbits.checkpoints.huggingface import convert_directory
-from fewbits.checkpoints.row_tensors import RowTensor
 from fewbits.checkpoints.safetensors import open_directory
 from fewbits.errors import CheckpointError
 from fewbits.verification_numbers import NumbersReader, ReadNumbers
+from fewbits.verification_sources import expect_directory
 
 
 @dataclass(frozen=True)
@@ -55,30 +54,46 @@ def file_source(given: str, path: Path, like: str | Path | None) -> Source:
     if not Path(like).is_dir():
         raise CheckpointError(f"{like} is no directory; give the model directory that {path} was made from.")
     conversion = convert_directory(Path(like))
-    reader = GGUFMatrices(open_gguf(path), conversion)
+    file = open_gguf(path)
+    reader = GGUFMatrices(file, conversion)
     files = (path, Path(like) / "config.json")
-    return Source(given, Path(like), reader, _DecodedRows(reader), files, "", reader.notes)
+    return Source(given, Path(like), reader, _FileNumbers(file, Path(like)), files, "", reader.notes)
 
 
-class _DecodedRows:
-    """The matrices of a GGUF file as numbers, where another format will hold them."""
+class _FileNumbers:
+    """The matrices of a GGUF file as numbers, rows where the facts of the architecture say that they belong.
 
-    def __init__(self, reader: GGUFMatrices) -> None:
-        self.path, self.metadata, self._reader = reader.path, reader.metadata, reader
+    It shares neither names nor orders with the reader whose tensors are written.
+    """
+
+    def __init__(self, file: Reader, folder: Path) -> None:
+        self.path, self.metadata = file.path, file.metadata
+        self._rows: dict[str, StoredTensor] = {}
+        for target, origin in expect_directory(folder, file).items():
+            stored, source = file.read(target), origin.source
+            back = None if origin.order is None else np.argsort(origin.order)
+            first = 0
+            for part in source.parts if isinstance(source, StackedTensor) else (source,):
+                self._rows[part.name] = _numbers(part, stored, back, first)
+                first += part.rows
 
     def names(self) -> list[str]:
         """All names."""
-        return self._reader.names()
+        return list(self._rows)
 
     def read(self, name: str) -> StoredTensor:
         """The tensor called `name`."""
-        stored = self._reader.read(name)
-        if not isinstance(stored, StoredMatrix):
-            return stored
+        return self._rows[name]
 
-        def numbers(start: int, stop: int) -> kernels.Floats:
-            return kernels.decode_rows(stored.format, stored.load()["data"][start:stop], stored.shape[-1])
 
-        if stored.format not in BY_ROWS:
-            return RowTensor.of(name, stored.format, stored.shape, lambda: stored.load()["data"])
-        return ReadNumbers(name, "F32", stored.shape, np.empty(0, np.uint8), numbers)
+def _numbers(part: StoredTensor, stored: StoredTensor, back: Order | None, first: int) -> StoredTensor:
+    """`part` of the directory as float32 rows, which are the rows `first` and on of `stored`, or those at `back`."""
+
+    def numbers(start: int, stop: int) -> kernels.Floats:
+        if back is None:
+            rows = stored.slab(first + start, first + stop)
+        else:
+            rows = stored.slab(0, stored.rows)[back[start:stop]]
+        return kernels.decode_rows(stored.format, rows, part.cols)
+
+    return ReadNumbers(part.name, "F32", part.shape, np.empty(0, np.uint8), numbers)

@@ -7,21 +7,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from fewbits import formats, kernels
 from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.dialects import OWN, Dialect, require_held
 from fewbits.checkpoints.equivalents import BY_ROWS
 from fewbits.checkpoints.fields import Matrix, StoredMatrix
 from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory
 from fewbits.checkpoints.partial_file import partial_path
-from fewbits.checkpoints.row_tensors import RowTensor
 from fewbits.checkpoints.safetensors import SINGLE_NAME
 from fewbits.conversion.job import METHOD, Job, Piece, planned_tensor, preview_of
 from fewbits.conversion.sources import Source
 from fewbits.digest import OutputDigest
 from fewbits.formats import Fields
-from fewbits.verification import Expectation, verify_dialect, verify_fields
-from fewbits.verification_numbers import ReadNumbers
+from fewbits.verification import Expectation, Inputs, verify_dialect, verify_fields
 from fewbits.workers import Workers
 
 
@@ -54,12 +51,8 @@ def _matrix(stored: StoredMatrix | StoredTensor, dialect: Dialect | None) -> Mat
 
 
 def _directory_piece(source: Source, stored: StoredMatrix | StoredTensor, row: Matrix) -> Piece:
-    numbers = source.numbers.read(stored.name)
-    if isinstance(numbers, ReadNumbers) and row.format in formats.ROWS:  # the bytes themselves are compared
-        assert isinstance(stored, StoredMatrix), "plain tensors are not read as numbers"
-        numbers = RowTensor.of(stored.name, stored.format, stored.shape, partial(_data, stored))
-    expected = Expectation(numbers, None, row.format, 0.0)
-    expected = replace(expected, inputs=replace(expected.inputs, activation=row.activation, outliers=row.outliers))
+    inputs = Inputs(row.activation, row.outliers)
+    expected = Expectation(source.numbers.read(stored.name), None, row.format, 0.0, inputs=inputs)
     fields: Callable[[], Fields]
     if not isinstance(stored, StoredMatrix):
         fields = partial(_plain, stored)
@@ -68,11 +61,6 @@ def _directory_piece(source: Source, stored: StoredMatrix | StoredTensor, row: M
     else:
         fields = partial(_moved, stored)
     return Piece(planned_tensor(stored.name, stored, row.format), expected, fields, stored.name)
-
-
-def _data(stored: StoredMatrix) -> kernels.Bytes:
-    data: kernels.Bytes = stored.load()["data"]
-    return data
 
 
 def _plain(stored: StoredTensor) -> Fields:

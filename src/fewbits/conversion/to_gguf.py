@@ -17,7 +17,7 @@ from fewbits.conversion.job import METHOD, Job, Piece, commonest, planned_tensor
 from fewbits.conversion.sources import Source
 from fewbits.digest import OutputDigest
 from fewbits.encoding import encode_slab
-from fewbits.errors import CheckpointError
+from fewbits.expecting import require_planned
 from fewbits.formats import Fields
 from fewbits.gguf_target import GGUFTarget
 from fewbits.planning import Recipe
@@ -85,7 +85,5 @@ def _verify_file(
         else want
         for name, want in expected.items()
     }
-    missing = sorted(set(origins) - set(expected))
-    if missing:
-        raise CheckpointError(f"tensor {missing[0]} of the source was not planned; this is a bug.")
+    require_planned(origins, expected)
     return verify((written,), metadata, found, workers, progress)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from fewbits.reporting.record import Record
@@ -49,6 +50,16 @@ def discard_card(record: Record) -> None:
     """Forget a staged card; nothing happens when there is none."""
     with contextlib.suppress(OSError):
         _staged(Path(record.card)).unlink()
+
+
+def publish_with_card(record: Record, publish: Callable[[], None]) -> None:
+    """Output and card appear together: the card is complete on the disk before `publish` names the output."""
+    try:
+        stage_card(record)
+        publish()
+        publish_card(record)
+    finally:
+        discard_card(record)
 
 
 def write_card(record: Record) -> Path:
