@@ -3,7 +3,7 @@
     GPTQMODEL_CPU_WORKERS=2 python bench/peers/gptqmodel_int4.py MODEL_DIR TOKENS.npy OUT_DIR
 
 Everything else is as the tool sets it: columns in an order of activations that leaves groups together, damping of 0.05.
-The codes and scales are read from the files that the tool saves.
+It runs in float32, as ours does. The codes and scales are read from the files that the tool saves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ZERO = 8
 def main() -> int:
     """Quantize, decode, write."""
     options = parse(__doc__)
-    model, seconds = quantize(options.model, read_windows(options.tokens))
+    model, seconds = quantize(options.model, read_windows(options.tokens), "float32")
     print(f"quantization took {seconds:.1f} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)

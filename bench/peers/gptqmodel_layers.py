@@ -1,12 +1,13 @@
 """GPTQModel's time per decoder layer on this machine, on a model cut down to its first layers.
 
     GPTQMODEL_CPU_WORKERS=2 python bench/peers/gptqmodel_layers.py MODEL_DIR --warm SMALL_DIR
-                                                                   [--windows 32] [--layers 2]
+                                                                   [--windows 32] [--layers 2] [--dtype float32]
 
 MODEL_DIR is any Llama-like directory with one model.safetensors; bench/random_llama.py makes one of 1.1 B parameters.
 The seconds are those of the tool's `quantize`, from tokens (random, windows of 512) to packed matrices: inputs caught,
 forward, Hessians, rounding, packing, and the layer run again. A call on one layer of a small model goes before it, not
-in them, so that what the tool loads and compiles once is there.
+in them, so that what the tool loads and compiles once is there. The tool computes in bfloat16 unless --dtype says
+float32, which processors without products of bfloat16 may be faster in.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ def main() -> int:
     windows = torch.randint(vocabulary, (options.windows, LENGTH), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as temporary:
         if options.warm:
-            quantize(cut(options.warm, Path(temporary) / "warm", 1), windows[:1] % SMALLEST_VOCABULARY)
+            warm = cut(options.warm, Path(temporary) / "warm", 1)
+            quantize(warm, windows[:1] % SMALLEST_VOCABULARY, options.dtype)
         folder = cut(options.model, Path(temporary) / "cut", options.layers)
-        _, seconds = quantize(folder, windows)
+        _, seconds = quantize(folder, windows, options.dtype)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{seconds:.1f} s for {options.layers} layers on {options.windows} windows of {LENGTH} tokens: "
@@ -81,6 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--warm", type=Path, metavar="SMALL_DIR", help="a small model to load and compile with")
     return parser.parse_args()
 
