@@ -32,6 +32,40 @@ def test_each_file_is_hashed_once(tmp_path: Path) -> None:
         assert digests.of([other, file]) == {str(other): sha256_of(other), str(file): sha256_of(file)}
 
 
+def test_half_of_the_workers_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are free while files wait: with all of them hashing, nothing could be written."""
+    files = [tmp_path / str(number) for number in range(5)]
+    running, most, free = set(), [], Event()
+
+    def slow(path: Path, _: Event) -> str:
+        running.add(path)
+        most.append(len(running))
+        free.wait(10)
+        running.remove(path)
+        return path.name
+
+    monkeypatch.setattr("fewbits.digest.sha256_of", slow)
+    with Workers(4) as workers:
+        digests = Digests(workers)
+        begun = [digests.begin(file) for file in files]
+        assert [workers.submit(lambda: "written").result(10) for _ in range(2)] == ["written", "written"]
+        free.set()
+        assert [each.result(10) for each in begun] == ["0", "1", "2", "3", "4"]
+    assert max(most) == 2
+
+
+def test_a_file_that_cannot_be_read_is_told_to_who_asks(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.write_bytes(b"some")
+    with Workers(1) as workers:
+        digests = Digests(workers)
+        gone = digests.begin(tmp_path / "gone")
+
+        assert digests.begin(there).result() == sha256_of(there)
+        with pytest.raises(FileNotFoundError):
+            gone.result()
+
+
 @pytest.mark.parametrize(
     ("files", "found"),
     [

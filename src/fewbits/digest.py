@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from fewbits.mapped import mapped
 from fewbits.workers import Workers
@@ -56,17 +56,41 @@ def _pieces(path: Path, cancelled: Event | None) -> Iterator[memoryview]:
 
 
 class Digests:
-    """SHA-256 of files by `workers`, each begun once: hashing is a third of the work and waits for nothing."""
+    """SHA-256 of files by `workers`, each begun once: hashing is a third of the work and waits for nothing.
+
+    At most half of the workers hash, so that the others write meanwhile: one file is written by one at a time.
+    """
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._begun: dict[str, Future[str]] = {}
+        self._waiting: deque[tuple[Path, Future[str]]] = deque()
+        self._hashing = 0
+        self._lock = Lock()
 
     def begin(self, path: Path) -> Future[str]:
         """Hash `path` beside everything else, unless that has begun already."""
         if str(path) not in self._begun:
-            self._begun[str(path)] = self._workers.submit(partial(sha256_of, path, self._workers.cancelled))
+            found = self._begun[str(path)] = Future()
+            with self._lock:
+                self._waiting.append((path, found))
+                if self._hashing < max(1, self._workers.threads // 2):
+                    self._hashing += 1
+                    self._workers.submit(self._hash)
         return self._begun[str(path)]
+
+    def _hash(self) -> None:
+        """Hash files as long as some are waiting."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._hashing -= 1
+                    return
+                path, found = self._waiting.popleft()
+            try:
+                found.set_result(sha256_of(path, self._workers.cancelled))
+            except Exception as e:  # whoever asks for the result gets it
+                found.set_exception(e)
 
     def of(self, paths: Iterable[Path]) -> dict[str, str]:
         """Path -> SHA-256 in hexadecimal; waits for those that are not ready."""

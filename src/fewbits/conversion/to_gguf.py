@@ -53,7 +53,8 @@ def _file_piece(target: GGUFTarget, placement: Placement) -> Piece:
     stored = placement.source
     quantized = stored.format not in PLAIN
     planned = planned_tensor(placement.name, stored, stored.format if quantized else target.plain_format(placement))
-    fields = partial(_rows, placement) if quantized else partial(_widened, placement, planned)
+    same = quantized or planned.format == stored.format
+    fields = partial(_rows, placement) if same else partial(_widened, placement, planned)
     return Piece(planned, Expectation(stored, placement.order, planned.format, 0.0), fields, placement.name)
 
 
@@ -62,7 +63,7 @@ def _rows(placement: Placement) -> Fields:
 
 
 def _widened(placement: Placement, planned: PlannedTensor) -> Fields:
-    """A plain tensor in the type that GGUF wants it in, which is as wide or wider."""
+    """A plain tensor in the wider type that GGUF wants it in."""
     slab = placement.slab(0, placement.source.rows)
     return encode_slab(methods.get("nearest"), planned, placement.source.format, slab).fields
 

@@ -1,0 +1,110 @@
+"""What `fewbits.convert` does: decide everything, move every tensor, verify, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+
+from fewbits import kernels
+from fewbits.checkpoints import dialects
+from fewbits.checkpoints.dialects import OWN
+from fewbits.checkpoints.model_directory import require_replaceable
+from fewbits.conversion.job import Job, Piece
+from fewbits.conversion.sources import directory_source, file_source
+from fewbits.conversion.to_directory import to_directory
+from fewbits.conversion.to_gguf import to_gguf
+from fewbits.digest import Digests
+from fewbits.errors import CheckpointError
+from fewbits.hub.locating import locate
+from fewbits.memory import PeakMemory
+from fewbits.preflight import require_room, require_writable
+from fewbits.reporting.card import card_path, publish_with_card
+from fewbits.reporting.record import Record, TensorResult
+from fewbits.request import Progress
+from fewbits.targets import Writer
+from fewbits.versions import versions
+from fewbits.workers import Workers
+
+
+def plan(
+    given: str,
+    output: Path,
+    dialect: str | None,
+    like: str | Path | None,
+    *,
+    force: bool,
+    dry_run: bool,
+    revision: str | None,
+) -> Job:
+    """Everything that is decided before any weight is moved; raises FewbitsError where it cannot be."""
+    path = Path(locate(given, revision=revision).path).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"{given} does not exist; give a model directory, a GGUF file, or a hub id (org/name).")
+    if path.resolve() == output.resolve():
+        raise CheckpointError(f"{output} is the source itself; choose another output.")
+    to_file = output.suffix.lower() == ".gguf"
+    if to_file and dialect is not None:
+        raise CheckpointError(f"{output} is a GGUF file, which has no dialects; leave --dialect out.")
+    if to_file:
+        require_writable(output, card_path(output), force=force, dry_run=dry_run)
+        if path.is_file():
+            raise CheckpointError(f"{path} is a GGUF file already; give an output without an ending for a directory.")
+        return to_gguf(directory_source(given, path), output)
+    require_replaceable(output, force=force)
+    if not output.exists():
+        require_writable(output, card_path(output), force=force, dry_run=dry_run)
+    source = file_source(given, path, like) if path.is_file() else directory_source(given, path)
+    wanted = None if (name := dialect or OWN) == OWN else dialects.get(name)
+    if name == source.dialect:
+        raise CheckpointError(f"{given} is in the dialect {name} already; choose another with --dialect.")
+    return to_directory(source, output, wanted)
+
+
+def run(job: Job, workers: Workers, digests: Digests, progress: Progress, started: float) -> Record:
+    """Everything after the preview; some of `digests` may have begun."""
+    require_room(job.output, job.size)
+    began = datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - started)
+    with PeakMemory() as memory, ExitStack() as stack:
+        for file in job.files:
+            digests.begin(file)
+        writer = stack.enter_context(job.open())
+        _move(job, writer, workers, partial(progress, "convert"))
+        writer.start_flush()
+        verifying = time.perf_counter()
+        expected = {piece.name: piece.expected for piece in job.pieces}
+        digest = job.verify(expected, workers, partial(progress, "verify"))
+        seconds_verifying = time.perf_counter() - verifying
+        writer.sync()
+        record = Record(
+            preview=job.preview,
+            tensors=tuple(TensorResult(tensor, 0.0) for tensor in job.preview.tensors),
+            source_sha256=digests.of(list(job.files)),
+            output_sha256=digest.whole,
+            seed=0,
+            seconds=time.perf_counter() - started,
+            seconds_verifying=seconds_verifying,
+            peak_memory=memory.peak,
+            versions=versions(),
+            isa=kernels.isa(),
+            threads=workers.threads,
+            card=str(card_path(job.output)),
+            started=began.isoformat(timespec="seconds"),
+        )
+        publish_with_card(record, writer.publish)
+    return record
+
+
+def _move(job: Job, writer: Writer, workers: Workers, progress: Callable[[int, int], None]) -> None:
+    """Write every tensor, one at a time per thread."""
+    total, done = sum(piece.planned.bytes_in for piece in job.pieces), 0
+
+    def write(piece: Piece) -> None:
+        writer.write_fields(piece.name, 0, piece.fields())
+
+    for piece, _ in workers.in_order(write, job.pieces):
+        done += piece.planned.bytes_in
+        progress(done, total)
