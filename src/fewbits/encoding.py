@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits import formats, kernels
 from fewbits.checkpoints.base import Bytes, StoredTensor
 from fewbits.checkpoints.imatrix import Importance
+from fewbits.errors import CheckpointError
 from fewbits.formats import Fields, Format, Params
 from fewbits.kernels.fields import encode_fields, has_fields_codec
 from fewbits.methods import Method
@@ -83,6 +84,24 @@ def encode_in_torch(
     largest, not_finite = kernels.extent(slab, numbers)
     error, square = kernels.deviation(slab, numbers, q.dequantize().numpy())
     return Encoded(q.fields(), error, square, largest, not_finite, _whole(q.params)), q.remarks
+
+
+def require_representable(source: StoredTensor, tensor: PlannedTensor, encoded: Encoded) -> None:
+    """Refuse NaN, infinity, and numbers beyond the format's range, naming the tensor and how many there are."""
+    if encoded.not_finite:
+        count = sum(
+            kernels.extent(source.slab(a, b), source.format)[1] for a, b in row_slabs(source.rows, source.row_bytes)
+        )
+        raise CheckpointError(
+            f"tensor {source.name} of the source holds {count} NaN or infinite numbers; "
+            "the checkpoint is damaged or was trained to divergence: repair or replace it."
+        )
+    limit = formats.get(tensor.format).largest
+    if encoded.largest > limit:
+        raise CheckpointError(
+            f"tensor {source.name} of the source holds {encoded.largest:.6g}, beyond {limit:.6g}, the largest number "
+            f"of {tensor.format}; choose another recipe, BF16 for instance."
+        )
 
 
 def as_tensor(numbers: str, slab: Bytes) -> torch.Tensor:

@@ -24,7 +24,7 @@ from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
 from fewbits.choosing import choose, require_legal
 from fewbits.digest import Digests, OutputDigest
-from fewbits.encoding import Encoded, encode_slab, is_native, shared_parameters, slabs
+from fewbits.encoding import Encoded, encode_slab, is_native, require_representable, shared_parameters, slabs
 from fewbits.errors import CalibrationError, CheckpointError, RecipeError
 from fewbits.formats import Params
 from fewbits.hub.locating import Located, locate
@@ -40,7 +40,7 @@ from fewbits.targets import Prepared, Target, Writer, target_of
 from fewbits.verification import Allowance, relative_rms
 from fewbits.versions import versions
 from fewbits.way import Way
-from fewbits.workers import Workers, one_torch_thread, row_slabs
+from fewbits.workers import Workers, one_torch_thread
 
 if TYPE_CHECKING:
     from fewbits.calibrated.session import Session, Solved
@@ -304,7 +304,7 @@ def _encode_all(
     done, total = 0, sum(p.source.bytes for p in placements.values())
     with _torch_beside_workers(job, method):
         for piece, encoded in workers.in_order(encode, work):
-            _require_representable(piece.placement, piece.tensor, encoded)
+            require_representable(piece.placement.source, piece.tensor, encoded)
             errors[piece.tensor.name].append(encoded.squared_error)
             squares[piece.tensor.name].append(encoded.squared)
             done += piece.placement.source.row_bytes * (piece.stop - piece.start)
@@ -356,22 +356,3 @@ def _torch_beside_workers(job: _Job, method: Method) -> Iterator[None]:
         return
     with one_torch_thread():
         yield
-
-
-def _require_representable(placement: Placement, tensor: PlannedTensor, encoded: Encoded) -> None:
-    """Refuse NaN, infinity, and numbers beyond the format's range, naming the tensor and how many there are."""
-    source = placement.source
-    if encoded.not_finite:
-        count = sum(
-            kernels.extent(source.slab(a, b), source.format)[1] for a, b in row_slabs(source.rows, source.row_bytes)
-        )
-        raise CheckpointError(
-            f"tensor {source.name} of the source holds {count} NaN or infinite numbers; "
-            "the checkpoint is damaged or was trained to divergence: repair or replace it."
-        )
-    limit = formats.get(tensor.format).largest
-    if encoded.largest > limit:
-        raise CheckpointError(
-            f"tensor {source.name} of the source holds {encoded.largest:.6g}, beyond {limit:.6g}, the largest number "
-            f"of {tensor.format}; choose another recipe, BF16 for instance."
-        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from fewbits.reporting.record import Preview, PushPlan, Record
 
 
-def quantize(
+def quantize_checkpoint(
     source: str | Path,
     output: str | Path,
     *,
@@ -45,17 +47,7 @@ def quantize(
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
-    """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
-
-    Every option is `fewbits quantize`'s, which docs/recipes.md explains. `output` is a GGUF file, or without an ending
-    a model directory, whose matrices lie as `dialect` says (docs/containers.md; None: the recipe's, else "fewbits").
-    `tensors` gives some tensors other formats: {"blk.*.ffn_down": "Q6_K"} or ["blk.*.ffn_down=Q6_K"]. `method` None
-    means gptq_search with `calibration` (a path, several, or texts), else the recipe's or nearest; methods that look at
-    text read `windows` windows of `sequence_length` tokens, of a built-in mix where none is given. `target_text` is one
-    file or one per group; `split_size` is in bytes, or "2G". `threads` None means all processors. Returns the record,
-    also written beside `output`, or with `dry_run` the preview. Raises FewbitsError and leaves nothing then.
-    """
-    texts = _text(calibration), _path(guard), _paths(target_text), _path(write_importance)
+    """`quantize` of a checkpoint, which explains every option; raises FewbitsError and leaves nothing then."""
     request = Request(
         source=str(source),
         output=Path(output),
@@ -63,7 +55,9 @@ def quantize(
         tensors=tensors,
         importance=_path(importance),
         method=method,
-        calibration=CalibrationRequest(*texts, windows, sequence_length),
+        calibration=CalibrationRequest(
+            _text(calibration), _path(guard), _paths(target_text), _path(write_importance), windows, sequence_length
+        ),
         force=force,
         dry_run=dry_run,
         seed=seed,
@@ -77,6 +71,28 @@ def quantize(
         started=time.perf_counter(),
     )
     return _pushed(_quantize(request, threads, on_preview), push, public, request)
+
+
+@wraps(quantize_checkpoint, assigned=())  # whose signature is shown
+def quantize(source: Any, output: str | Path, **options: Any) -> Record | Preview:
+    """Quantize `source` (HF directory, hub id, or F32/F16/BF16 GGUF) into `output`, verified.
+
+    A torch module is quantized where it stands, and the second argument is the recipe: `quantize(model, "Q4_K_M")`
+    (`fewbits.layers.in_place`). Options are `fewbits quantize`'s, which docs/recipes.md explains. `output` is a GGUF
+    file, or without an ending a model directory, whose matrices lie as `dialect` says (docs/containers.md; None: the
+    recipe's, else "fewbits"). `tensors` gives some tensors other formats: {"blk.*.ffn_down": "Q6_K"}, or a list of
+    "PATTERN=FORMAT". `method` None means gptq_search with `calibration` (a path, several, or texts), else the recipe's
+    or nearest; methods that look at text read `windows` windows of `sequence_length` tokens, of a built-in mix where
+    none is given. `target_text` is one file or one per group; `split_size` is in bytes, or "2G". `threads` None means
+    all processors. Returns the record, also written beside `output`, or with `dry_run` the preview. Raises FewbitsError
+    and leaves nothing then.
+    """
+    torch = sys.modules.get("torch")  # who has a module has loaded it
+    if torch is not None and isinstance(source, torch.nn.Module):
+        from fewbits.layers.in_place import quantize_module
+
+        return quantize_module(source, output, **options)
+    return quantize_checkpoint(source, output, **options)
 
 
 def _push_plan(repository: str | None, output: Path, *, public: bool) -> PushPlan | None:

@@ -134,22 +134,31 @@ def verify_fields(
     digest = workers.submit(partial(sha256_of_parts, (path,), workers.cancelled))
     file = FieldsReader(SafetensorsReader(path))
     _require_same_names(path, file.names(), expected)
+    verify_stored({name: file.read(name) for name in file.names()}, expected, workers, progress)
+    return digest.result()
+
+
+def verify_stored(
+    stored: Mapping[str, StoredMatrix | StoredTensor],
+    expected: Mapping[str, Expectation],
+    workers: Workers,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Check matrices by their fields, wherever those lie, against what they must hold; raises VerificationError."""
     total = sum(e.source.bytes for e in expected.values())
     done = 0
-    for name in file.names():
-        stored, want = file.read(name), expected[name]
-        if isinstance(stored, StoredMatrix) and set(stored.load()) != {"data"}:
-            _require_stated(stored, want)
-            _require_inputs(stored, want.inputs)
-            rows = _rows_of(want)
-            compare = partial(_compare_numbers, partial(_own_numbers, stored), want, rows, _largest(want, rows))
-            done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
-            continue
-        if isinstance(stored, StoredMatrix):
-            _require_inputs(stored, want.inputs)
-            stored = StoredTensor(name, stored.format, stored.shape, stored.load()["data"].reshape(-1))
-        done = _check_tensor(stored, want, workers, lambda n: progress(n, total), done)
-    return digest.result()
+    for name, found in stored.items():
+        want, own = expected[name], found
+        if isinstance(own, StoredMatrix):
+            _require_inputs(own, want.inputs)
+            if set(own.load()) != {"data"}:
+                _require_stated(own, want)
+                rows = _rows_of(want)
+                compare = partial(_compare_numbers, partial(_own_numbers, own), want, rows, _largest(want, rows))
+                done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
+                continue
+            own = StoredTensor(name, own.format, own.shape, own.load()["data"].reshape(-1))
+        done = _check_tensor(own, want, workers, lambda n: progress(n, total), done)
 
 
 def _largest(want: Expectation, rows: Rows) -> float:

@@ -1,0 +1,85 @@
+"""A stored matrix inside a torch module: fields as buffers, numbers when somebody asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewbits import formats
+from fewbits.formats import Fields
+from fewbits.kernels.stored import stored_numbers
+
+
+class PackedMatrix(torch.nn.Module):
+    """A matrix (rows, cols) as the stored fields of a format, each a buffer; nothing of it is trained.
+
+    Moving the module moves fields; converting it (`half`, `bfloat16`) leaves them as they are.
+
+    >>> from fewbits.qtensor import QTensor
+    >>> format, w = formats.get("int8_row_sym"), torch.tensor([[0.5, -1.0]])
+    >>> params = format.fit(w)
+    >>> matrix = PackedMatrix(format.name, (1, 2), QTensor(format, format.encode(w, params), params).fields())
+    >>> [round(number, 3) for number in matrix.half().numbers()[0].tolist()]
+    [0.504, -1.0]
+    """
+
+    def __init__(self, format_name: str, shape: tuple[int, int], fields: Fields) -> None:
+        super().__init__()
+        self.format = format_name
+        self.shape = shape
+        self.fields = tuple(fields)
+        for name, field in fields.items():
+            self.register_buffer(name, _as_buffer(field))
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+
+    def stored(self) -> Fields:
+        """The fields by name, as they lie on disk."""
+        shapes = formats.get(self.format).shapes(*self.shape)
+        found = {name: self.get_buffer(name).cpu().contiguous().numpy() for name in self.fields}
+        return {name: field.view(np.dtype(shapes[name][0])) for name, field in found.items()}
+
+    def numbers(self) -> torch.Tensor:
+        """The numbers (rows, cols) float32 that are stored, on the device of the fields."""
+        device = self.get_buffer(self.fields[0]).device
+        return stored_numbers(formats.get(self.format), self.stored(), self.shape).to(device)
+
+    def rows(self, index: torch.Tensor) -> torch.Tensor:
+        """The rows `index` (n,) of the numbers, (n, cols) float32; only they are decoded where rows share nothing."""
+        if not self._apart():
+            return self.numbers()[index]
+        place = index.cpu().numpy()
+        fields = {name: np.ascontiguousarray(field[place]) for name, field in self.stored().items()}
+        found = stored_numbers(formats.get(self.format), fields, (len(place), self.shape[1]))
+        return found.to(index.device)
+
+    def _apart(self) -> bool:
+        """Whether each row has its own line of every field."""
+        format, (rows, cols) = formats.get(self.format), self.shape
+        counts = [[shape[0] for _, shape in format.shapes(n, cols).values()] for n in (rows, rows + 1)]
+        return counts == [[n] * len(self.fields) for n in (rows, rows + 1)]
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PackedMatrix:
+        before = {name: self.get_buffer(name) for name in self.fields}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, field in before.items():
+            now = self.get_buffer(name)
+            if now.dtype != field.dtype:  # scales are what they are, whatever the network is computed in
+                setattr(self, name, field.to(now.device))
+        return self
+
+    def extra_repr(self) -> str:
+        """Format and shape."""
+        return f"{self.format}, {self.shape[0]} x {self.shape[1]}"
+
+
+def _as_buffer(field: Any) -> torch.Tensor:
+    """A field as a tensor of its own; bits of bfloat16, which numpy holds as uint16, as int16."""
+    own = np.array(field)
+    return torch.from_numpy(own.view(np.int16) if own.dtype == np.uint16 else own)
