@@ -11,11 +11,11 @@ from fewbits.checkpoints import dialects
 from fewbits.checkpoints.base import Conversion, Placement, StackedTensor
 from fewbits.checkpoints.derived import TransposedTensor
 from fewbits.checkpoints.dialects import OWN, Dialect, require_held
+from fewbits.checkpoints.directory_layout import DirectoryLayout, plan_directory
 from fewbits.checkpoints.fields import PLAIN, Matrix
 from fewbits.checkpoints.gguf_split import read_size
-from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory, require_replaceable
+from fewbits.checkpoints.model_directory import DirectoryWriter, require_replaceable
 from fewbits.checkpoints.partial_file import partial_path
-from fewbits.checkpoints.safetensors import SINGLE_NAME
 from fewbits.digest import OutputDigest
 from fewbits.errors import CheckpointError
 from fewbits.expecting import expectation, pickled, require_planned
@@ -125,7 +125,7 @@ def target_of(
 ) -> Target:
     """The kind of output that the name `output` asks for: NAME.gguf is a GGUF file, anything else a model directory.
 
-    With `split_size` it is a GGUF file in parts of at most so many bytes. A directory is in `dialect`, or where that is
+    With `split_size` its weights lie in parts of at most so many bytes. A directory is in `dialect`, or where that is
     None in the `usual` one of the recipe, else in our own.
     """
     if output.suffix.lower() in _OTHER_FILES or (output.is_file() and output.suffix.lower() != ".gguf"):
@@ -140,12 +140,7 @@ def target_of(
                 "end in .gguf for a model directory."
             )
         return GGUFTarget(largest)
-    if largest:
-        raise CheckpointError(
-            f"{output} is the name of a model directory, which is not split; leave --split-size out, or give a name "
-            "that ends in .gguf."
-        )
-    return DirectoryTarget(None if (name := dialect or usual or OWN) == OWN else dialects.get(name))
+    return DirectoryTarget(None if (name := dialect or usual or OWN) == OWN else dialects.get(name), largest)
 
 
 @dataclass(frozen=True)
@@ -154,6 +149,8 @@ class DirectoryTarget:
 
     dialect: Dialect | None = None
     """None for our own."""
+    largest: int | None = None
+    """Bytes of a file of weights, at most; None for one file."""
 
     def overwrites(self, output: Path, file: Path) -> bool:
         """The directory itself."""
@@ -209,7 +206,9 @@ class DirectoryTarget:
         if self.dialect is not None:
             require_held(self.dialect, rows)
         changes = conversion.configuration
-        layout = plan_directory(folder, conversion.files, rows, recipe.name, changes, self.dialect)
+        layout = plan_directory(
+            folder, conversion.files, rows, recipe.name, changes, self.dialect, largest=self.largest
+        )
         return PreparedDirectory(conversion, layout)
 
 
@@ -231,14 +230,14 @@ def _listed(placement: Placement) -> tuple[Placement, ...]:
 
 @dataclass(frozen=True)
 class PreparedDirectory:
-    """A directory whose weights' header is made."""
+    """A directory whose weights' headers are made."""
 
     conversion: Conversion
     layout: DirectoryLayout
 
     @property
     def size(self) -> int:
-        """Bytes of the weights file."""
+        """Bytes of the weights files."""
         return self.layout.size
 
     @property
@@ -247,8 +246,8 @@ class PreparedDirectory:
         return ()
 
     def parts(self, output: Path) -> tuple[Path, ...]:
-        """A directory is one."""
-        return ()
+        """The files of weights, where they are several."""
+        return self.layout.weights(output) if self.layout.index is not None else ()
 
     def open(self, output: Path) -> Writer:
         """Begin to write."""
@@ -281,5 +280,5 @@ class PreparedDirectory:
             expected[t.planned.source_name] = expectation(Origin(source), t, allowance, each)
         written = partial_path(output)
         if self.layout.dialect is None:
-            return verify_fields(written / SINGLE_NAME, expected, workers, progress)
-        return verify_dialect(written, written / SINGLE_NAME, expected, workers, progress)
+            return verify_fields(written, self.layout.weights(written), expected, workers, progress)
+        return verify_dialect(written, self.layout.weights(written), expected, workers, progress)

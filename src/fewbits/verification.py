@@ -23,7 +23,7 @@ from fewbits.checkpoints.base import WEIGHT_TYPES, Bytes, Order, StoredTensor, V
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_parts import GGUFParts, join_parts
-from fewbits.checkpoints.safetensors import SafetensorsReader
+from fewbits.checkpoints.safetensors import INDEX_NAME, SafetensorsReader, ShardedReader, open_directory
 from fewbits.digest import OutputDigest, sha256_of_parts
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
@@ -128,12 +128,19 @@ def verify(
 
 
 def verify_fields(
-    path: Path, expected: Mapping[str, Expectation], workers: Workers, progress: Callable[[int, int], None]
+    folder: Path,
+    weights: Sequence[Path],
+    expected: Mapping[str, Expectation],
+    workers: Workers,
+    progress: Callable[[int, int], None],
 ) -> OutputDigest:
-    """Check the safetensors file `path` in the fewbits dialect and return its SHA-256; raises VerificationError."""
-    digest = workers.submit(partial(sha256_of_parts, (path,), workers.cancelled))
-    file = FieldsReader(SafetensorsReader(path))
-    _require_same_names(path, file.names(), expected)
+    """Check the model directory `folder` in the fewbits dialect and return the SHA-256 of `weights`.
+
+    Raises VerificationError.
+    """
+    digest = workers.submit(partial(sha256_of_parts, weights, workers.cancelled))
+    file = FieldsReader(_open(folder, weights))
+    _require_same_names(folder, file.names(), expected)
     verify_stored({name: file.read(name) for name in file.names()}, expected, workers, progress)
     return digest.result()
 
@@ -169,9 +176,18 @@ def _largest(want: Expectation, rows: Rows) -> float:
     return max(kernels.extent(rows(*slab), want.numbers)[0] for slab in slabs)
 
 
+def _open(folder: Path, weights: Sequence[Path]) -> SafetensorsReader | ShardedReader:
+    """The directory's weights as any reader finds them; raises VerificationError where those are others."""
+    reader, files = open_directory(folder)
+    if {file for file in files if file.name != INDEX_NAME} != set(weights):
+        raise VerificationError(f"{folder} does not lead to {', '.join(f.name for f in weights)}; it is not kept.")
+    assert isinstance(reader, SafetensorsReader | ShardedReader), "pickles were not asked for"
+    return reader
+
+
 def verify_dialect(
     folder: Path,
-    weights: Path,
+    weights: Sequence[Path],
     expected: Mapping[str, Expectation],
     workers: Workers,
     progress: Callable[[int, int], None],
@@ -180,14 +196,14 @@ def verify_dialect(
 
     Raises VerificationError.
     """
-    digest = workers.submit(partial(sha256_of_parts, (weights,), workers.cancelled))
-    directory = Directory.open(folder, weights)
+    digest = workers.submit(partial(sha256_of_parts, weights, workers.cancelled))
+    directory = Directory.of(folder, _open(folder, weights))
     read = {name: directory.read(name) for name in expected}
     used = {part for name, reading in read.items() for part in (reading.tensors if reading else {name})}
     if used != set(directory.weights.names()):
         odd = sorted(used ^ set(directory.weights.names()))
         raise VerificationError(
-            f"{weights} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept."
+            f"{folder} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept."
         )
     total = sum(e.source.bytes for e in expected.values())
     done = 0

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.checkpoints.base import Reader
-from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import VerificationError
 from fewbits.verification_fields import codebook, dynamic_map, small_float
 
@@ -44,11 +43,6 @@ class Directory:
 
     weights: Reader
     quantization: Mapping[str, Any] | None
-
-    @staticmethod
-    def open(folder: Path, weights: Path) -> Directory:
-        """Read the configuration and the header of the weights."""
-        return Directory.of(folder, SafetensorsReader(weights))
 
     @staticmethod
     def of(folder: Path, weights: Reader) -> Directory:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Reader, StoredTensor
-from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
-from fewbits.checkpoints.safetensors import SafetensorsReader
+from fewbits.checkpoints.fields import FieldsReader, StoredMatrix, is_fields_file
 from fewbits.formats import ROWS
 from fewbits.verification_dialects import Directory, Floats
 from fewbits.verification_fields import Slab, read_numbers
@@ -51,9 +50,8 @@ class NumbersReader:
         self.path = path
         self.metadata: Mapping[str, Any] = files.metadata
         self._files, self._names = files, names
-        own = isinstance(files, SafetensorsReader) and "fewbits" in files.metadata
-        self._fields = FieldsReader(files) if own and isinstance(files, SafetensorsReader) else None
-        self._directory = None if own else Directory.of(path, files)
+        self._fields = FieldsReader(files) if is_fields_file(files) else None
+        self._directory = None if self._fields else Directory.of(path, files)
 
     def names(self) -> list[str]:
         """Names of the model's tensors."""

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from fewbits.checkpoints import limits, sentencepiece_model
+from fewbits.checkpoints.directory_layout import plan_directory
 from fewbits.checkpoints.fields import Matrix
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.imatrix import read_importance
 from fewbits.checkpoints.jsonfile import load_object
-from fewbits.checkpoints.model_directory import plan_directory
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.checkpoints.sentencepiece_model import read_model
 from fewbits.errors import CheckpointError

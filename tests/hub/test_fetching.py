@@ -208,7 +208,8 @@ def test_compare_takes_a_hub_id_too(machine: Machine, repository: Repository) ->
 
     done = machine.fewbits("compare", "org/pocket", "o.gguf", "--text", "text.txt", "--context", "64", "--json")
 
-    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stderr.splitlines() if "left" not in line]  # of how long it takes, on a slow machine
+    assert (done.returncode, said) == (0, [])
     found = json.loads(done.stdout)
     assert found["original"] == "org/pocket"
     assert found["bytes_original"] == len(repository.files["model.safetensors"])

@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from fewbits import formats
-from fewbits.checkpoints.base import StoredTensor
+from fewbits.checkpoints.base import Reader, StoredTensor
 from fewbits.checkpoints.jsonfile import parse_object
 from fewbits.checkpoints.quoting import quoted
-from fewbits.checkpoints.safetensors import SafetensorsReader
+from fewbits.checkpoints.safetensors import SafetensorsReader, ShardedReader
 from fewbits.errors import CheckpointError, FormatError
 from fewbits.formats import Fields
 from fewbits.formats.base import Shapes
@@ -98,11 +98,11 @@ class MatrixReader(Protocol):
 
 
 class FieldsReader:
-    """A safetensors file in the fewbits dialect, checked completely against the formats it names."""
+    """Safetensors files in the fewbits dialect, checked completely against the formats they name."""
 
     dialect_name = KEY
 
-    def __init__(self, file: SafetensorsReader) -> None:
+    def __init__(self, file: SafetensorsReader | ShardedReader) -> None:
         self.path: Path = file.path
         self.metadata = file.metadata
         self._file = file
@@ -150,16 +150,23 @@ class FieldsReader:
         return stored.buffer.view(dtype).reshape(shape)
 
 
-def is_fields_file(file: SafetensorsReader) -> bool:
-    """Whether the header says that the file is in the fewbits dialect."""
-    return KEY in file.metadata
+def is_fields_file(file: Reader) -> TypeGuard[SafetensorsReader | ShardedReader]:
+    """Whether the header says that the file is in the fewbits dialect; of several, that of each."""
+    if isinstance(file, ShardedReader):
+        return all(KEY in shard.metadata for shard in file.shards)
+    return isinstance(file, SafetensorsReader) and KEY in file.metadata
 
 
 def _is_shape(raw: object) -> bool:
     return isinstance(raw, list) and len(raw) >= 2 and all(type(n) is int and n > 0 for n in raw)
 
 
-def _stated(file: SafetensorsReader) -> dict[str, Any]:
+def _stated(file: SafetensorsReader | ShardedReader) -> dict[str, Any]:
+    shards = file.shards if isinstance(file, ShardedReader) else (file,)
+    return {name: said for shard in shards for name, said in _stated_in(shard).items()}
+
+
+def _stated_in(file: Reader) -> dict[str, Any]:
     where = f"the metadata of {file.path}"
     stated = parse_object(file.metadata[KEY].encode(), where)
     if stated.get("version") != VERSION:

@@ -22,6 +22,7 @@ from fewbits.errors import CheckpointError
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+SHARD_NAME = "model-{:05d}-of-{:05d}.safetensors"
 
 DIMENSION_LIMIT = 8
 """More dimensions than any weight has: a list of a million would make even multiplying them slow."""
@@ -153,6 +154,11 @@ class ShardedReader:
         self._shards = {shard: opened(path) for shard, path in zip(shards, self.files, strict=True)}
         for shard, reader in self._shards.items():
             self._check_shard(shard, set(reader.names()))
+
+    @property
+    def shards(self) -> tuple[Reader, ...]:
+        """The files, by name."""
+        return tuple(self._shards.values())
 
     def _check_shard(self, shard: str, present: set[str]) -> None:
         expected = {name for name, where in self._where.items() if where == shard}

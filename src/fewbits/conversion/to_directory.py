@@ -9,11 +9,11 @@ from pathlib import Path
 
 from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.dialects import OWN, Dialect, require_held
+from fewbits.checkpoints.directory_layout import DirectoryLayout, plan_directory
 from fewbits.checkpoints.equivalents import BY_ROWS
 from fewbits.checkpoints.fields import Matrix, StoredMatrix
-from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory
+from fewbits.checkpoints.model_directory import DirectoryWriter
 from fewbits.checkpoints.partial_file import partial_path
-from fewbits.checkpoints.safetensors import SINGLE_NAME
 from fewbits.conversion.job import METHOD, Job, Piece, planned_tensor, preview_of
 from fewbits.conversion.sources import Source
 from fewbits.digest import OutputDigest
@@ -80,5 +80,5 @@ def _verify_directory(
 ) -> OutputDigest:
     written = partial_path(output)
     if layout.dialect is None:
-        return verify_fields(written / SINGLE_NAME, expected, workers, progress)
-    return verify_dialect(written, written / SINGLE_NAME, expected, workers, progress)
+        return verify_fields(written, layout.weights(written), expected, workers, progress)
+    return verify_dialect(written, layout.weights(written), expected, workers, progress)

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from fewbits.checkpoints.jsonfile import load_object
-from fewbits.checkpoints.safetensors import SINGLE_NAME
-from fewbits.digest import sha256_of
+from fewbits.checkpoints.safetensors import INDEX_NAME, SINGLE_NAME, open_directory
+from fewbits.digest import sha256_of_parts
 from fewbits.errors import HubError
 from fewbits.hub.facts import CardFacts, Quality, facts_of, quality_of
 from fewbits.reporting.card import card_path
@@ -65,11 +65,11 @@ def finished(path: Path, *, comparison: Path | None = None) -> Output:
         )
     raw = load_object(card_file)
     card = facts_of(raw, str(card_file))
-    digest = sha256_of(weights)
-    if digest != card.output_sha256:
+    digest = sha256_of_parts(weights)
+    if digest.whole != card.output_sha256:
         raise HubError(
-            f"{weights} is not the file that {card_file.name} is about (SHA-256 {digest[:12]}..., and the card says "
-            f"{card.output_sha256[:12]}...); quantize again."
+            f"{weights[0]} is not the file that {card_file.name} is about (SHA-256 {digest.whole[:12]}..., and the "
+            f"card says {card.output_sha256[:12]}...); quantize again."
         )
     files = {path.name: path} if path.is_file() else _files_of(path)
     texts = {card_file.name: _public(raw)}
@@ -77,28 +77,30 @@ def finished(path: Path, *, comparison: Path | None = None) -> Output:
     quality = None
     if found is not None:
         measured = load_object(found)
-        quality = quality_of(measured, str(found), weights.stat().st_size)
+        quality = quality_of(measured, str(found), sum(file.stat().st_size for file in weights))
         texts[comparison_path(path).name] = _public(measured)
-    named = str(weights.relative_to(path)) if path.is_dir() else path.name
-    return Output(path, files, {named: digest}, card, quality, texts, notes)
+    digests = {file.name: each for file, each in zip(weights, digest.parts or (digest.whole,), strict=True)}
+    return Output(path, files, digests, card, quality, texts, notes)
 
 
-def _comparison_beside(path: Path, weights: Path) -> tuple[Path | None, tuple[str, ...]]:
+def _comparison_beside(path: Path, weights: tuple[Path, ...]) -> tuple[Path | None, tuple[str, ...]]:
     """The comparison that lies beside the output, unless it is older and so about another one."""
     found = comparison_path(path)
     if not found.is_file():
         return None, ()
-    if found.stat().st_mtime < weights.stat().st_mtime:
+    if found.stat().st_mtime < max(file.stat().st_mtime for file in weights):
         return None, (f"{found.name} is older than the output and is left out; compare again, or name it (--compare).",)
     return found, ()
 
 
-def _weights(path: Path) -> Path:
-    """The file whose SHA-256 the card states."""
+def _weights(path: Path) -> tuple[Path, ...]:
+    """The files whose SHA-256, one after another, the card states."""
     if path.is_file() and path.suffix.lower() == ".gguf":
-        return path
+        return (path,)
+    if (path / "config.json").is_file() and (path / INDEX_NAME).is_file():
+        return tuple(file for file in open_directory(path)[1] if file.name != INDEX_NAME)
     if (path / "config.json").is_file() and (path / SINGLE_NAME).is_file():
-        return path / SINGLE_NAME
+        return (path / SINGLE_NAME,)
     missing = "does not exist" if not path.exists() else "is no output of quantize"
     raise HubError(f"{path} {missing}; give the GGUF file or the model directory that it wrote.")
 

@@ -12,7 +12,7 @@ from fewbits.checkpoints.dialects.base import Configuration, Dialect
 from fewbits.checkpoints.fields import FieldsReader, Matrix, StoredMatrix, is_fields_file
 from fewbits.checkpoints.jsonfile import load_object
 from fewbits.checkpoints.quoting import quoted
-from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
+from fewbits.checkpoints.safetensors import open_directory
 from fewbits.errors import CheckpointError, FormatError
 
 CONFIG = "config.json"
@@ -79,7 +79,7 @@ def open_quantized(path: Path, *, unknown_as_it_is: bool = False) -> FieldsReade
     Raises CheckpointError where it is quantized in a way that is not known, unless that is to be None too.
     """
     files, _ = open_directory(path)
-    if isinstance(files, SafetensorsReader) and is_fields_file(files):
+    if is_fields_file(files):
         return FieldsReader(files)
     configuration = configuration_of(path)
     if configuration is None:
