@@ -1,4 +1,4 @@
-"""What `quantize` can write: a GGUF file, or a model directory with fields of any format in safetensors."""
+"""What `quantize` can write: a GGUF file, an ONNX file, or a model directory with any format in safetensors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fewbits.checkpoints.dialects import OWN, Dialect, require_held
 from fewbits.checkpoints.fields import PLAIN, Matrix
 from fewbits.checkpoints.gguf_split import read_size
 from fewbits.checkpoints.model_directory import DirectoryLayout, DirectoryWriter, plan_directory, require_replaceable
+from fewbits.checkpoints.onnx.source import is_onnx
 from fewbits.checkpoints.partial_file import partial_path
 from fewbits.checkpoints.safetensors import SINGLE_NAME
 from fewbits.digest import OutputDigest
@@ -21,6 +22,7 @@ from fewbits.errors import CheckpointError
 from fewbits.expecting import expectation, pickled, require_planned
 from fewbits.formats import Fields
 from fewbits.gguf_target import GGUFTarget
+from fewbits.onnx_target import OnnxTarget
 from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
@@ -117,20 +119,24 @@ class Target(Protocol):
         """Decide the layout."""
 
 
-_OTHER_FILES = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".toml")
+_OTHER_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".toml")
 
 
 def target_of(
     output: Path, split_size: int | str | None = None, *, dialect: str | None = None, usual: str = ""
 ) -> Target:
-    """The kind of output that the name `output` asks for: NAME.gguf is a GGUF file, anything else a model directory.
+    """The kind of output that the name `output` asks for: NAME.gguf, NAME.onnx, anything else a model directory.
 
-    With `split_size` it is a GGUF file in parts of at most so many bytes. A directory is in `dialect`, or where that is
+    With `split_size` it is a GGUF file in parts of at most so many bytes. A graph is in `dialect`, or MatMulNBits. A directory is in `dialect`, or where that is
     None in the `usual` one of the recipe, else in our own.
     """
+    if is_onnx(output):
+        if split_size is not None:
+            raise CheckpointError(f"{output} is an ONNX file, which is not split; leave --split-size out.")
+        return OnnxTarget.of(output, dialect)
     if output.suffix.lower() in _OTHER_FILES or (output.is_file() and output.suffix.lower() != ".gguf"):
         raise CheckpointError(
-            f"{output} is no name to write to: give one that ends in .gguf, or for a model directory the directory's."
+            f"{output} is no name to write to: give one that ends in .gguf or .onnx, or for a model directory the directory's."
         )
     largest = None if split_size is None else read_size(split_size)
     if output.suffix.lower() == ".gguf":

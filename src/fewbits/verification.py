@@ -184,16 +184,35 @@ def verify_dialect(
         reading = read[name]
         if reading is None:
             done = _check_tensor(directory.weights.read(name), want, workers, lambda n: progress(n, total), done)
-            continue
-        if (reading.shape, reading.activation) != (want.source.shape, want.inputs.activation):
-            raise VerificationError(
-                f"tensor {name} is {list(reading.shape)} with inputs rounded as {reading.activation} in the file, and "
-                f"should be {list(want.source.shape)} with {want.inputs.activation}; the file is not kept."
-            )
-        rows = _rows_of(want)
-        compare = partial(_compare_numbers, partial(_others_numbers, reading), want, rows, _largest(want, rows))
-        done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
+        else:
+            done = _check_reading(name, reading, want, workers, lambda n: progress(n, total), done)
     return digest.result()
+
+
+def verify_readings(
+    expected: Mapping[str, Expectation],
+    readings: Mapping[str, Reading],
+    workers: Workers,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Check what others read of each expected matrix; raises VerificationError."""
+    total, done = sum(e.source.bytes for e in expected.values()), 0
+    for name, want in expected.items():
+        done = _check_reading(name, readings[name], want, workers, lambda n: progress(n, total), done)
+
+
+def _check_reading(
+    name: str, reading: Reading, want: Expectation, workers: Workers, progress: Callable[[int], None], done: int
+) -> int:
+    """Compare a matrix as others read it; returns the source bytes compared so far."""
+    if (reading.shape, reading.activation) != (want.source.shape, want.inputs.activation):
+        raise VerificationError(
+            f"tensor {name} is {list(reading.shape)} with inputs rounded as {reading.activation} in the file, and "
+            f"should be {list(want.source.shape)} with {want.inputs.activation}; the file is not kept."
+        )
+    rows = _rows_of(want)
+    compare = partial(_compare_numbers, partial(_others_numbers, reading), want, rows, _largest(want, rows))
+    return _measure(name, want, compare, workers, progress, done)
 
 
 def _own_numbers(stored: StoredMatrix, slab: tuple[int, int], w: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
