@@ -51,8 +51,8 @@ def require_weights_only(conversion: Conversion, method: str, *, walks: bool) ->
     """Refuse a method that `walks` through the model: a graph does not state the architecture that it is."""
     if walks and conversion.architecture == ARCHITECTURE:
         raise CalibrationError(
-            f"the method {method} walks through the layers of an architecture, which an ONNX graph does not state; take "
-            "--method nearest, search or hqq, which look at weights alone, and no calibration text."
+            f"the method {method} walks through the layers of an architecture, which an ONNX graph does not state; "
+            "take --method nearest or hqq, which look at weights alone, and no calibration text."
         )
 
 
@@ -90,8 +90,8 @@ class OnnxTarget:
     def refuses_inputs(self, what: str) -> str | None:
         """Nodes would have to do that, which this target does not write."""
         return (
-            f"{what}, which is not written into ONNX graphs; take a format alone, --to int8_row_sym for instance, or an "
-            "output without an ending for a model directory."
+            f"{what}, which is not written into ONNX graphs; take a format alone, --to int8_row_sym for instance, or "
+            "an output without an ending for a model directory."
         )
 
     def plain_format(self, placement: Placement) -> str:

@@ -127,8 +127,8 @@ def target_of(
 ) -> Target:
     """The kind of output that the name `output` asks for: NAME.gguf, NAME.onnx, anything else a model directory.
 
-    With `split_size` it is a GGUF file in parts of at most so many bytes. A graph is in `dialect`, or MatMulNBits. A directory is in `dialect`, or where that is
-    None in the `usual` one of the recipe, else in our own.
+    With `split_size` it is a GGUF file in parts of at most so many bytes. A directory is in `dialect`, or where that is
+    None in the `usual` one of the recipe, else in our own; an ONNX file in `dialect`, else in the usual one of graphs.
     """
     if is_onnx(output):
         if split_size is not None:
@@ -136,7 +136,8 @@ def target_of(
         return OnnxTarget.of(output, dialect)
     if output.suffix.lower() in _OTHER_FILES or (output.is_file() and output.suffix.lower() != ".gguf"):
         raise CheckpointError(
-            f"{output} is no name to write to: give one that ends in .gguf or .onnx, or for a model directory the directory's."
+            f"{output} is no name to write to: give one that ends in .gguf or .onnx, or for a model directory the "
+            "directory's."
         )
     largest = None if split_size is None else read_size(split_size)
     if output.suffix.lower() == ".gguf":

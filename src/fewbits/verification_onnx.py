@@ -156,7 +156,15 @@ class Comparison:
             copy.ClearField("ir_version")
             del copy.opset_import[:]
         versions = {each.domain: each.version for each in self.written.model.opset_import}
-        kept = all(versions.get(each.domain, 0) >= each.version for each in self.source.model.opset_import)
+        needed = {node.domain for graph in _graphs(self.written.model.graph) for node in graph.node} | {"", "ai.onnx"}
+        needed |= {node.domain for function in theirs.functions for node in function.node}
+        gone = {node.domain for graph in _graphs(self.source.model.graph) for node in graph.node} - needed
+        stated = [each for each in self.source.model.opset_import if each.domain not in gone]
+        kept = all(versions.get(each.domain, 0) >= each.version for each in stated) and not needed - {
+            *versions,
+            "",
+            "ai.onnx",
+        }
         if not kept or ours != theirs or self.written.model.ir_version < self.source.model.ir_version:
             raise self._wrong("versions, metadata or functions differ")
 
@@ -175,7 +183,14 @@ class Comparison:
         odd = next((node for node in written.node if not used & set(node.output) and not self._decodes(node)), None)
         if odd is not None:
             raise self._wrong(f"the node that makes {odd.output[0]} is nowhere in it")
-        for what in ("input", "output", "value_info", "metadata_props", "sparse_initializer", "quantization_annotation"):
+        for what in (
+            "input",
+            "output",
+            "value_info",
+            "metadata_props",
+            "sparse_initializer",
+            "quantization_annotation",
+        ):
             self._compare_lists(what, getattr(source, what), getattr(written, what))
         if (source.name, source.doc_string) != (written.name, written.doc_string):
             raise self._wrong("its graph has another name")
@@ -262,7 +277,9 @@ def _inner(node: Any) -> Iterator[Any]:
 
 def _held(node: Any) -> list[Any]:
     """Tensors in the node's attributes."""
-    return [tensor for each in node.attribute for tensor in ([each.t] if each.HasField("t") else []) + list(each.tensors)]
+    return [
+        tensor for each in node.attribute for tensor in ([each.t] if each.HasField("t") else []) + list(each.tensors)
+    ]
 
 
 def _shell(node: Any) -> Any:

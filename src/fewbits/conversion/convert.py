@@ -13,14 +13,18 @@ from fewbits import kernels
 from fewbits.checkpoints import dialects
 from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.model_directory import require_replaceable
+from fewbits.checkpoints.onnx.layout import data_path
+from fewbits.checkpoints.onnx.source import is_onnx
 from fewbits.conversion.job import Job, Piece
 from fewbits.conversion.sources import directory_source, file_source
 from fewbits.conversion.to_directory import to_directory
 from fewbits.conversion.to_gguf import to_gguf
+from fewbits.conversion.to_onnx import to_onnx
 from fewbits.digest import Digests
 from fewbits.errors import CheckpointError
 from fewbits.hub.locating import locate
 from fewbits.memory import PeakMemory
+from fewbits.onnx_target import require_same_container
 from fewbits.preflight import require_room, require_writable
 from fewbits.reporting.card import card_path, publish_with_card
 from fewbits.reporting.record import Preview, Record, TensorResult
@@ -43,13 +47,13 @@ def convert(
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
-    """Write the model `source` (model directory in any dialect, hub id, or GGUF file) as `output`, number for number.
+    """Write the model `source` (model directory in any dialect, hub id, GGUF or ONNX file) as `output`, as it is.
 
     `output` is a GGUF file, or without an ending a model directory, whose matrices lie as `dialect` says
     (docs/containers.md; None: "fewbits"). A GGUF file has no configuration of transformers': `like` is the model
-    directory that it was made from. Returns the record, also written beside `output` as a card, or the preview when
-    `dry_run`. Raises FewbitsError, one sentence, before any work where a container cannot hold a format, and leaves
-    nothing on failure.
+    directory that it was made from. An ONNX file becomes one in another dialect (None: "matmulnbits"). No number is
+    rounded. Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises
+    FewbitsError, one sentence, before any work where a container cannot hold a format, and leaves nothing on failure.
     """
     started = time.perf_counter()
     output = Path(output)
@@ -78,6 +82,11 @@ def _planned(
         raise CheckpointError(f"{given} does not exist; give a model directory, a GGUF file, or a hub id (org/name).")
     if path.resolve() == output.resolve():
         raise CheckpointError(f"{output} is the source itself; choose another output.")
+    if is_onnx(path) or is_onnx(output):
+        require_same_container(given, output)
+        for each in (data_path(output), output):
+            require_writable(each, card_path(output), force=force, dry_run=dry_run)
+        return to_onnx(given, path, output, dialect)
     to_file = output.suffix.lower() == ".gguf"
     if to_file and dialect is not None:
         raise CheckpointError(f"{output} is a GGUF file, which has no dialects; leave --dialect out.")

@@ -44,7 +44,7 @@ class OnnxFile:
         onnx = onnx_package()
         self.path = path
         self._bytes = map_file(path)
-        skeleton, self._places = strip(memoryview(self._bytes), onnx.ModelProto.DESCRIPTOR, str(path))
+        skeleton, self._places = strip(memoryview(self._bytes.data), onnx.ModelProto.DESCRIPTOR, str(path))
         self.model = _parsed(onnx, skeleton, path)
         self._data: dict[Path, Bytes] = {}
         _require_graph(self.model, path)
@@ -64,7 +64,14 @@ class OnnxFile:
         return next((int(each.version) for each in self.model.opset_import if each.domain in ("", "ai.onnx")), 0)
 
     def stored(self, tensor: Any) -> StoredTensor:
-        """`tensor`, a TensorProto of this file, as a mapped view; empty where its data lie among numbers of the graph."""
+        """`tensor`, a TensorProto of this file, as a mapped view where it is large."""
+        if tensor.data_type == STRING:
+            data = (
+                np.empty(0, np.uint8)
+                if not tensor.string_data
+                else np.frombuffer(b"".join(tensor.string_data), np.uint8)
+            )
+            return StoredTensor(tensor.name, "STRING", tuple(tensor.dims), data)
         return StoredTensor(tensor.name, _element(tensor).format, tuple(tensor.dims), self.payload(tensor))
 
     def has_payload(self, tensor: Any) -> bool:
@@ -166,7 +173,9 @@ def _parsed(onnx: Any, skeleton: bytes, path: Path) -> Any:
 
 def _require_graph(model: Any, path: Path) -> None:
     if not model.HasField("graph") or not model.ir_version or not model.opset_import:
-        raise CheckpointError(f"{path} is no ONNX file: it has no graph, or does not state its version; check the path.")
+        raise CheckpointError(
+            f"{path} is no ONNX file: it has no graph, or does not state its version; check the path."
+        )
     domains = ["" if each.domain == "ai.onnx" else each.domain for each in model.opset_import]
     if len(set(domains)) < len(domains):
         raise CheckpointError(f"{path} states the version of one set of operators twice; the file is damaged.")
@@ -237,7 +246,8 @@ def _require_typed(tensor: Any, size: int, where: str) -> None:
     # Several small elements may share a number, and two numbers make one complex: at most as many as bytes.
     if not size // 16 <= count <= max(8 * size, 1):
         raise CheckpointError(
-            f"{where} has {count} numbers where its shape {quoted(list(tensor.dims))} calls for other ones; it is damaged."
+            f"{where} has {count} numbers, which its shape {quoted(list(tensor.dims))} does not call for; the file is "
+            "damaged."
         )
 
 

@@ -70,15 +70,16 @@ def attributes(node: Any) -> dict[str, Any]:
 
 
 class Names:
-    """The names that a model uses, and new ones."""
+    """The names that a model uses but for those that are `freed`, and new ones."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, freed: set[str]) -> None:
         self._taken: set[str] = set()
         for graph in all_graphs(model.graph):
             for several in (graph.initializer, graph.input, graph.output, graph.value_info):
                 self._taken |= {each.name for each in several}
             for node in graph.node:
                 self._taken |= {node.name, *node.input, *node.output}
+        self._taken -= freed
 
     def new(self, wanted: str) -> str:
         """`wanted`, or with a number behind it where that is taken."""

@@ -10,7 +10,7 @@ from fewbits.checkpoints.dialects.uniform import uniform_of
 from fewbits.checkpoints.onnx.dialects.base import GraphDialect, GraphMatrix, Parts
 from fewbits.checkpoints.onnx.graphs import Names, all_graphs, all_nodes
 from fewbits.checkpoints.onnx.opsets import raise_opset
-from fewbits.checkpoints.onnx.products import Product
+from fewbits.checkpoints.onnx.products import STANDARD, Product
 
 DOMAIN_VERSION = 1
 """Of com.microsoft."""
@@ -41,17 +41,19 @@ class Edit:
 def rewrite(model: Any, edit: Edit) -> tuple[list[NewTensor], tuple[str, ...]]:
     """Make `model` hold the matrices as `edit` says; the initializers to fill, and notes on what had to be raised."""
     notes = _state_needs(model, edit)
-    names = Names(model)
+    domains = {node.domain for node in all_nodes(model.graph)}
+    freed = _freed(model, edit)
+    names = Names(model, freed)
     slots = {name: edit.dialect.slots(matrix) for name, matrix in edit.matrices.items()}
     parts = {
         name: Parts.of(matrix, slots[name], names, uniform_of(matrix).bits) for name, matrix in edit.matrices.items()
     }
-    left: set[str] = set()
     for graph in all_graphs(model.graph):
-        _replace_nodes(graph, edit, parts, names, left)
+        _replace_nodes(graph, edit, parts, names)
     before = [node for name, matrix in edit.matrices.items() for node in edit.dialect.before(matrix, parts[name])]
     _set_nodes(model.graph, [*before, *model.graph.node])
-    _remove_unused(model, left)
+    _remove(model.graph, freed)
+    _forget(model, domains)
     new = []
     for name in edit.matrices:
         for part, (kind, dims) in slots[name].items():
@@ -74,23 +76,32 @@ def _state_needs(model: Any, edit: Edit) -> tuple[str, ...]:
     return notes
 
 
-def _replace_nodes(graph: Any, edit: Edit, parts: Mapping[str, Parts], names: Names, left: set[str]) -> None:
-    """New nodes in place of products and of what decoded their matrices; `left` gets the inputs of the old ones."""
+def _freed(model: Any, edit: Edit) -> set[str]:
+    """Names of which nothing is left once products and what decoded their matrices are replaced."""
+    gone: set[str] = set()
+    kept = {value.name for graph in all_graphs(model.graph) for value in graph.output}
+    for node in all_nodes(model.graph):
+        product = edit.product_of(node)
+        if product is not None:
+            kept |= {product.input, product.bias}
+            gone |= set(node.input) - {product.input, product.bias}
+        elif edit.drops(node):
+            gone |= {*node.input, *node.output}
+        else:
+            kept |= set(node.input)
+    return gone - kept
+
+
+def _replace_nodes(graph: Any, edit: Edit, parts: Mapping[str, Parts], names: Names) -> None:
+    """New nodes in place of products and of what decoded their matrices."""
     nodes: list[Any] = []
-    changed = False
     for node in graph.node:
         product = edit.product_of(node)
-        new = [node]
         if product is not None:
-            new = edit.dialect.product(product, edit.matrices[product.weight], parts[product.weight], names)
-        elif edit.drops(node):
-            new = []
-        if new != [node]:
-            changed = True
-            left |= set(node.input)
-        nodes += new
-    if changed:
-        _set_nodes(graph, nodes)
+            nodes += edit.dialect.product(product, edit.matrices[product.weight], parts[product.weight], names)
+        elif not edit.drops(node):
+            nodes.append(node)
+    _set_nodes(graph, nodes)
 
 
 def _set_nodes(graph: Any, nodes: Iterable[Any]) -> None:
@@ -105,17 +116,19 @@ def _copied(node: Any) -> Any:
     return copy
 
 
-def _remove_unused(model: Any, left: set[str]) -> None:
-    """Remove initializers that only replaced nodes had asked for, and what is said of them."""
-    used = {name for node in all_nodes(model.graph) for name in node.input}
-    used |= {value.name for graph in all_graphs(model.graph) for value in graph.output}
-    unused = {tensor.name for tensor in model.graph.initializer if tensor.name in left - used}
-    for several in (model.graph.initializer, model.graph.input, model.graph.value_info):
-        _remove(several, lambda each: each.name in unused)
-    _remove(model.graph.quantization_annotation, lambda each: each.tensor_name in unused)
+def _forget(model: Any, domains: set[str]) -> None:
+    """Operators of no standard whose last node was replaced need not be stated any more."""
+    bodies = (node for function in model.functions for node in function.node)
+    used = {node.domain for node in (*all_nodes(model.graph), *bodies)}
+    for place in reversed(range(len(model.opset_import))):
+        if model.opset_import[place].domain in domains - used - set(STANDARD):
+            del model.opset_import[place]
 
 
-def _remove(several: Any, which: Callable[[Any], bool]) -> None:
-    for place in reversed(range(len(several))):
-        if which(several[place]):
-            del several[place]
+def _remove(graph: Any, names: set[str]) -> None:
+    """Remove initializers of these names, and what is said of them."""
+    for several in (graph.initializer, graph.input, graph.value_info, graph.quantization_annotation):
+        for place in reversed(range(len(several))):
+            each = several[place]
+            if (each.tensor_name if several is graph.quantization_annotation else each.name) in names:
+                del several[place]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +25,6 @@ class Weight:
     """"F32" or "F16", in which the graph computes with it."""
     transposed: bool
     """Whether the graph has it with its columns as rows."""
-    elsewhere: bool
-    """Whether other nodes use it too, which want it as it is."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -39,41 +36,39 @@ class Weight:
 def find_weights(file: OnnxFile) -> tuple[dict[str, Weight], tuple[str, ...]]:
     """The matrices of `file` by name, in the order of the graph, and a note for each that stays and might surprise."""
     graph = file.model.graph
-    hidden = _hidden(graph)
+    known = {tensor.name: tensor for tensor in graph.initializer if _is_matrix(tensor)}
+    ways, others, vectors = _uses(graph, set(known))
+    hidden = _hidden(graph) | dict.fromkeys(vectors, "it multiplies a vector")
     # Before version 4 every initializer had to be an input as well; since then only what may be replaced is one.
     if file.model.ir_version >= 4:
         hidden |= {value.name: "it is an input too, so that others can be given for it" for value in graph.input}
-    known = {tensor.name: tensor for tensor in graph.initializer if _is_matrix(tensor)}
-    uses: dict[str, Counter[bool]] = {name: Counter() for name in known}
-    elsewhere: Counter[str] = Counter()
+    hidden |= {name: "products use it both ways round" for name, each in ways.items() if len(each) > 1}
+    used = {name: tensor for name, tensor in known.items() if name in ways}
+    found = {
+        name: Weight(name, tuple(tensor.dims), ELEMENTS[tensor.data_type].format, next(iter(ways[name])))
+        for name, tensor in used.items()
+        if name not in hidden
+    }
+    notes = [f"{quoted(name)} stays as it is: {hidden[name]}." for name in used if name in hidden]
+    both = [name for name in found if name in others]
+    notes += [f"{quoted(name)} is used by other nodes too, for which it stays beside its codes." for name in both]
+    return found, tuple(notes)
+
+
+def _uses(graph: Any, known: set[str]) -> tuple[dict[str, set[bool]], set[str], set[str]]:
+    """Name -> which way round products have it; names that other nodes have; and those that multiply vectors."""
+    ways: dict[str, set[bool]] = {}
+    others: set[str] = set()
+    vectors: set[str] = set()
     ranks = _ranks(graph)
     for node in all_nodes(graph):
         product = product_of(node)
-        for name in node.input:
-            if name not in known:
-                continue
-            if product is not None and product.weight == name:
-                uses[name][product.transposed] += 1
-                if ranks.get(product.input) == 1:
-                    hidden[name] = "it multiplies a vector"
-            else:
-                elsewhere[name] += 1
-    notes = []
-    found = {}
-    for name, ways in uses.items():
-        if not ways:
-            continue
-        if name in hidden:
-            notes.append(f"{quoted(name)} stays as it is: {hidden[name]}.")
-            continue
-        if len(ways) > 1:
-            notes.append(f"{quoted(name)} stays as it is: products use it both ways round.")
-            continue
-        tensor, rest = known[name], elsewhere[name] > 0
-        if rest:
-            notes.append(f"{quoted(name)} is used by other nodes too, for which it stays beside its codes.")
-        found[name] = Weight(name, tuple(tensor.dims), ELEMENTS[tensor.data_type].format, next(iter(ways)), rest)
-    return found, tuple(notes)
+        own = product.weight if product is not None else ""
+        others |= known & set(node.input) - {own}
+        if product is not None and own in known:
+            ways.setdefault(own, set()).add(product.transposed)
+            vectors |= {own} if ranks.get(product.input) == 1 else set()
+    return ways, others, vectors
 
 
 def stored_weight(file: OnnxFile, weight: Weight) -> StoredTensor:
@@ -110,4 +105,3 @@ def _ranks(graph: Any) -> dict[str, int]:
                 if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
                     known[value.name] = len(value.type.tensor_type.shape.dim)
     return known
-

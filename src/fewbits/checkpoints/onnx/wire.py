@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fewbits.checkpoints import limits
-from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 
 TENSOR, RAW = "onnx.TensorProto", 9
@@ -137,33 +136,31 @@ class Walk:
         """The pieces of a message with what `change` makes of its tensors, and their bytes; None where all stays."""
         if depth > _DEEPEST:
             raise CheckpointError(f"{self.where} has graphs inside of graphs, deeper than any; it is refused.")
-        known, name, seen = kind.fields_by_number, kind.full_name, set()
+        known, seen = kind.fields_by_number, set[int]()
         pieces: list[Any] = []
         size, kept = 0, start
         for part in self.parts(start, stop):
             told = known.get(part.number)
-            if (name, part.number) in _SINGLE:
-                if part.number in seen:
-                    raise self.damaged(f"{told.name} of a {kind.name} is there twice")
-                seen.add(part.number)
-            new = None
-            if told is not None and part.wire == _BYTES:
-                if told.type == _MESSAGE:
-                    inner = told.message_type
-                    new = self.rewritten(inner, part.start, part.stop, depth + 1, change)
-                elif told.type in _VARINTS:
-                    self._count_packed(part)
+            if (kind.full_name, part.number) in _SINGLE and part.number in seen:
+                raise self.damaged(f"{told.name} of a {kind.name} is there twice")
+            seen.add(part.number)
+            new = self._inner(told, part, depth, change) if told is not None and part.wire == _BYTES else None
             if new is not None:
                 head = varint(part.number << 3 | _BYTES) + varint(new[1])
                 pieces += [(kept, part.tag), head, *new[0]]
                 size += part.tag - kept + len(head) + new[1]
                 kept = part.stop
-        if name == TENSOR:
+        if kind.full_name == TENSOR:
             return change(self, start, stop)
-        if not pieces:
-            return None
-        pieces.append((kept, stop))
-        return pieces, size + stop - kept
+        return ([*pieces, (kept, stop)], size + stop - kept) if pieces else None
+
+    def _inner(self, told: Any, part: Part, depth: int, change: Change) -> tuple[list[Any], int] | None:
+        """The message in a field, rewritten; None where it holds none, or stays."""
+        if told.type == _MESSAGE:
+            return self.rewritten(told.message_type, part.start, part.stop, depth + 1, change)
+        if told.type in _VARINTS:
+            self._count_packed(part)
+        return None
 
     def _count_packed(self, part: Part) -> None:
         self.packed -= part.stop - part.start

@@ -1,6 +1,6 @@
 """MatMulNBits, ONNX Runtime's operator for products with few bits: codes, scales and zero points row by row.
 
-    B            UINT8 (rows, groups, group * bits / 8)    codes counted from the lowest; the first one in the lowest bits
+    B            UINT8 (rows, groups, group * bits / 8)    codes counted from the lowest, the first in the lowest bits
     scales       FLOAT or FLOAT16, as the graph computes (rows, groups)
     zero_points  UINT8 (rows, groups * bits / 8 rounded up); without it the middle code is zero
 
@@ -196,6 +196,7 @@ def _held(name: str, node: Any, file: OnnxFile) -> Held:
         if tensor.data_type != kind or np.prod(tensor.dims, dtype=object) != np.prod(dims, dtype=object):
             raise CheckpointError(
                 f"tensor {quoted(tensor.name)} in {file.path} is {ELEMENTS[tensor.data_type].format} "
-                f"{quoted(list(tensor.dims))} and its node calls for {ELEMENTS[kind].format} {list(dims)}; it is damaged."
+                f"{quoted(list(tensor.dims))} and its node calls for {ELEMENTS[kind].format} {list(dims)}; the file is "
+                "damaged."
             )
     return Held(matrix, tensors, node.input[1])

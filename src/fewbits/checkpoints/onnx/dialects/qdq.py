@@ -31,7 +31,6 @@ from fewbits.checkpoints.onnx.elements import ELEMENTS, FLOAT, FLOAT16, INT2, IN
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.checkpoints.onnx.graphs import Names, all_nodes, attributes
 from fewbits.checkpoints.onnx.products import STANDARD, Product, product_of
-from fewbits.checkpoints.quoting import quoted
 from fewbits.formats import Fields
 from fewbits.formats.fields import pack_bits, unpack_bits
 
@@ -78,7 +77,7 @@ class QDQ:
 
     def pack(self, matrix: GraphMatrix, fields: Fields) -> Arrays:
         """Codes and zero points of all rows in the order of the graph, packed one after another."""
-        (rows, cols), found = matrix.shape, uniform_of(matrix)
+        cols, found = matrix.shape[1], uniform_of(matrix)
         codes = fields["codes"] if found.signed or not found.symmetric else _signed(found, fields["codes"], cols)
         packed: Arrays = {"codes": _packed(unpack_bits(codes, found.bits, cols), found.bits, matrix)}
         packed["scale"] = _turned(fields["scale"], matrix)
@@ -112,7 +111,9 @@ class QDQ:
             told = {"axis": 0 if matrix.transposed else 1, "block_size": found.group}
         elif not found.per_tensor:
             told = {"axis": 1 if matrix.transposed else 0}
-        return [helper.make_node(OPERATOR, list(parts.tensors.values()), [parts.decoded], name=parts.decoded, **told)]
+        node = helper.make_node(OPERATOR, list(parts.tensors.values()), [parts.decoded], name=parts.decoded)
+        node.attribute.extend(helper.make_attribute(name, number) for name, number in told.items())
+        return [node]
 
     def product(self, product: Product, matrix: GraphMatrix, parts: Parts, names: Names) -> list[Any]:
         """The node as it was with the decoded matrix; MatMul, and Add, in place of one that decodes by itself."""
@@ -125,11 +126,15 @@ class QDQ:
             return [node]
         output = names.new(f"{product.output}_product") if product.bias else product.output
         old = product.node
-        made = helper.make_node("MatMul", [product.input, parts.decoded], [output], name=old.name or None)
+        told = {"name": old.name or None, "doc_string": old.doc_string or None}
+        made = helper.make_node("MatMul", [product.input, parts.decoded], [output], **told)
         made.metadata_props.extend(old.metadata_props)
         if not product.bias:
             return [made]
-        return [made, helper.make_node("Add", [output, product.bias], [product.output], name=names.new(f"{old.name}_bias"))]
+        return [
+            made,
+            helper.make_node("Add", [output, product.bias], [product.output], name=names.new(f"{old.name}_bias")),
+        ]
 
     def find(self, file: OnnxFile) -> tuple[dict[str, Held], dict[str, str]]:
         """Every constant of two sides or more that a DequantizeLinear decodes."""
