@@ -28,7 +28,8 @@ from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
 from fewbits.verification import Allowance
-from fewbits.verification_onnx import float_sources, verify_onnx
+from fewbits.verification_onnx import verify_onnx
+from fewbits.verification_onnx_numbers import float_sources
 from fewbits.verification_sources import Origin
 from fewbits.workers import Workers
 

@@ -10,6 +10,16 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+
+import fewbits
+from fewbits import formats
+from fewbits.checkpoints.fields import StoredMatrix
+from fewbits.checkpoints.onnx.dialects import GRAPH_DIALECTS
+from fewbits.checkpoints.onnx.file import OnnxFile
+from fewbits.checkpoints.onnx.reader import OnnxReader
+from fewbits.checkpoints.onnx.weights import find_weights
+from fewbits.errors import CheckpointError
+from fewbits.kernels.stored import stored_numbers
 from references.onnx_graphs import (
     GRAPHS,
     attention,
@@ -23,16 +33,6 @@ from references.onnx_graphs import (
     tied,
 )
 from references.onnx_numbers import matrices, run
-
-import fewbits
-from fewbits import formats
-from fewbits.checkpoints.fields import StoredMatrix
-from fewbits.checkpoints.onnx.dialects import GRAPH_DIALECTS
-from fewbits.checkpoints.onnx.file import OnnxFile
-from fewbits.checkpoints.onnx.reader import OnnxReader
-from fewbits.checkpoints.onnx.weights import find_weights
-from fewbits.errors import CheckpointError
-from fewbits.kernels.stored import stored_numbers
 
 TO = {"matmulnbits": "int4_g32_sym", "qdq": "uint4_g16_asym"}
 
@@ -225,7 +225,7 @@ def test_fields_are_the_same_after_there_and_back(to: str, tmp_path: Path) -> No
     for name, matrix in first.items():
         assert matrix.tobytes() == second[name].tobytes() == third[name].tobytes()
     one, other = OnnxReader(a), OnnxReader(tmp_path / "c.onnx")
-    for name in first if "int4_g16_asym" != to else ():
+    for name in first if to != "int4_g16_asym" else ():
         mine, theirs = one.read(name), other.read(name)
         assert isinstance(mine, StoredMatrix)
         assert isinstance(theirs, StoredMatrix)

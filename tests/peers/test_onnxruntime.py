@@ -17,13 +17,13 @@ import onnxruntime
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig, MatMulNBitsQuantizer
-from references.onnx_graphs import GRAPHS, inputs_of, mlp, model, random
 
 import fewbits
 from fewbits import formats
 from fewbits.checkpoints.fields import StoredMatrix
 from fewbits.checkpoints.onnx.reader import OnnxReader
 from fewbits.kernels.stored import stored_numbers
+from references.onnx_graphs import GRAPHS, inputs_of, mlp, model, random
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 GROUPED = ("int4_g32_sym", "uint4_g16_asym", "int8_g32_sym", "uint8_g32_asym", "int2_g32_sym", "uint2_g16_asym")
@@ -63,7 +63,7 @@ def ours(path: Path) -> Arrays:
 
 
 def theirs(path: Path) -> Arrays:
-    """Name -> matrix (rows, cols) as ONNX Runtime decodes it, node by node: products with one row of 1 after another."""
+    """Name -> matrix (rows, cols) as ONNX Runtime decodes it, node by node, or multiplies the identity with it."""
     made, reader = onnx.load(path), OnnxReader(path)
     constants = {tensor.name: tensor for tensor in made.graph.initializer}
     nodes = {name: node for node in made.graph.node for name in node.input}

@@ -29,7 +29,8 @@ from fewbits.digest import OutputDigest
 from fewbits.errors import CheckpointError
 from fewbits.verification import Expectation
 from fewbits.verification_numbers import ReadNumbers
-from fewbits.verification_onnx import number_sources, verify_onnx
+from fewbits.verification_onnx import verify_onnx
+from fewbits.verification_onnx_numbers import number_sources
 from fewbits.workers import Workers
 
 

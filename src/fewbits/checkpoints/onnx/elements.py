@@ -58,5 +58,15 @@ _TYPES = {
 ELEMENTS: Mapping[int, Element] = MappingProxyType({kind: Element(*told) for kind, told in _TYPES.items()})
 """Number of the type in TensorProto.DataType -> what it is; texts have no bits of their own and are not among them."""
 
+
+def type_name(kind: int) -> str:
+    """What the element type `kind` is called, known or not.
+
+    >>> type_name(10), type_name(99)
+    ('F16', 'type 99')
+    """
+    return ELEMENTS[kind].format if kind in ELEMENTS else "STRING" if kind == STRING else f"type {kind}"
+
+
 FLOATS: Mapping[str, int] = MappingProxyType({"F32": FLOAT, "F16": FLOAT16})
 """Formats of weights that are read and kept -> their element type."""

@@ -69,6 +69,11 @@ def attributes(node: Any) -> dict[str, Any]:
     return {each.name: each.i if each.type == 2 else each.f if each.type == 1 else None for each in node.attribute}
 
 
+def whole_numbers(node: Any) -> dict[str, int]:
+    """The attributes of `node` that are one whole number, by name."""
+    return {each.name: each.i for each in node.attribute if each.type == 2}
+
+
 class Names:
     """The names that a model uses but for those that are `freed`, and new ones."""
 

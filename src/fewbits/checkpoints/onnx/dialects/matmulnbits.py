@@ -25,9 +25,9 @@ from fewbits.checkpoints.onnx.dialects.base import (
     name_of_codes,
     uniform_matrix,
 )
-from fewbits.checkpoints.onnx.elements import ELEMENTS, FLOAT, FLOAT16, UINT8
+from fewbits.checkpoints.onnx.elements import FLOAT, FLOAT16, UINT8, type_name
 from fewbits.checkpoints.onnx.file import OnnxFile
-from fewbits.checkpoints.onnx.graphs import Names, all_nodes, attributes
+from fewbits.checkpoints.onnx.graphs import Names, all_nodes, whole_numbers
 from fewbits.checkpoints.onnx.products import MICROSOFT, Product
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
@@ -151,7 +151,7 @@ class MatMulNBits:
 
 
 def _is_own(node: Any) -> bool:
-    return bool(node.op_type == OPERATOR and node.domain == MICROSOFT)
+    return bool(node.op_type == OPERATOR and node.domain == MICROSOFT and len(node.output) == 1)
 
 
 def _optional(node: Any, place: int) -> str:
@@ -160,8 +160,8 @@ def _optional(node: Any, place: int) -> str:
 
 def _strange(node: Any, file: OnnxFile) -> str | None:
     """Why no format here is what the operator holds."""
-    told = attributes(node)
-    cols, size, bits = told.get("K") or 0, told.get("block_size") or 0, told.get("bits") or 4
+    told = whole_numbers(node)
+    cols, size, bits = told.get("K", 0), told.get("block_size", 0), told.get("bits", 4)
     if _optional(node, _G_IDX):
         return "has columns in an order of their own (g_idx), of which ONNX Runtime's readers are too few to be read"
     if bits not in BITS or size not in GROUPS:
@@ -178,8 +178,8 @@ def _strange(node: Any, file: OnnxFile) -> str | None:
 
 def _held(name: str, node: Any, file: OnnxFile) -> Held:
     """The matrix of an operator; raises CheckpointError where its initializers are of other sizes than it says."""
-    told = attributes(node)
-    rows, cols, size, bits = told.get("N") or 0, told["K"], told["block_size"], told.get("bits") or 4
+    told = whole_numbers(node)
+    rows, cols, size, bits = told.get("N", 0), told.get("K", 0), told["block_size"], told.get("bits", 4)
     tensors = {"codes": file.initializers[node.input[1]], "scale": file.initializers[node.input[2]]}
     if zero := _optional(node, 3):
         tensors["zero"] = file.initializers[zero]
@@ -195,8 +195,8 @@ def _held(name: str, node: Any, file: OnnxFile) -> Held:
         tensor = tensors[part]
         if tensor.data_type != kind or np.prod(tensor.dims, dtype=object) != np.prod(dims, dtype=object):
             raise CheckpointError(
-                f"tensor {quoted(tensor.name)} in {file.path} is {ELEMENTS[tensor.data_type].format} "
-                f"{quoted(list(tensor.dims))} and its node calls for {ELEMENTS[kind].format} {list(dims)}; the file is "
+                f"tensor {quoted(tensor.name)} in {file.path} is {type_name(tensor.data_type)} "
+                f"{quoted(list(tensor.dims))} and its node calls for {type_name(kind)} {list(dims)}; the file is "
                 "damaged."
             )
     return Held(matrix, tensors, node.input[1])

@@ -27,9 +27,9 @@ from fewbits.checkpoints.onnx.dialects.base import (
     name_of_codes,
     uniform_matrix,
 )
-from fewbits.checkpoints.onnx.elements import ELEMENTS, FLOAT, FLOAT16, INT2, INT4, INT8, UINT2, UINT4, UINT8
+from fewbits.checkpoints.onnx.elements import FLOAT, FLOAT16, INT2, INT4, INT8, UINT2, UINT4, UINT8, type_name
 from fewbits.checkpoints.onnx.file import OnnxFile
-from fewbits.checkpoints.onnx.graphs import Names, all_nodes, attributes
+from fewbits.checkpoints.onnx.graphs import Names, all_nodes, whole_numbers
 from fewbits.checkpoints.onnx.products import STANDARD, Product, product_of
 from fewbits.formats import Fields
 from fewbits.formats.fields import pack_bits, unpack_bits
@@ -229,8 +229,8 @@ def _held(name: str, node: Any, file: OnnxFile, *, transposed: bool) -> Held | s
     shape = (dims[1], dims[0]) if turned else (dims[0], prod(dims[1:]))
     word = {kind: word for word, kind in _SCALES.items()}.get(scale.data_type)
     if word is None:
-        return f"has scales of the type {ELEMENTS[scale.data_type].format}, which is not read here"
-    told = attributes(node)
+        return f"has scales of the type {type_name(scale.data_type)}, which is not read here"
+    told = whole_numbers(node)
     scope = _scope(told, dims, tuple(scale.dims), turned=turned)
     if scope is None:
         return "has scales along the wrong side, or groups that do not divide it"
@@ -251,18 +251,17 @@ def _constants(node: Any, file: OnnxFile) -> tuple[Any, Any, Any] | str:
     zero = node.input[2] if len(node.input) > 2 else ""
     if node.input[1] not in file.initializers or (zero and zero not in file.initializers):
         return "has scales or zero points that are worked out at run time"
-    if attributes(node).get("output_dtype", 0) not in (0, file.initializers[node.input[1]].data_type):
+    if whole_numbers(node).get("output_dtype", 0) not in (0, file.initializers[node.input[1]].data_type):
         return "is decoded to another type than that of its scales"
     return file.initializers[node.input[0]], file.initializers[node.input[1]], file.initializers.get(zero)
 
 
-def _scope(told: Mapping[str, Any], dims: tuple[int, ...], lines: tuple[int, ...], *, turned: bool) -> str | None:
+def _scope(told: Mapping[str, int], dims: tuple[int, ...], lines: tuple[int, ...], *, turned: bool) -> str | None:
     """Which numbers share a scale, as a format's name says it; None where none says it."""
     row_side = len(dims) - 1 if turned else 0
     if prod(lines) == 1 and len(lines) < 2:
         return "tensor"
-    axis, size = told.get("axis", 1), told.get("block_size", 0) or 0
-    axis = 1 if axis is None else axis
+    axis, size = told.get("axis", 1), told.get("block_size", 0)
     axis += len(dims) if axis < 0 else 0
     if not size:
         return "row" if axis == row_side and lines == (dims[row_side],) else None
