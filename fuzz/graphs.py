@@ -95,11 +95,11 @@ def spoiled_graph(random: Any, data: bytes, corpus: Sequence[bytes]) -> bytes:
         model.ParseFromString(data)
     except Exception:  # one that was spoiled before
         return data
-    for _ in range(random.randint(1, 3)):
-        _spoil(random, model)
     try:
+        for _ in range(random.randint(1, 3)):
+            _spoil(random, model)
         spoiled: bytes = model.SerializeToString()
-    except Exception:  # a text that is no UTF-8
+    except (TypeError, ValueError):  # a number that its field does not hold, a text that is no UTF-8
         return data
     return spoiled
 
@@ -124,7 +124,7 @@ def _spoil(random: Any, message: Any) -> None:
         else:
             value.append(_other(random, value[0]))
     else:
-        _set(message, told.name, _other(random, value))
+        setattr(message, told.name, _other(random, value))
 
 
 def _spoil_message(random: Any, several: Any) -> None:
@@ -136,13 +136,6 @@ def _spoil_message(random: Any, several: Any) -> None:
         del several[random.randrange(len(several))]
         return
     _spoil(random, random.choice(list(several)))
-
-
-def _set(message: Any, name: str, value: Any) -> None:
-    try:
-        setattr(message, name, value)
-    except (TypeError, ValueError):  # a number of 64 bits in a field of 32
-        setattr(message, name, type(value)())
 
 
 def _other(random: Any, value: Any) -> Any:

@@ -161,6 +161,10 @@ class Comparison:
         odd = set(theirs) - set(mine) - self._new or set(mine) - set(theirs) - self._gone
         if odd:
             raise self._wrong(f"the constant {min(odd)} is too much or missing")
+        asked = {name for graph in graphs_of(self.written.model.graph) for node in graph.node for name in node.input}
+        idle = self._gone & set(theirs) - asked - self._new
+        if idle:
+            raise self._wrong(f"the constant {min(idle)} is still there, and no node asks for it")
         for name in set(mine) & set(theirs) - self._new:
             if not self._same_tensor(mine[name], theirs[name]):
                 raise self._wrong(f"the constant {name} differs")
