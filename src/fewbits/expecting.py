@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fewbits.checkpoints.base import Conversion
 from fewbits.errors import CheckpointError
 from fewbits.reporting.record import TensorResult
-from fewbits.verification import Allowance, Expectation, Inputs
+from fewbits.verification_matrices import Allowance, Expectation, Inputs
 from fewbits.verification_rotation import Turned
 from fewbits.verification_sources import Origin
 

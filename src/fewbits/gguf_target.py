@@ -18,7 +18,8 @@ from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import Allowance, open_written, verify
+from fewbits.verification import open_written, verify
+from fewbits.verification_matrices import Allowance
 from fewbits.verification_sources import Origin, expect_directory, expect_gguf, rotated_directory, rotated_gguf
 from fewbits.workers import Workers
 

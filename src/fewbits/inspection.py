@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.checkpoints.base import Reader, StoredTensor
-from fewbits.checkpoints.dialects.reader import DialectReader, open_quantized
-from fewbits.checkpoints.fields import FieldsReader, StoredMatrix, is_fields_file
+from fewbits.checkpoints.dialects.reader import open_quantized
+from fewbits.checkpoints.fields import FieldsReader, MatrixReader, StoredMatrix, is_fields_file
 from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.errors import CheckpointError
 from fewbits.mixes import Mix, find_mix
@@ -93,9 +93,9 @@ class Inspection:
 
     path: str
     container: str
-    """"GGUF" or "safetensors"."""
+    """"GGUF", "safetensors" or "ONNX"."""
     dialect: str | None
-    """How matrices lie in safetensors: "fewbits", "gptq", ...; None where nothing is quantized, and for GGUF."""
+    """How matrices lie in safetensors ("fewbits", "gptq", ...) or ONNX; None where none is quantized, and for GGUF."""
     architecture: str | None
     """As the checkpoint itself names it; None where it does not say."""
     tensors: tuple[InspectedTensor, ...]
@@ -142,19 +142,19 @@ class Inspection:
 
 
 def inspect(path: str | Path) -> Inspection:
-    """List the tensors, formats, sizes and metadata of a GGUF file, a safetensors file or a Hugging Face directory.
+    """List the tensors, formats, sizes and metadata of a GGUF, safetensors or ONNX file or a Hugging Face directory.
 
     Raises CheckpointError when there is no such path, or what is there is damaged or of another kind.
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist; give a GGUF file, a safetensors file or a model directory.")
+        raise CheckpointError(f"{path} does not exist; give a GGUF, safetensors or ONNX file, or a model directory.")
     if path.is_dir():
         return _inspect_directory(path)
     opener = _OPENERS.get(_kind(path))
     if opener is None:
         raise CheckpointError(
-            f"{path} is neither a GGUF nor a safetensors file; give one of these, or a model directory."
+            f"{path} is neither a GGUF nor a safetensors nor an ONNX file; give one of these, or a model directory."
         )
     return opener(path)
 
@@ -208,14 +208,25 @@ def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if key != "fewbits"}
 
 
-_OPENERS: dict[str, Callable[[Path], Inspection]] = {"GGUF": _inspect_gguf, "safetensors": _inspect_safetensors}
+def _inspect_onnx(path: Path) -> Inspection:
+    from fewbits.checkpoints.onnx.reader import OnnxReader
+
+    reader = OnnxReader(path)
+    return _summary(path, "ONNX", None, reader, reader.file.files, reader.metadata)
+
+
+_OPENERS: dict[str, Callable[[Path], Inspection]] = {
+    "GGUF": _inspect_gguf,
+    "safetensors": _inspect_safetensors,
+    "onnx": _inspect_onnx,
+}
 
 
 def _summary(
     path: Path,
     container: str,
     architecture: object,
-    reader: Reader | FieldsReader | DialectReader,
+    reader: Reader | MatrixReader,
     files: tuple[Path, ...],
     metadata: Mapping[str, Any],
     mix: Mix | None = None,
@@ -224,7 +235,7 @@ def _summary(
     return Inspection(
         path=str(path),
         container=container,
-        dialect=reader.dialect_name if isinstance(reader, FieldsReader | DialectReader) else None,
+        dialect=getattr(reader, "dialect_name", None),
         architecture=architecture if isinstance(architecture, str) else None,
         tensors=tensors,
         formats=_totals(tensors),

@@ -30,6 +30,7 @@ from fewbits.formats import Params
 from fewbits.hub.locating import Located, locate
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
+from fewbits.onnx_target import require_same_container, require_weights_only
 from fewbits.planning import Recipe
 from fewbits.preflight import estimate_memory, estimate_seconds, require_room, require_writable
 from fewbits.reporting.card import card_path, publish_with_card
@@ -37,7 +38,7 @@ from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResul
 from fewbits.request import Request
 from fewbits.rotating import Rotating, rotating
 from fewbits.targets import Prepared, Target, Writer, target_of
-from fewbits.verification import Allowance, relative_rms
+from fewbits.verification_matrices import Allowance, relative_rms
 from fewbits.versions import versions
 from fewbits.way import Way
 from fewbits.workers import Workers, one_torch_thread
@@ -62,6 +63,7 @@ def run(
     coming = partial(request.progress, "download")
     located = locate(request.source, revision=request.revision, pickles=request.pickles, progress=coming)
     conversion = target.accept(_open(request, located, target))
+    require_weights_only(conversion, chosen.name, walks=chosen.reads_text or chosen.rotation is not None)
     turning = rotating(conversion, chosen.rotation) if chosen.rotation else None
     conversion = turning.conversion if turning else conversion
     files = [*conversion.files, *(Path(file) for file in _named_files(request, recipe) if file)]
@@ -216,6 +218,7 @@ class _Outcome:
 
 
 def _open(request: Request, located: Located, target: Target) -> Conversion:
+    require_same_container(located.path, request.output)
     conversion = open_source(located.path, name=located.name, pickles=request.pickles)
     if any(target.overwrites(request.output, file) for file in conversion.files):
         raise CheckpointError(f"{request.output} is the source itself; choose another output.")
@@ -244,7 +247,7 @@ def _plan(
         architecture=conversion.architecture,
         tensors=tensors,
         notes=(*conversion.notes, *assignment.notes, *prepared.notes, *(calibration.notes if calibration else ())),
-        bytes_in=sum(t.bytes_in for t in tensors),
+        bytes_in=sum(t.bytes_in for t in tensors) + conversion.carried,
         bytes_out=prepared.size,
         seconds_estimated=estimate_seconds(tensors, conversion.files, threads)
         + walk[0]

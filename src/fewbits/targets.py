@@ -1,4 +1,4 @@
-"""What `quantize` can write: a GGUF file, or a model directory with fields of any format in safetensors."""
+"""What `quantize` can write: a GGUF file, an ONNX file, or a model directory with any format in safetensors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from fewbits.checkpoints.directory_layout import DirectoryLayout, plan_directory
 from fewbits.checkpoints.fields import PLAIN, Matrix
 from fewbits.checkpoints.gguf_split import read_size
 from fewbits.checkpoints.model_directory import DirectoryWriter, require_replaceable
+from fewbits.checkpoints.onnx.source import is_onnx
 from fewbits.checkpoints.partial_file import partial_path
 from fewbits.digest import OutputDigest
 from fewbits.errors import CheckpointError
 from fewbits.expecting import expectation, pickled, require_planned
 from fewbits.formats import Fields
 from fewbits.gguf_target import GGUFTarget
+from fewbits.onnx_target import OnnxTarget
 from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import Allowance, verify_dialect, verify_fields
+from fewbits.verification import verify_dialect, verify_fields
+from fewbits.verification_matrices import Allowance
 from fewbits.verification_sources import (
     Origin,
     rotated_directory,
@@ -117,20 +120,25 @@ class Target(Protocol):
         """Decide the layout."""
 
 
-_OTHER_FILES = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".toml")
+_OTHER_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".toml")
 
 
 def target_of(
     output: Path, split_size: int | str | None = None, *, dialect: str | None = None, usual: str = ""
 ) -> Target:
-    """The kind of output that the name `output` asks for: NAME.gguf is a GGUF file, anything else a model directory.
+    """The kind of output that the name `output` asks for: NAME.gguf, NAME.onnx, anything else a model directory.
 
     With `split_size` its weights lie in parts of at most so many bytes. A directory is in `dialect`, or where that is
-    None in the `usual` one of the recipe, else in our own.
+    None in the `usual` one of the recipe, else in our own; an ONNX file in `dialect`, else in the usual one of graphs.
     """
+    if is_onnx(output):
+        if split_size is not None:
+            raise CheckpointError(f"{output} is an ONNX file, which is not split; leave --split-size out.")
+        return OnnxTarget.of(output, dialect)
     if output.suffix.lower() in _OTHER_FILES or (output.is_file() and output.suffix.lower() != ".gguf"):
         raise CheckpointError(
-            f"{output} is no name to write to: give one that ends in .gguf, or for a model directory the directory's."
+            f"{output} is no name to write to: give one that ends in .gguf or .onnx, or for a model directory the "
+            "directory's."
         )
     largest = None if split_size is None else read_size(split_size)
     if output.suffix.lower() == ".gguf":

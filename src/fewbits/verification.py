@@ -9,97 +9,20 @@ format's bound, and has exactly the error that was recorded while it was written
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from fewbits import formats, kernels
-from fewbits.checkpoints.base import WEIGHT_TYPES, Bytes, Order, StoredTensor, Value
+from fewbits.checkpoints.base import StoredTensor, Value
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.gguf_parts import GGUFParts, join_parts
 from fewbits.checkpoints.safetensors import INDEX_NAME, SafetensorsReader, ShardedReader, open_directory
 from fewbits.digest import OutputDigest, sha256_of_parts
 from fewbits.errors import VerificationError
-from fewbits.formats import Format
-from fewbits.kernels import Doubles
 from fewbits.verification_dialects import Directory, Reading
-from fewbits.verification_fields import Slab, put_outliers, read_numbers
-from fewbits.verification_rotation import Rows, Turned
-from fewbits.workers import Workers, row_slabs
-
-TOLERANCE = 1e-9
-"""Relative difference allowed between the recorded and the measured error: both sum the same numbers in float64."""
-
-WEIGHED_BOUND = 2.0
-"""Largest |w - stored| within a span over its largest |w|, where errors were weighed: what counts little may
-come back as anything that the span can hold, of the other sign at worst. The recorded error has to be met still."""
-
-LAST_BIT = 2.0**-22
-"""Twice what rounding to float32 changes of a number, relatively."""
-
-COMPENSATED_RMS = 1.0
-"""Largest relative RMS error of a matrix whose numbers make up for each other; single ones may be anywhere."""
-
-_BOUNDS = {"weighed": WEIGHED_BOUND, "compensated": math.inf}
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """How a tensor may differ from its source.
-
-    `kind` "weighed": errors were weighed by importance, so that what counts little may be off by more than the format's
-    bound; "compensated": numbers were moved to make up for the errors of others, as far as that needed. A transform has
-    multiplied columns and then rows by factors, in float32, where there are some.
-    """
-
-    kind: str = ""
-    rows: npt.NDArray[np.float32] | None = None
-    columns: npt.NDArray[np.float32] | None = None
-
-    @property
-    def scales(self) -> bool:
-        """Whether a transform has."""
-        return self.rows is not None or self.columns is not None
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the file must say of a matrix's inputs: how they are rounded, and how many columns stay in 16 bits."""
-
-    activation: str | None = None
-    outliers: int = 0
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What one tensor of the file must hold: rows of `source` in `order`, plus `add`, off by exactly `relative_rms`."""
-
-    source: StoredTensor
-    order: Order | None
-    format: str
-    relative_rms: float
-    add: float = 0.0
-    """What its numbers are more than the source's."""
-    allowance: Allowance = Allowance()
-    turned: Turned | None = None
-    """What a rotation of the whole model has made of the source's rows."""
-    inputs: Inputs = Inputs()
-
-    @property
-    def numbers(self) -> str:
-        """How `_rows_of` brings the source's rows."""
-        return "F32" if self.allowance.scales or self.turned or self.add else self.source.format
-
-    @property
-    def unsure(self) -> float:
-        """How far numbers that were worked out twice may be from each other, relatively: a last bit."""
-        return LAST_BIT if self.turned else 0.0
+from fewbits.verification_matrices import Expectation, check_reading, check_stored, check_tensor
+from fewbits.workers import Workers
 
 
 def open_written(paths: Sequence[Path]) -> GGUFParts:
@@ -123,7 +46,7 @@ def verify(
     total = sum(e.source.bytes for e in expected.values())
     done = 0
     for name in file.names():
-        done = _check_tensor(file.read(name), expected[name], workers, lambda n: progress(n, total), done)
+        done = check_tensor(file.read(name), expected[name], workers, lambda n: progress(n, total), done)
     return digest.result()
 
 
@@ -152,28 +75,9 @@ def verify_stored(
     progress: Callable[[int, int], None],
 ) -> None:
     """Check matrices by their fields, wherever those lie, against what they must hold; raises VerificationError."""
-    total = sum(e.source.bytes for e in expected.values())
-    done = 0
+    total, done = sum(e.source.bytes for e in expected.values()), 0
     for name, found in stored.items():
-        want, own = expected[name], found
-        if isinstance(own, StoredMatrix):
-            _require_inputs(own, want.inputs)
-            if set(own.load()) != {"data"}:
-                _require_stated(own, want)
-                rows = _rows_of(want)
-                compare = partial(_compare_numbers, partial(_own_numbers, own), want, rows, _largest(want, rows))
-                done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
-                continue
-            own = StoredTensor(name, own.format, own.shape, own.load()["data"].reshape(-1))
-        done = _check_tensor(own, want, workers, lambda n: progress(n, total), done)
-
-
-def _largest(want: Expectation, rows: Rows) -> float:
-    """The largest magnitude among the source's numbers, where all rows share a scale; nobody reads it elsewhere."""
-    if formats.get(want.format).rows:
-        return math.nan
-    slabs = row_slabs(want.source.rows, want.source.row_bytes)
-    return max(kernels.extent(rows(*slab), want.numbers)[0] for slab in slabs)
+        done = check_stored(found, expected[name], workers, lambda n: progress(n, total), done)
 
 
 def _open(folder: Path, weights: Sequence[Path]) -> SafetensorsReader | ShardedReader:
@@ -210,60 +114,22 @@ def verify_dialect(
     for name, want in expected.items():
         reading = read[name]
         if reading is None:
-            done = _check_tensor(directory.weights.read(name), want, workers, lambda n: progress(n, total), done)
-            continue
-        if (reading.shape, reading.activation) != (want.source.shape, want.inputs.activation):
-            raise VerificationError(
-                f"tensor {name} is {list(reading.shape)} with inputs rounded as {reading.activation} in the file, and "
-                f"should be {list(want.source.shape)} with {want.inputs.activation}; the file is not kept."
-            )
-        rows = _rows_of(want)
-        compare = partial(_compare_numbers, partial(_others_numbers, reading), want, rows, _largest(want, rows))
-        done = _measure(name, want, compare, workers, lambda n: progress(n, total), done)
+            done = check_tensor(directory.weights.read(name), want, workers, lambda n: progress(n, total), done)
+        else:
+            done = check_reading(name, reading, want, workers, lambda n: progress(n, total), done)
     return digest.result()
 
 
-def _own_numbers(stored: StoredMatrix, slab: tuple[int, int], w: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What fields stand for in rows whose source is `w`."""
-    read = Slab(stored.load(), *slab, w.shape[1])
-    found = read_numbers(stored.format, read)
-    put_outliers(stored.name, read, found, w)
-    return found
-
-
-def _others_numbers(reading: Reading, slab: tuple[int, int], _: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What readers of a dialect see in these rows."""
-    return reading.numbers(*slab)
-
-
-def _compare_numbers(
-    numbers: Callable[[tuple[int, int], npt.NDArray[np.float32]], npt.NDArray[np.float32]],
-    want: Expectation,
-    rows_of: Rows,
-    largest: float,
-    slab: tuple[int, int],
-) -> kernels.Compared:
-    """Rows of a matrix in several tensors, read by their own reading; `largest` is the source's largest magnitude.
-
-    Where all rows share something, no error may be large beside that.
-    """
-    source, format = want.source, formats.get(want.format)
-    rows = rows_of(*slab)
-    w = kernels.decode_rows(want.numbers, rows, source.cols)
-    found = numbers(slab, w)
-    error, square = kernels.deviation(rows, want.numbers, found)
-    far = _largest_per_span(w - found, format) - format.error_floor
-    size = np.full_like(far, largest) if format.rows == 0 else _largest_per_span(w, format)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(far > 0, far / size, 0.0)
-    return kernels.Compared(error, square, float(ratio.max(initial=0.0)) if np.isfinite(found).all() else math.inf)
-
-
-def _largest_per_span(w: npt.NDArray[np.float32], format: Format) -> Doubles:
-    """The largest magnitude in each span of the rows of `w`, or in each tile where spans reach over several rows."""
-    spans = np.abs(w).reshape(len(w), -1, format.span or w.shape[1]).max(-1)
-    tiles = range(0, len(w), max(format.rows, 1)) if format.rows > 1 else None
-    return (np.maximum.reduceat(spans, tiles) if tiles else spans).astype(np.float64)
+def verify_readings(
+    expected: Mapping[str, Expectation],
+    readings: Mapping[str, Reading],
+    workers: Workers,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Check what others read of each expected matrix; raises VerificationError."""
+    total, done = sum(e.source.bytes for e in expected.values()), 0
+    for name, want in expected.items():
+        done = check_reading(name, readings[name], want, workers, lambda n: progress(n, total), done)
 
 
 def _check_metadata(file: GGUFParts, metadata: Mapping[str, Value]) -> None:
@@ -279,126 +145,3 @@ def _require_same_names(path: Path, found: list[str], expected: Mapping[str, Exp
         raise VerificationError(
             f"{path} and its source differ in the tensor {odd[0]} ({len(odd)} in all); it is not kept."
         )
-
-
-def _require_stated(stored: StoredTensor | StoredMatrix, want: Expectation) -> None:
-    if stored.format != want.format or stored.shape != want.source.shape:
-        raise VerificationError(
-            f"tensor {stored.name} is {stored.format} {stored.shape} in the file and should be {want.format} "
-            f"{want.source.shape}; the file is not kept."
-        )
-
-
-def _require_inputs(stored: StoredMatrix, want: Inputs) -> None:
-    if (stored.activation, stored.outliers) != (want.activation, want.outliers):
-        raise VerificationError(
-            f"tensor {stored.name} states {stored.outliers} columns in 16 bits and inputs rounded as "
-            f"{stored.activation} in the file, and should {want.outliers} and {want.activation}; the file is not kept."
-        )
-
-
-def _check_tensor(
-    stored: StoredTensor, want: Expectation, workers: Workers, progress: Callable[[int], None], done: int
-) -> int:
-    """Compare one tensor in bytes per row, slab by slab; returns the source bytes compared so far."""
-    _require_stated(stored, want)
-    format, source_rows = formats.get(stored.format), _rows_of(want)
-
-    def compare(slab: tuple[int, int]) -> kernels.Compared:
-        rows, wanted = stored.slab(*slab), source_rows(*slab)
-        if want.numbers == format.name and _same_bytes(rows, wanted):
-            return kernels.Compared(np.zeros(len(rows)), np.ones(len(rows)), 0.0)
-        if want.numbers not in WEIGHT_TYPES:  # quantized already: the same bytes, or something else
-            count = float((rows != wanted).sum())
-            return kernels.Compared(np.full(len(rows), count), np.ones(len(rows)), 0.0)
-        return kernels.compare_rows(format.name, rows, wanted, want.numbers, format.error_floor)
-
-    return _measure(stored.name, want, compare, workers, progress, done)
-
-
-def _same_bytes(one: Bytes, other: Bytes) -> bool:
-    """Whether rows are byte for byte the same, eight bytes at a time where they can be."""
-    if one.shape != other.shape:
-        return False
-    a, b = np.ascontiguousarray(one).reshape(-1), np.ascontiguousarray(other).reshape(-1)
-    return np.array_equal(*((a, b) if a.size % 8 else (a.view(np.uint64), b.view(np.uint64))))
-
-
-def _measure(
-    name: str,
-    want: Expectation,
-    compare: Callable[[tuple[int, int]], kernels.Compared],
-    workers: Workers,
-    progress: Callable[[int], None],
-    done: int,
-) -> int:
-    """Compare slab by slab, and the error with the recorded one; returns the source bytes compared so far."""
-    source, format = want.source, formats.get(want.format)
-    errors: list[Doubles] = []
-    squares: list[Doubles] = []
-    worst = 0.0
-    pieces = row_slabs(source.rows, source.row_bytes, together=max(format.rows, 1))
-    for (start, stop), result in workers.in_order(compare, pieces):
-        errors.append(result.squared_error)
-        squares.append(result.squared)
-        worst = max(worst, result.worst)
-        done += source.row_bytes * (stop - start)
-        progress(done)
-    measured = relative_rms(errors, squares)
-    # Last bits are as good as independent of the error, so that squares add up.
-    near = abs(measured**2 - want.relative_rms**2) <= want.unsure**2
-    if not near and not math.isclose(measured, want.relative_rms, rel_tol=TOLERANCE, abs_tol=1e-15):
-        raise VerificationError(
-            f"tensor {name} is off by {measured:.6g} (relative RMS) when read back and {want.relative_rms:.6g} was "
-            "recorded; the file does not hold what was meant and is not kept."
-        )
-    if want.allowance.kind == "compensated" and measured > COMPENSATED_RMS:
-        raise VerificationError(
-            f"tensor {name} is off by {measured:.3g} (relative RMS): it is farther from its source than nothing at all "
-            "would be, so it is not kept; choose a wider format or --method nearest."
-        )
-    if not worst <= max(_BOUNDS.get(want.allowance.kind, format.error_bound), want.unsure):
-        raise VerificationError(
-            f"tensor {name} has an element off by {worst:.3g} of its span's largest, beyond the "
-            f"{format.error_bound:.3g} of {format.name}; its numbers do not suit this format: choose a wider one."
-        )
-    return done
-
-
-def _rows_of(want: Expectation) -> Rows:
-    """How rows are read, in the file's order and as transforms have left them, in `want.numbers`."""
-    if want.turned:
-        return partial(_scaled_rows, want, want.turned.reader(want.order), "F32")
-    return partial(_scaled_rows, want, partial(_source_rows, want), want.source.format)
-
-
-def _source_rows(want: Expectation, start: int, stop: int) -> Bytes:
-    if want.order is None:
-        return want.source.slab(start, stop)
-    rows: Bytes = want.source.slab(0, want.source.rows)[want.order[start:stop]]
-    return rows
-
-
-def _scaled_rows(want: Expectation, rows_of: Rows, numbers_are: str, start: int, stop: int) -> Bytes:
-    rows = rows_of(start, stop)
-    if not want.allowance.scales and not want.add:
-        return rows
-    numbers = kernels.decode_rows(numbers_are, rows, want.source.cols) + np.float32(want.add)
-    if want.allowance.columns is not None:
-        numbers *= want.allowance.columns[None, :]
-    if want.allowance.rows is not None:
-        numbers *= want.allowance.rows[start:stop].reshape(-1, 1)
-    scaled: Bytes = numbers.view(np.uint8)
-    return scaled
-
-
-def relative_rms(errors: list[Doubles], squares: list[Doubles]) -> float:
-    """sqrt(sum of squared errors / sum of squares) over slabs of rows (rows,); 0 for 0 / 0.
-
-    The rows of all slabs are put together before they are summed, so that the result does not depend on the slabs.
-
-    >>> relative_rms([np.array([0.01]), np.array([0.03])], [np.array([1.0, 3.0])])
-    0.1
-    """
-    error, square = (float(np.concatenate(slabs).sum()) if slabs else 0.0 for slabs in (errors, squares))
-    return math.sqrt(error / square) if square > 0 else (0.0 if error == 0 else math.inf)

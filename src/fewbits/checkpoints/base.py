@@ -167,6 +167,8 @@ class Conversion:
     """Keys of the source's config.json that have to say something else in the target."""
     projectors: tuple[Path, ...] = ()
     """Multimodal projectors that lie beside the source and are no part of it."""
+    carried: int = 0
+    """Bytes of tensors that come along as they are, beside the placements."""
 
 
 class Reader(Protocol):

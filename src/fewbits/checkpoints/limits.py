@@ -42,6 +42,15 @@ SENTENCEPIECE_BYTES = 16_000_000
 PIECES = 1 << 19
 """Of a SentencePiece model; real ones have up to 262,144."""
 
+ONNX_GRAPH_BYTES = 1 << 27
+"""Of an ONNX file beside its tensors' data: exporters write some kilobytes per node, where it came from included."""
+
+ONNX_FIELDS = 1 << 20
+"""Protobuf's fields in it; the graph of a large language model has some hundred thousand."""
+
+ONNX_PACKED_BYTES = 1 << 24
+"""Of whole numbers that take one byte in the file and eight in memory."""
+
 
 def countless(shape: Iterable[int]) -> bool:
     """Whether elements, or those of a part, are more than a signed number of 64 bits counts.

@@ -1,4 +1,4 @@
-"""Open a source that lies on this machine: a Hugging Face directory, or a GGUF file not yet quantized."""
+"""Open a source that lies on this machine: a Hugging Face directory, or a GGUF or ONNX file not yet quantized."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ def _open_file(path: Path) -> Conversion:
         magic = file.read(4)
     if magic == MAGIC:
         return convert_gguf(path)
+    if path.suffix.lower() == ".onnx":
+        from fewbits.checkpoints.onnx.source import convert_onnx
+
+        return convert_onnx(path)
     if path.suffix == ".safetensors":
         raise CheckpointError(f"{path} is one file of a model; give the directory, which has its config.json as well.")
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
@@ -59,7 +63,7 @@ def _open_file(path: Path) -> Conversion:
             "transformers, AutoModelForCausalLM.from_pretrained(DIR, weights_only=True)"
             ".save_pretrained(OUT, safe_serialization=True)."
         )
-    raise CheckpointError(f"{path} is no GGUF file; give a Hugging Face model directory or a GGUF file.")
+    raise CheckpointError(f"{path} is no GGUF file; give a Hugging Face model directory, a GGUF file, or an ONNX file.")
 
 
 def convert_gguf(path: Path) -> Conversion:

@@ -31,13 +31,13 @@ def convert(
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
-    """Write the model `source` (model directory in any dialect, hub id, or GGUF file) as `output`, number for number.
+    """Write the model `source` (model directory in any dialect, hub id, GGUF or ONNX file) as `output`, as it is.
 
     `output` is a GGUF file, or without an ending a model directory, whose matrices lie as `dialect` says
     (docs/containers.md; None: "fewbits"). A GGUF file has no configuration of transformers': `like` is the model
-    directory that it was made from. Returns the record, also written beside `output` as a card, or the preview when
-    `dry_run`. Raises FewbitsError, one sentence, before any work where a container cannot hold a format, and leaves
-    nothing on failure.
+    directory that it was made from. An ONNX file becomes one in another dialect (None: "matmulnbits"). No number is
+    rounded. Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises
+    FewbitsError, one sentence, before any work where a container cannot hold a format, and leaves nothing on failure.
     """
     started = time.perf_counter()
     with Workers(usable_threads(threads)) as workers:

@@ -13,14 +13,18 @@ from fewbits import kernels
 from fewbits.checkpoints import dialects
 from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.model_directory import require_replaceable
+from fewbits.checkpoints.onnx.layout import data_path
+from fewbits.checkpoints.onnx.source import is_onnx
 from fewbits.conversion.job import Job, Piece
 from fewbits.conversion.sources import directory_source, file_source
 from fewbits.conversion.to_directory import to_directory
 from fewbits.conversion.to_gguf import to_gguf
+from fewbits.conversion.to_onnx import to_onnx
 from fewbits.digest import Digests
 from fewbits.errors import CheckpointError
 from fewbits.hub.locating import locate
 from fewbits.memory import PeakMemory
+from fewbits.onnx_target import require_same_container
 from fewbits.preflight import require_room, require_writable
 from fewbits.reporting.card import card_path, publish_with_card
 from fewbits.reporting.record import Record, TensorResult
@@ -46,6 +50,11 @@ def plan(
         raise CheckpointError(f"{given} does not exist; give a model directory, a GGUF file, or a hub id (org/name).")
     if path.resolve() == output.resolve():
         raise CheckpointError(f"{output} is the source itself; choose another output.")
+    if is_onnx(path) or is_onnx(output):
+        require_same_container(given, output)
+        for each in (data_path(output), output):
+            require_writable(each, card_path(output), force=force, dry_run=dry_run)
+        return to_onnx(given, path, output, dialect)
     to_file = output.suffix.lower() == ".gguf"
     if to_file and dialect is not None:
         raise CheckpointError(f"{output} is a GGUF file, which has no dialects; leave --dialect out.")

@@ -30,7 +30,8 @@ from fewbits.planning import Recipe
 from fewbits.preflight import estimate_memory, estimate_seconds
 from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
 from fewbits.request import Progress, silent
-from fewbits.verification import Expectation, Inputs, relative_rms, verify_stored
+from fewbits.verification import verify_stored
+from fewbits.verification_matrices import Expectation, Inputs, relative_rms
 from fewbits.versions import versions
 from fewbits.way import Way
 from fewbits.workers import Workers, one_torch_thread, usable_threads
