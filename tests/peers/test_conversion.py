@@ -269,7 +269,7 @@ def _without_bias(placement: Placement) -> Placement:
     if not placement.name.endswith(".bias"):
         return placement
     source = placement.source
-    zeros = np.zeros(4 * source.rows, np.uint8)
+    zeros = np.zeros(4 * source.elements, np.uint8)
     return dataclasses.replace(placement, source=StoredTensor(source.name, "F32", source.shape, zeros))
 
 

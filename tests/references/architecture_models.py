@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 
 from references.random_models import (
+    GPT4O,
     LLAMA3,
     QWEN2,
     byte_level_tokenizer,
@@ -149,6 +150,15 @@ def falcon_7b(directory: Path, **changes: Any) -> Path:
     return _byte_level(directory, transformers.FalconConfig, **{**values, **changes})
 
 
+def gpt_oss(directory: Path, **changes: Any) -> Path:
+    """Experts that lie the other way, with biases, and sinks; every other layer with a window; YaRN."""
+    rope = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 512}
+    rope |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": changes.pop("truncate", True)}
+    values = {"num_local_experts": 8, "num_experts_per_tok": 4, "head_dim": 32, "sliding_window": 48}
+    values |= {"rope_parameters": rope, "swiglu_limit": 7.0, **changes}
+    return _byte_level(directory, transformers.GptOssConfig, pattern=GPT4O, **values)
+
+
 def seed_oss(directory: Path) -> Path:
     """Of an architecture that does not come with fewbits: examples/architectures has it."""
     return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
@@ -167,4 +177,5 @@ MODELS: tuple[Callable[..., Path], ...] = (
     gpt_neox,
     falcon,
     falcon_7b,
+    gpt_oss,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fewbits.checkpoints.base import (
     Value,
 )
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
-from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor, TransposedTensor
+from fewbits.checkpoints.derived import PartTensor, ReshapedTensor, ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.older_names import open_weights
 from fewbits.checkpoints.pooling import Pooling, read_pooling
@@ -119,11 +120,15 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
     by_source = {source: target for target, (source, _) in facts.items()}
     notes: list[str] = []
     found, listed = _stacks(config, reader, facts)
+    beside: Counter[str] = Counter()
     for source in present:
-        if source in listed:
+        what = config.architecture.stands_beside(source, config.layers)
+        beside[what or ""] += 1
+        if source in listed or what:
             continue
         # Names that the package's map does not know are those of architectures that a user added.
         target = gguf_name(source) or by_source.get(source)
+        target = f"{target}.weight" if target not in facts else target  # a parameter without an ending (sinks)
         if target in facts and facts[target][0] == source:
             found[target] = reader.read(source)
         else:
@@ -134,6 +139,7 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
                 f"{reader.path} has no tensor {quoted(source)}, which {config.path} calls for; "
                 "the checkpoint is incomplete."
             )
+    notes += [f"Left out: {what} ({n} tensors)." for what, n in beside.items() if what]
     placed = [_placement(config, target, found[target], fact) for target, (_, fact) in facts.items() if target in found]
     return placed, notes
 
@@ -150,11 +156,14 @@ def _target_names(config: Configuration, facts: Mapping[str, tuple[str, TensorFa
 def _stacks(
     config: Configuration, reader: Reader, facts: Mapping[str, tuple[str, TensorFact]]
 ) -> tuple[dict[str, StoredTensor], set[str]]:
-    """Target -> the experts' matrices as one tensor, and the names of those that were put together."""
+    """Target -> the experts' matrices as one tensor, or a tensor that has others too, and the names of their sources."""
     found: dict[str, StoredTensor] = {}
     listed: set[str] = set()
     present = set(reader.names())
     for target, (source, fact) in facts.items():
+        if fact.view and source in present:
+            found[target] = reader.read(source)
+            listed.add(source)
         names = [source.replace(EXPERT, str(n)) for n in range(config.experts)] if fact.stacked else []
         missing = [name for name in names if name not in present]
         if len(missing) in range(1, len(names)):
@@ -196,7 +205,8 @@ def _left_out(config: Configuration, reader: Reader, source: str) -> str:
 def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: TensorFact) -> Placement:
     widths = config.widths
     expected = tuple(widths[name] for name in fact.shape)
-    stated = fact.in_checkpoint(expected)
+    view = fact.seen(widths) if fact.view else None
+    stated = view.stored if view else fact.in_checkpoint(expected)
     if tensor.shape != stated:
         raise CheckpointError(
             f"tensor {quoted(tensor.name)} has shape {list(tensor.shape)} where {config.path} calls for "
@@ -211,6 +221,8 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
     unread = fact.unread(config.values)
     if unread:
         return Placement(target, tensor.behind(unread), whole=tensor)
+    if view:
+        return Placement(target, PartTensor.of(tensor, view))
     order = _order(config, fact, expected[0])
     tensor = TransposedTensor.of(tensor) if fact.transposed else tensor
     tensor = ReshapedTensor.of(tensor, expected) if fact.flat else tensor

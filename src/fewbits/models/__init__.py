@@ -13,11 +13,13 @@ from fewbits.models.architecture import (
     LocalRope,
     MetadataFact,
     SettledFact,
+    SparseFact,
     StreamFact,
     TensorFact,
     parts_of,
 )
 from fewbits.models.known import add_architecture, architectures, for_config, for_gguf, is_encoder
+from fewbits.models.views import View
 
 __all__ = [
     "EXPERT",
@@ -27,8 +29,10 @@ __all__ = [
     "LocalRope",
     "MetadataFact",
     "SettledFact",
+    "SparseFact",
     "StreamFact",
     "TensorFact",
+    "View",
     "add_architecture",
     "architectures",
     "for_config",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from fewbits.models.views import View
+
 EXPERT = "{expert}"
 """Stands for an expert's number in a name."""
 
@@ -46,7 +48,10 @@ class TensorFact:
     there. `aside` marks what a checkpoint of an encoder may hold beside it (a pooler, a
     head that guesses masked tokens): no GGUF file has it, and a directory keeps it as it is. `after` is the
     configuration's key of the last row that nothing looks up: a GGUF file begins behind it. `sources` says under which
-    configuration value, where that is true, a checkpoint calls it otherwise than `source`.
+    configuration value, where that is true, a checkpoint calls it otherwise than `source`. `view` names the sides by
+    which `source` is seen as a stack, of which part `take` is the tensor, `transposed` or not; `merged` says that the
+    first two sides are one in the checkpoint (see `views.py`). `only` is "dense" or "sparse" where one kind of layers
+    has the tensor: those without experts, or with.
     """
 
     gguf: str
@@ -62,6 +67,14 @@ class TensorFact:
     aside: bool = False
     after: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
+    view: tuple[str, ...] = ()
+    take: int = 0
+    merged: bool = False
+    only: str = ""
+
+    def seen(self, widths: Mapping[str, int]) -> View:
+        """How `source` is seen where the facts say so, in a model of these widths."""
+        return View.of(self.view, self.take, widths, turned=self.transposed, merged=self.merged)
 
     def named_in(self, config: Mapping[str, Any]) -> TensorFact:
         """The fact with the name that a model of `config` (defaults filled in) gives the tensor."""
@@ -145,6 +158,23 @@ class LocalRope:
 
 
 @dataclass(frozen=True)
+class SparseFact:
+    """Which layers have experts, by configuration values: those from number `first` on, every `step`-th of all layers.
+
+    `listed` is the key that may list their numbers too, and has to list these.
+    """
+
+    first: str = ""
+    step: str = ""
+    listed: str = ""
+
+    def holds(self, layer: int, config: Mapping[str, Any]) -> bool:
+        """Whether layer number `layer` of a model of `config` (defaults filled in) has experts."""
+        behind = layer >= int(config[self.first]) if self.first else True
+        return behind and (not self.step or (layer + 1) % int(config[self.step]) == 0)
+
+
+@dataclass(frozen=True)
 class GroupFact:
     """Tensors that may be rewritten together, exactly: what its producers give is read by its consumers alone.
 
@@ -221,7 +251,25 @@ class Architecture:
     settled: tuple[SettledFact, ...] = ()
     """What follows from other values, in this order, whatever the configuration says of it."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    """Class -> how names of the encoder's tensors begin in its checkpoints, where they do not begin as in the facts."""
+    """Class -> how names of the model's tensors begin in its checkpoints, where they do not begin as in the facts."""
+    sparse: SparseFact | None = None
+    """Which layers have experts, where not all of them do."""
+    sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Configuration key by which a sum goes here -> the keys that it is the sum of."""
+    repeats: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Configuration key -> what it has to list for the first layers, repeated over all of them, where it says something."""
+    stated_for: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Configuration key -> counts of layers: it has to be silent in models of these counts, and in no others."""
+    told_by: Mapping[str, Any] = field(default_factory=dict)
+    """GGUF key -> the value by which a file is of this architecture, where several of ours share its name in GGUF."""
+    nested: Mapping[str, str] = field(default_factory=dict)
+    """Class -> the key of its configuration under which that of the language model stands."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Pattern of names that are no part of the language model -> what they are; "{behind}" is a layer behind the last."""
+    scores_yarn: bool = False
+    """Whether YaRN's factor multiplies the scores of attention, by mscale_all_dim, instead of cosine and sine."""
+    rounds_yarn: bool = False
+    """Whether YaRN with truncate = false is converted: llama.cpp rounds the two bounds, and a note says so."""
 
     def of_class(self, name: str) -> Architecture:
         """The same facts with the names that checkpoints of the class `name` use; parameters keep theirs."""
@@ -250,7 +298,7 @@ class Architecture:
     @property
     def experts(self) -> bool:
         """Whether its layers have experts."""
-        return any(fact.stacked for fact in self.tensors)
+        return any(fact.stacked or EXPERT in fact.parameter for fact in self.tensors)
 
     @property
     def model_type(self) -> str:
@@ -291,6 +339,10 @@ class Architecture:
         """GGUF name -> (parameter of transformers' network, its stacks taken apart, fact), as `facts`."""
         return self._named(config, layers, lambda fact: fact.parameter or fact.source)
 
+    def network(self, config: Mapping[str, Any], layers: int) -> dict[str, tuple[str, TensorFact]]:
+        """The same, with the network's own stack where a fact sees a part of one."""
+        return self._named(config, layers, lambda fact: fact.source if fact.view else fact.parameter or fact.source)
+
     def _named(
         self, config: Mapping[str, Any], layers: int, name: Callable[[TensorFact], str]
     ) -> dict[str, tuple[str, TensorFact]]:
@@ -302,8 +354,36 @@ class Architecture:
                 result[fact.gguf] = (name(fact), fact)
             elif fact is layered[0]:
                 for layer in range(layers):
-                    result |= {f.gguf.format(layer=layer): (_in_layer(name(f), layer), f) for f in layered}
+                    own = [f for f in layered if self.has_in(layer, f, config)]
+                    result |= {f.gguf.format(layer=layer): (_in_layer(name(f), layer), f) for f in own}
         return result
+
+    def has_in(self, layer: int, fact: TensorFact, config: Mapping[str, Any]) -> bool:
+        """Whether layer number `layer` is of the kind that has the tensor of `fact`."""
+        return self.sparse is None or not fact.only or self.sparse.holds(layer, config) == (fact.only == "sparse")
+
+    def add_sums(self, values: dict[str, Any]) -> None:
+        """Give `values` the sums of others, where all of them are numbers."""
+        for key, parts in self.sums.items():
+            if all(type(values.get(part)) is int for part in parts):
+                values[key] = sum(values[part] for part in parts)
+
+    def take_sums_apart(self, values: dict[str, Any]) -> None:
+        """Give `values` the one part of each sum that they do not state."""
+        for key, parts in self.sums.items():
+            unknown = [part for part in parts if part not in values]
+            if key in values and len(unknown) == 1:
+                values[unknown[0]] = values[key] - sum(values[part] for part in parts if part in values)
+
+    def stands_beside(self, name: str, layers: int) -> str | None:
+        """What the source tensor `name` of a model of `layers` layers is, where it is no part of the language model."""
+        for pattern, what in self.beside.items():
+            before, _, after = pattern.partition("{behind}")
+            number = name.removeprefix(before).partition(".")[0]
+            wanted = f"{before}{number}{after}" if number.isdecimal() and int(number) >= layers else before
+            if fnmatchcase(name, wanted if _ else pattern):
+                return what
+        return None
 
 
 def _in_layer(name: str, layer: int) -> str:
