@@ -159,6 +159,15 @@ def gpt_oss(directory: Path, **changes: Any) -> Path:
     return _byte_level(directory, transformers.GptOssConfig, pattern=GPT4O, **values)
 
 
+def llama4(directory: Path, **changes: Any) -> Path:
+    """Experts in every other layer, stacked the other way, and one that all share; the fourth layer has no RoPE."""
+    scaling = {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0}
+    scaling |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 256}
+    values = {"intermediate_size_mlp": 80, "num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 16}
+    values |= {"interleave_moe_layer_step": 2, "num_hidden_layers": 4, "rope_parameters": scaling, **changes}
+    return _byte_level(directory, transformers.Llama4TextConfig, pattern=GPT4O, **values)
+
+
 def seed_oss(directory: Path) -> Path:
     """Of an architecture that does not come with fewbits: examples/architectures has it."""
     return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
@@ -178,4 +187,5 @@ MODELS: tuple[Callable[..., Path], ...] = (
     falcon,
     falcon_7b,
     gpt_oss,
+    llama4,
 )

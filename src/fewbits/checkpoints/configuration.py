@@ -171,6 +171,13 @@ def _check_requirements(path: Path, architecture: Architecture, values: Mapping[
 def _check_layers(config: Configuration) -> None:
     """Refuse what is said layer by layer, or has to be said in models of certain sizes, otherwise than llama.cpp knows."""
     values, architecture, layers = config.values, config.architecture, config.layers
+    for fact in architecture.needed:
+        if (value := fact.value_for(values)) != values.get(fact.key):
+            told = ", ".join(f"{key} = {values.get(key)}" for key in fact.where)
+            raise CheckpointError(
+                f"{config.path} has {fact.key} = {quoted(values.get(fact.key))}, and llama.cpp computes architecture "
+                f"'{architecture.gguf}' with {quoted(value)} where {told}; it cannot be converted."
+            )
     for key, pattern in architecture.repeats.items():
         stated = values.get(key)
         if stated and stated != [pattern[n % len(pattern)] for n in range(layers)]:

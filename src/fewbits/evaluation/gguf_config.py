@@ -74,6 +74,7 @@ def read_config(reader: Reader) -> GGUFConfig:
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values |= _implied(architecture, values)
     architecture.settle(values)
+    values |= {fact.key: fact.value_for(values) for fact in architecture.needed}
     if architecture.encoder:
         values["architectures"] = [architecture.classes[0]]
     facts = architecture.network(values, values["num_hidden_layers"])

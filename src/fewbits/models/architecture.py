@@ -99,7 +99,7 @@ class TensorFact:
 
     def under(self, prefix: str) -> TensorFact:
         """The same tensor in a checkpoint where names of the encoder begin with `prefix`; a head's are its own."""
-        if self.source.startswith(HEADS):
+        if self.aside and self.source.startswith(HEADS):
             return self
         return replace(self, source=prefix + self.source, parameter=self.parameter or self.source)
 
@@ -143,6 +143,20 @@ class SettledFact:
     key: str
     value: Any
     where: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class NeededFact:
+    """What llama.cpp takes from other values: `key` has to be `value` where each of `where` is so, else `otherwise`."""
+
+    key: str
+    value: Any
+    where: Mapping[str, Any]
+    otherwise: Any
+
+    def value_for(self, values: Mapping[str, Any]) -> Any:
+        """What `key` has to be in a model of `values` (defaults filled in)."""
+        return self.value if all(values.get(key) == value for key, value in self.where.items()) else self.otherwise
 
 
 @dataclass(frozen=True)
@@ -250,6 +264,8 @@ class Architecture:
     """Whether tokens see those behind them too: it answers with states and embeddings and continues no text."""
     settled: tuple[SettledFact, ...] = ()
     """What follows from other values, in this order, whatever the configuration says of it."""
+    needed: tuple[NeededFact, ...] = ()
+    """What other values ask for."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """Class -> how names of the model's tensors begin in its checkpoints, where they do not begin as in the facts."""
     sparse: SparseFact | None = None

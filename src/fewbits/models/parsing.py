@@ -17,6 +17,7 @@ from fewbits.models.architecture import (
     ImpliedFact,
     LocalRope,
     MetadataFact,
+    NeededFact,
     SettledFact,
     SparseFact,
     StreamFact,
@@ -148,6 +149,7 @@ def read_architecture(text: str, where: str) -> Architecture:
         settled=tuple(_settled(at, found) for found in raw.get("settled", [])),
         transformers=at.word(raw, "transformers"),
         encoder=_flag(at, raw, "encoder"),
+        needed=tuple(_needed(at, found) for found in at.tables(raw, "needed")),
         prefixes=_words(at, raw, "prefixes"),
         sparse=_sparse(at, raw),
         sums=MappingProxyType({k: at.strings(own, "sums", k) for k, own in at.table(raw, "sums").items()}),
@@ -303,6 +305,13 @@ def _settled(at: _Text, found: Mapping[str, Any]) -> SettledFact:
     if not {"key", "value", "where"} == set(found) or not isinstance(found["where"], dict) or not found["where"]:
         raise at.wrong("what is settled has key, value, and where: a table of the values by which it is", "settled")
     return SettledFact(at.string(found["key"], "settled", "key"), found["value"], MappingProxyType(found["where"]))
+
+
+def _needed(at: _Text, found: Mapping[str, Any]) -> NeededFact:
+    if not {each.name for each in fields(NeededFact)} == set(found) or not isinstance(found["where"], dict):
+        raise at.wrong("what is needed has key, value, where (a table of the values by which it is), otherwise", "needed")
+    key = at.string(found["key"], "needed", "key")
+    return NeededFact(key, found["value"], MappingProxyType(found["where"]), found["otherwise"])
 
 
 def _local_rope(at: _Text, raw: Mapping[str, Any]) -> LocalRope | None:

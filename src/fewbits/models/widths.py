@@ -9,6 +9,7 @@ WIDTHS = (
     "vocab",
     "hidden",
     "ffn",
+    "ffn_dense",
     "head",
     "query",
     "key",
@@ -28,7 +29,7 @@ WIDTHS = (
 )
 """Widths that every configuration gives, 0 where it has no such thing; an architecture may name sums of them.
 
-Those behind "heads" are of attention with latent keys and values (MLA, arXiv:2405.04434): the ranks of the latent
+"ffn_dense" is that of layers without experts, where experts have "ffn". Those behind "heads" are of attention with latent keys and values (MLA, arXiv:2405.04434): the ranks of the latent
 queries and of the latent keys and values, the parts of a head without and with RoPE, a head of values, and all heads
 of queries and of values.
 """
@@ -42,6 +43,7 @@ def widths_of(values: Mapping[str, Any], sums: Mapping[str, tuple[str, ...]]) ->
         "vocab": values["vocab_size"],
         "hidden": values["hidden_size"],
         "ffn": values["intermediate_size"],
+        "ffn_dense": values.get("intermediate_size_mlp", values["intermediate_size"]),
         "head": values["head_dim"],
         "query": heads * values["head_dim"],
         "key": values["num_key_value_heads"] * values["head_dim"],
