@@ -168,6 +168,35 @@ def llama4(directory: Path, **changes: Any) -> Path:
     return _byte_level(directory, transformers.Llama4TextConfig, pattern=GPT4O, **values)
 
 
+_LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 24}
+_EXPERTS = {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "first_k_dense_replace": 1}
+
+
+def _deepseek_rope(scale: float) -> dict[str, Any]:
+    """YaRN, by which scores are multiplied."""
+    rope = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 512}
+    return rope | {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": scale, "mscale_all_dim": scale}
+
+
+def deepseek_v2(directory: Path, **changes: Any) -> Path:
+    """Latent keys, values and queries (MLA); a dense layer, then experts, two of which all tokens share."""
+    values = {**_LATENT, **_EXPERTS, "q_lora_rank": 24, "n_shared_experts": 2, "routed_scaling_factor": 1.5}
+    values |= {"num_hidden_layers": 3, "num_key_value_heads": 4, "rope_parameters": _deepseek_rope(0.707), **changes}
+    return _byte_level(directory, transformers.DeepseekV2Config, **values)
+
+
+def deepseek_v2_lite(directory: Path) -> Path:
+    """Queries that are not latent, which llama.cpp tells by the number of layers."""
+    return deepseek_v2(directory, q_lora_rank=None, num_hidden_layers=26)
+
+
+def deepseek_v3(directory: Path, **changes: Any) -> Path:
+    """Groups of experts, chosen by corrected scores."""
+    values = {**_LATENT, **_EXPERTS, "q_lora_rank": 24, "n_shared_experts": 1, "n_group": 4, "topk_group": 2}
+    values |= {"num_hidden_layers": 3, "num_key_value_heads": 4, "rope_parameters": _deepseek_rope(1.0)}
+    return _byte_level(directory, transformers.DeepseekV3Config, **{**values, "num_mtp_layers": 0, **changes})
+
+
 def seed_oss(directory: Path) -> Path:
     """Of an architecture that does not come with fewbits: examples/architectures has it."""
     return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
@@ -188,4 +217,6 @@ MODELS: tuple[Callable[..., Path], ...] = (
     falcon_7b,
     gpt_oss,
     llama4,
+    deepseek_v2,
+    deepseek_v3,
 )

@@ -143,6 +143,9 @@ def save_model(directory: Path, config: Any, *, seed: int = 0, dtype: torch.dtyp
             ):
                 parameter.mul_(3.0)
             parameter.copy_(parameter.half().float())
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.1 * torch.randn_like(buffer).half().float())
     model.to(dtype).save_pretrained(directory)
 
 

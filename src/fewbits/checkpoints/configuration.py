@@ -185,7 +185,7 @@ def _check_layers(config: Configuration) -> None:
                 f"{config.path} has a {key} that does not repeat {list(pattern)}, as llama.cpp computes architecture "
                 f"'{architecture.gguf}'; it cannot be converted."
             )
-    for key, counts in architecture.stated_for.items():
+    for key, counts in architecture.silent_in.items():
         if (values.get(key) is None) != (layers in counts):
             said = "no" if values.get(key) is None else "a"
             numbers = " or ".join(map(str, counts))

@@ -274,7 +274,7 @@ class Architecture:
     """Configuration key by which a sum goes here -> the keys that it is the sum of."""
     repeats: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Configuration key -> what it has to list for the first layers, repeated over all of them, where it says something."""
-    stated_for: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    silent_in: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Configuration key -> counts of layers: it has to be silent in models of these counts, and in no others."""
     told_by: Mapping[str, Any] = field(default_factory=dict)
     """GGUF key -> the value by which a file is of this architecture, where several of ours share its name in GGUF."""

@@ -154,8 +154,8 @@ def read_architecture(text: str, where: str) -> Architecture:
         sparse=_sparse(at, raw),
         sums=MappingProxyType({k: at.strings(own, "sums", k) for k, own in at.table(raw, "sums").items()}),
         repeats=MappingProxyType({k: _listed(at, own, "repeats", k) for k, own in at.table(raw, "repeats").items()}),
-        stated_for=MappingProxyType(
-            {k: _counts(at, own, "stated_for", k) for k, own in at.table(raw, "stated_for").items()}
+        silent_in=MappingProxyType(
+            {k: _counts(at, own, "silent_in", k) for k, own in at.table(raw, "silent_in").items()}
         ),
         told_by=MappingProxyType(dict(at.table(raw, "told_by"))),
         nested=_words(at, raw, "nested"),

@@ -39,6 +39,7 @@ def widths_of(values: Mapping[str, Any], sums: Mapping[str, tuple[str, ...]]) ->
     """Name -> width in a model of configuration `values` (defaults filled in), those that are `sums` of others too."""
     heads = values["num_attention_heads"]
     nope, rope, value = (values.get(k) or 0 for k in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+    shared = (values.get("n_shared_experts") or 0) * values.get("moe_intermediate_size", 0)
     own = {
         "vocab": values["vocab_size"],
         "hidden": values["hidden_size"],
@@ -50,7 +51,7 @@ def widths_of(values: Mapping[str, Any], sums: Mapping[str, tuple[str, ...]]) ->
         "experts": int(values.get("num_local_experts", 0)),
         "expert": values.get("moe_intermediate_size", values["intermediate_size"]),
         "positions": values["max_position_embeddings"],
-        "shared": values.get("shared_expert_intermediate_size", 0),
+        "shared": values.get("shared_expert_intermediate_size", shared),
         "types": values.get("type_vocab_size", 0),
         "heads": heads,
         "q_rank": values.get("q_lora_rank") or 0,
