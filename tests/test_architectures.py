@@ -158,9 +158,13 @@ def refused(directory: Path, output: Path) -> None:
 
 
 def test_tensors_of_other_layers_are_refused(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, other = GGUFWriter.write_rows, {"blk.0.": "blk.1.", "blk.1.": "blk.0."}
+    write, other = GGUFWriter.write_rows, {"blk.0.attn": "blk.1.attn", "blk.1.attn": "blk.0.attn"}
+
+    def swapped(name: str) -> str:
+        return other.get(name[:10], name[:10]) + name[10:]
+
     monkeypatch.setattr(
-        GGUFWriter, "write_rows", lambda w, name, *rest: write(w, other.get(name[:6], name[:6]) + name[6:], *rest)
+        GGUFWriter, "write_rows", lambda w, name, *rest: write(w, swapped(name), *rest)
     )
     refused(directory, tmp_path / "swapped.gguf")
 

@@ -193,6 +193,7 @@ def deepseek_v2_lite(directory: Path) -> Path:
 def deepseek_v3(directory: Path, **changes: Any) -> Path:
     """Groups of experts, chosen by corrected scores."""
     values = {**_LATENT, **_EXPERTS, "q_lora_rank": 24, "n_shared_experts": 1, "n_group": 4, "topk_group": 2}
+    values |= {"n_routed_experts": 16, "num_experts_per_tok": 6, "routed_scaling_factor": 1.25}
     values |= {"num_hidden_layers": 3, "num_key_value_heads": 4, "rope_parameters": _deepseek_rope(1.0)}
     return _byte_level(directory, transformers.DeepseekV3Config, **{**values, "num_mtp_layers": 0, **changes})
 
@@ -217,6 +218,9 @@ MODELS: tuple[Callable[..., Path], ...] = (
     falcon_7b,
     gpt_oss,
     llama4,
-    deepseek_v2,
     deepseek_v3,
 )
+"""Those that everything is done with."""
+
+RELATED: tuple[Callable[..., Path], ...] = (deepseek_v2, deepseek_v2_lite)
+"""Relatives of one of them, in one GGUF architecture: what they compute is compared, and no more."""

@@ -64,6 +64,7 @@ def read_config(reader: Reader) -> GGUFConfig:
     architecture = for_gguf(name, experts=bool(metadata.get(f"{name}.expert_count")), metadata=metadata)
     values = {**_optional_parts(reader, architecture), **_stated(reader, architecture, metadata)}
     architecture.take_sums_apart(values)
+    architecture.add_sums(values)
     layers = values.get("num_hidden_layers", 0)
     if layers > len(reader.names()):
         raise EvaluationError(
