@@ -163,9 +163,7 @@ def test_tensors_of_other_layers_are_refused(directory: Path, tmp_path: Path, mo
     def swapped(name: str) -> str:
         return other.get(name[:10], name[:10]) + name[10:]
 
-    monkeypatch.setattr(
-        GGUFWriter, "write_rows", lambda w, name, *rest: write(w, swapped(name), *rest)
-    )
+    monkeypatch.setattr(GGUFWriter, "write_rows", lambda w, name, *rest: write(w, swapped(name), *rest))
     refused(directory, tmp_path / "swapped.gguf")
 
 

@@ -81,8 +81,8 @@ def expect_directory(
 class Taken(StoredTensor):
     """Numbers of `whole`, each looked up by its place there; of whole rows the bytes, which may be codes.
 
-    A place on a side of this tensor is `first` and `step` times as many there, where a side has `sizes` lines; `turned`,
-    the last two sides change places.
+    A place on a side of this tensor is `first` and `step` times as many there, where a side has `sizes` lines. Where it
+    is `turned`, the last two sides change places.
     """
 
     whole: StoredTensor | None = None
@@ -141,7 +141,15 @@ def _part(whole: StoredTensor, fact: TensorFact, widths: Mapping[str, int]) -> S
         step.append(len(alternating))
     shape = tuple(widths[side] for side in fact.shape)
     return Taken(
-        whole.name, whole.format, shape, whole.buffer[:0], whole, tuple(sizes), tuple(first), tuple(step), fact.transposed
+        whole.name,
+        whole.format,
+        shape,
+        whole.buffer[:0],
+        whole,
+        tuple(sizes),
+        tuple(first),
+        tuple(step),
+        fact.transposed,
     )
 
 

@@ -81,56 +81,65 @@ def list_experts(network: Any) -> None:
 
 
 @cache
-def _listed_class() -> Any:
+def _expert_class() -> Any:
     """Made when it is first needed: a class that derives from torch's would load torch with this module."""
 
     class Expert(torch.nn.Module):
         """One expert's three matrices."""
 
-        def __init__(self, hidden: int, width: int, like: torch.Tensor, *, biased: bool) -> None:
+        def __init__(self, hidden: int, width: int, like: torch.Tensor, gated: Gate, *, biased: bool) -> None:
             super().__init__()
             place: dict[str, Any] = {"bias": biased, "device": like.device, "dtype": like.dtype}
             self.gate_proj = torch.nn.Linear(hidden, width, **place)
             self.up_proj = torch.nn.Linear(hidden, width, **place)
             self.down_proj = torch.nn.Linear(width, hidden, **place)
+            self._gated = gated
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = self.down_proj(self._gated(self.gate_proj(x), self.up_proj(x)))
+            return answer
+
+    return Expert
+
+
+@cache
+def _listed_class() -> Any:
+    """Made when it is first needed, as the class of one expert."""
 
     class ListedExperts(torch.nn.ModuleList):
         """What transformers' module of the same place answers, expert by expert."""
 
         def __init__(self, stacks: Any, kind: Stacks) -> None:
             count, width, hidden = stacks.down_proj.shape if kind.turned else stacks.down_proj.mT.shape
-            like = stacks.gate_up_proj
-            super().__init__(Expert(hidden, width, like, biased=kind.biased) for _ in range(count))
-            self._gated = kind.gate(stacks)
+            like, gated = stacks.gate_up_proj, kind.gate(stacks)
+            super().__init__(_expert_class()(hidden, width, like, gated, biased=kind.biased) for _ in range(count))
             self._given = kind.given
 
         def forward(self, hidden_states: torch.Tensor, *chosen: torch.Tensor) -> torch.Tensor:
-            return self._all_given(hidden_states) if self._given else self._of_chosen(hidden_states, *chosen)
-
-        def _of_chosen(
-            self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-        ) -> torch.Tensor:
-            """The weighed sum over the experts chosen for each token."""
-            answer = torch.zeros_like(hidden_states)
-            for number, expert in enumerate(self):
-                tokens, place = torch.where(top_k_index == number)
-                if len(tokens):
-                    own = self._answer(expert, hidden_states[tokens]) * top_k_weights[tokens, place, None]
-                    answer.index_add_(0, tokens, own.to(answer.dtype))
-            return answer
-
-        def _all_given(self, hidden_states: torch.Tensor) -> torch.Tensor:
-            """The answer to the tokens that each expert is given one after another, nothing to those weighed by 0."""
-            given = hidden_states.view(len(self), -1, hidden_states.shape[-1])
-            answer = torch.zeros_like(given)
-            for number, expert in enumerate(self):
-                tokens = given[number].ne(0).any(-1).nonzero()[:, 0]
-                if len(tokens):
-                    answer[number, tokens] = self._answer(expert, given[number, tokens]).to(answer.dtype)
-            return answer.view(-1, hidden_states.shape[-1])
-
-        def _answer(self, expert: Any, x: torch.Tensor) -> torch.Tensor:
-            answer: torch.Tensor = expert.down_proj(self._gated(expert.gate_proj(x), expert.up_proj(x)))
-            return answer
+            return _answer_to_given(self, hidden_states) if self._given else _answer(self, hidden_states, *chosen)
 
     return ListedExperts
+
+
+def _answer(
+    experts: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """The weighed sum over the experts chosen for each token."""
+    answer = torch.zeros_like(hidden_states)
+    for number, expert in enumerate(experts):
+        tokens, place = torch.where(top_k_index == number)
+        if len(tokens):
+            own = expert(hidden_states[tokens]) * top_k_weights[tokens, place, None]
+            answer.index_add_(0, tokens, own.to(answer.dtype))
+    return answer
+
+
+def _answer_to_given(experts: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The answers to the tokens that each expert is given, one expert behind another; to zeros they are zeros."""
+    given = hidden_states.view(len(experts), -1, hidden_states.shape[-1])
+    answer = torch.zeros_like(given)
+    for number, expert in enumerate(experts):
+        tokens = given[number].ne(0).any(-1).nonzero()[:, 0]
+        if len(tokens):
+            answer[number, tokens] = expert(given[number, tokens]).to(answer.dtype)
+    return answer.view(-1, hidden_states.shape[-1])

@@ -169,42 +169,49 @@ def _check_requirements(path: Path, architecture: Architecture, values: Mapping[
 
 
 def _check_layers(config: Configuration) -> None:
-    """Refuse what is said layer by layer, or has to be said in models of certain sizes, otherwise than llama.cpp knows."""
+    """Refuse what is said layer by layer, or by the number of layers, otherwise than llama.cpp takes it to be."""
     values, architecture, layers = config.values, config.architecture, config.layers
-    for fact in architecture.needed:
-        if (value := fact.value_for(values)) != values.get(fact.key):
-            told = ", ".join(f"{key} = {values.get(key)}" for key in fact.where)
-            raise CheckpointError(
-                f"{config.path} has {fact.key} = {quoted(values.get(fact.key))}, and llama.cpp computes architecture "
-                f"'{architecture.gguf}' with {quoted(value)} where {told}; it cannot be converted."
-            )
     for key, pattern in architecture.repeats.items():
         stated = values.get(key)
         if stated and stated != [pattern[n % len(pattern)] for n in range(layers)]:
-            raise CheckpointError(
-                f"{config.path} has a {key} that does not repeat {list(pattern)}, as llama.cpp computes architecture "
-                f"'{architecture.gguf}'; it cannot be converted."
-            )
+            raise _computed_otherwise(config, f"a {key} that does not repeat {list(pattern)}")
     for key, counts in architecture.silent_in.items():
         if (values.get(key) is None) != (layers in counts):
             said = "no" if values.get(key) is None else "a"
             numbers = " or ".join(map(str, counts))
-            raise CheckpointError(
-                f"{config.path} has {said} {key} and {layers} layers, and llama.cpp tells models of architecture "
-                f"'{architecture.gguf}' without one by their {numbers} layers; it cannot be converted."
-            )
-    sparse = architecture.sparse
+            raise _computed_otherwise(config, f"{said} {key} and {layers} layers", f"without one at {numbers} layers")
+    _check_sparse(config)
+
+
+def _check_sparse(config: Configuration) -> None:
+    """Refuse layers with experts that are not told as llama.cpp tells them."""
+    sparse, values = config.architecture.sparse, config.values
     if sparse is None:
         return
-    for key in (sparse.first, sparse.step):
-        if key and (type(values.get(key)) is not int or not 0 <= values[key] <= _LARGEST):
-            raise CheckpointError(f"{config.path} has {key} = {quoted(values.get(key))}, which is no count; correct it.")
-    listed, own = values.get(sparse.listed), [n for n in range(layers) if sparse.holds(n, values)]
+    for key in (key for key in (sparse.first, sparse.step) if key):
+        if type(values.get(key)) is not int or not 0 <= values[key] <= _LARGEST:
+            raise CheckpointError(
+                f"{config.path} has {key} = {quoted(values.get(key))}, which is no count; correct it."
+            )
+    listed, own = values.get(sparse.listed), [n for n in range(config.layers) if sparse.holds(n, values)]
     if listed is not None and listed != own:
-        raise CheckpointError(
-            f"{config.path} has a {sparse.listed} that is not what {sparse.step or sparse.first} says, as llama.cpp "
-            f"computes architecture '{architecture.gguf}'; it cannot be converted."
-        )
+        raise _computed_otherwise(config, f"a {sparse.listed} that is not what {sparse.step or sparse.first} says")
+
+
+def _check_needed(config: Configuration) -> None:
+    """Refuse values that llama.cpp takes from others and that are not those."""
+    for fact in config.architecture.needed:
+        value, stated = fact.value_for(config.values), config.values.get(fact.key)
+        if value != stated:
+            told = ", ".join(f"{key} = {config.values.get(key)}" for key in fact.where)
+            raise _computed_otherwise(config, f"{fact.key} = {quoted(stated)}", f"with {quoted(value)} where {told}")
+
+
+def _computed_otherwise(config: Configuration, stated: str, computed: str = "otherwise") -> CheckpointError:
+    return CheckpointError(
+        f"{config.path} has {stated}, and llama.cpp computes architecture '{config.architecture.gguf}' {computed}; it "
+        "cannot be converted."
+    )
 
 
 def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -319,7 +326,7 @@ def read_configuration(directory: Path, *, quantized: bool = False) -> Configura
         raise CheckpointError(f"{path}: {error}") from None
     if not quantized:
         _refuse_quantized(path, raw)
-    raw = _of_language(path, architecture, raw)
+    raw = dict(_of_language(path, architecture, raw))
     values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
     _derive(architecture, values)
     _check_counts(path, values, rotates=architecture.rotates)
@@ -330,6 +337,7 @@ def read_configuration(directory: Path, *, quantized: bool = False) -> Configura
     result = Configuration(path, architecture, values, rope)
     _check_implied(result)
     _check_layers(result)
+    _check_needed(result)
     widths = result.widths
     for first, second in architecture.equal:
         if widths[first] != widths[second]:

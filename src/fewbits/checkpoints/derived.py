@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -103,7 +103,7 @@ class ShiftedTensor(DerivedTensor):
 class PartTensor(DerivedTensor):
     """What `view` takes of `own`: matrices one behind another, each of part of the rows or columns, or turned."""
 
-    view: View = View((), ())
+    view: View = field(default_factory=lambda: View((), ()))
 
     @staticmethod
     def of(own: StoredTensor, view: View) -> PartTensor:

@@ -156,7 +156,7 @@ def _target_names(config: Configuration, facts: Mapping[str, tuple[str, TensorFa
 def _stacks(
     config: Configuration, reader: Reader, facts: Mapping[str, tuple[str, TensorFact]]
 ) -> tuple[dict[str, StoredTensor], set[str]]:
-    """Target -> the experts' matrices as one tensor, or a tensor that has others too, and the names of their sources."""
+    """Target -> the experts' matrices as one tensor, or what has others in it too; and the names of their sources."""
     found: dict[str, StoredTensor] = {}
     listed: set[str] = set()
     present = set(reader.names())

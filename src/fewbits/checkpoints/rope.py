@@ -91,7 +91,8 @@ def _log_multiplier(config: Configuration) -> Value:
     if own != every or config.rope.get("attention_factor") not in (None, 1.0):
         raise CheckpointError(
             f"{config.path} has the RoPE parameters mscale = {quoted(own)} and mscale_all_dim = {quoted(every)}, and "
-            f"llama.cpp computes architecture '{config.architecture.gguf}' with equal ones alone; it cannot be converted."
+            f"llama.cpp computes architecture '{config.architecture.gguf}' with equal ones alone; it cannot be "
+            "converted."
         )
     return float32(0.1 * every)
 
@@ -192,19 +193,19 @@ def scaling_notes(config: Configuration) -> list[str]:
 
 def _longrope_notes(config: Configuration) -> list[str]:
     original = int(_number(config, "original_max_position_embeddings"))
-    return [
+    note = (
         f"RoPE has factors for texts of up to {original} tokens and others beyond; transformers chooses by the length "
         "of the text, and llama.cpp by the size of the context that it was started with."
-    ]
+    )
+    return [note]
 
 
 def _yarn_notes(config: Configuration) -> list[str]:
-    if config.rope.get("truncate") is not False:
-        return []
-    return [
-        "The source takes YaRN's two bounds as they are (truncate = false), and llama.cpp rounds them to whole numbers: "
-        "some columns of heads turn a little faster or slower there, so results differ from the source's."
-    ]
+    note = (
+        "The source takes YaRN's two bounds as they are (truncate = false), and llama.cpp rounds them to whole "
+        "numbers: some columns of heads turn a little faster or slower there, so results differ from the source's."
+    )
+    return [note] if config.rope.get("truncate") is False else []
 
 
 _NOTES: Mapping[str, Callable[[Configuration], list[str]]] = MappingProxyType(

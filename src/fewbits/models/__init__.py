@@ -5,9 +5,9 @@ Adding an architecture is one more TOML file; see `llama.toml` for the fields.
 
 from __future__ import annotations
 
-from fewbits.models.architecture import (
+from fewbits.models.architecture import Architecture
+from fewbits.models.facts import (
     EXPERT,
-    Architecture,
     GroupFact,
     ImpliedFact,
     LocalRope,

@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from fewbits.errors import CheckpointError
-from fewbits.models.architecture import (
+from fewbits.models.architecture import Architecture
+from fewbits.models.facts import (
     EXPERT,
-    Architecture,
     GroupFact,
     ImpliedFact,
     LocalRope,
@@ -309,7 +309,9 @@ def _settled(at: _Text, found: Mapping[str, Any]) -> SettledFact:
 
 def _needed(at: _Text, found: Mapping[str, Any]) -> NeededFact:
     if not {each.name for each in fields(NeededFact)} == set(found) or not isinstance(found["where"], dict):
-        raise at.wrong("what is needed has key, value, where (a table of the values by which it is), otherwise", "needed")
+        raise at.wrong(
+            "what is needed has key, value, where (a table of the values by which it is), otherwise", "needed"
+        )
     key = at.string(found["key"], "needed", "key")
     return NeededFact(key, found["value"], MappingProxyType(found["where"]), found["otherwise"])
 

@@ -1,4 +1,4 @@
-"""How a checkpoint's tensor is seen as a stack of matrices of which a GGUF tensor takes a part: facts become numbers."""
+"""How a checkpoint's tensor is seen as a stack of matrices, of which a GGUF tensor takes a part."""
 
 from __future__ import annotations
 

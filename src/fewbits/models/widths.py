@@ -29,9 +29,9 @@ WIDTHS = (
 )
 """Widths that every configuration gives, 0 where it has no such thing; an architecture may name sums of them.
 
-"ffn_dense" is that of layers without experts, where experts have "ffn". Those behind "heads" are of attention with latent keys and values (MLA, arXiv:2405.04434): the ranks of the latent
-queries and of the latent keys and values, the parts of a head without and with RoPE, a head of values, and all heads
-of queries and of values.
+"ffn_dense" is that of layers without experts, where experts have "ffn". Those behind "heads" are of attention with
+latent keys and values (MLA, arXiv:2405.04434): the ranks of the latent queries and of the latent keys and values, the
+parts of a head without and with RoPE, a head of values, and all heads of queries and of values.
 """
 
 
