@@ -278,6 +278,28 @@ def _mlx(folder: Directory, module: str) -> Reading | None:
     return Reading((len(words), cols), folder.part(module, "weight", "scales", "biases"), numbers)
 
 
+_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+
+
+def _mxfp4(folder: Directory, module: str) -> Reading | None:
+    """Stacks of experts, which are named as they are and not by a module's weight."""
+    if not folder.has(f"{module}_blocks"):
+        return None
+    blocks, scales = folder.tensor(f"{module}_blocks"), folder.tensor(f"{module}_scales")
+    experts, rows, groups, half = blocks.shape
+    blocks, scales = blocks.reshape(experts * rows, groups, half), scales.reshape(experts * rows, groups)
+    table = np.concatenate([_E2M1, -_E2M1])
+
+    def numbers(start: int, stop: int) -> Floats:
+        pairs = blocks[start:stop]
+        codes = np.stack([pairs % 16, pairs // 16], axis=-1).reshape(stop - start, groups, 2 * half)
+        found: Floats = np.ldexp(table[codes], scales[start:stop, :, None].astype(np.int32) - 127)
+        return found.reshape(stop - start, groups * 2 * half)
+
+    parts = frozenset((f"{module}_blocks", f"{module}_scales"))
+    return Reading((experts, rows, groups * 2 * half), parts, numbers)
+
+
 _READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
     "gptq": _gptq,
     "awq": _awq,
@@ -285,4 +307,5 @@ _READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
     "bitsandbytes": _bitsandbytes,
     "fp8": _fp8,
     "mlx": _mlx,
+    "mxfp4": _mxfp4,
 }

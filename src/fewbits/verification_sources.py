@@ -14,6 +14,7 @@ from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.older_names import open_weights
 from fewbits.errors import VerificationError
 from fewbits.models import EXPERT, Architecture, TensorFact, for_gguf
+from fewbits.verification_numbers import ReadNumbers
 from fewbits.verification_rotation import Turned, expect_rotated
 
 
@@ -132,7 +133,10 @@ class Taken(StoredTensor):
 def _part(whole: StoredTensor, fact: TensorFact, widths: Mapping[str, int]) -> StoredTensor:
     """The part of `whole` that a tensor of `fact` holds."""
     sizes, first, step = [], [], []
-    for side in fact.view:
+    turned, sides = fact.transposed, list(fact.view)
+    if turned and isinstance(whole, ReadNumbers):  # quantized stacks have rows as rows
+        turned, sides[-2:] = False, sides[:-3:-1]
+    for side in sides:
         alternating, behind = (side.replace(" ", "").split(mark) for mark in ":+")
         several = len(alternating) > 1
         sizes.append(sum(widths[name] for name in (alternating if several else behind)))
@@ -149,7 +153,7 @@ def _part(whole: StoredTensor, fact: TensorFact, widths: Mapping[str, int]) -> S
         tuple(sizes),
         tuple(first),
         tuple(step),
-        fact.transposed,
+        turned,
     )
 
 

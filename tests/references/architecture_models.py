@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from references.random_models import (
     GPT4O,
@@ -224,3 +227,19 @@ MODELS: tuple[Callable[..., Path], ...] = (
 
 RELATED: tuple[Callable[..., Path], ...] = (deepseek_v2, deepseek_v2_lite)
 """Relatives of one of them, in one GGUF architecture: what they compute is compared, and no more."""
+
+
+def seeing_llama4(directory: Path) -> tuple[Path, Path]:
+    """A Llama 4 that sees, in its checkpoint's names, and the language model in it by itself."""
+    alone = llama4(directory / "alone")
+    whole = directory / "whole"
+    shutil.copytree(alone, whole)
+    stated = json.loads((alone / "config.json").read_text())
+    config = {"architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4", "text_config": stated}
+    config |= {"vision_config": {"model_type": "llama4_vision_model"}, "image_token_index": 5}
+    (whole / "config.json").write_text(json.dumps(config))
+    tensors = {f"language_model.{name}": w for name, w in load_file(alone / "model.safetensors").items()}
+    tensors |= {"vision_model.patch_embedding.linear.weight": torch.ones(4, 12)}
+    tensors |= {"multi_modal_projector.linear_1.weight": torch.ones(8, 4)}
+    save_file(tensors, whole / "model.safetensors", {"format": "pt"})
+    return whole, alone

@@ -26,7 +26,7 @@ from fewbits.checkpoints.rope import frequency_factors, interleaved, parted, sca
 from fewbits.checkpoints.row_tensors import RowReader, RowTensor
 from fewbits.checkpoints.tokenizer import TokenizerFacts, read_tokenizer
 from fewbits.errors import CheckpointError
-from fewbits.models import EXPERT, TensorFact
+from fewbits.models import EXPERT, TensorFact, View
 
 
 def convert_directory(
@@ -205,7 +205,7 @@ def _left_out(config: Configuration, reader: Reader, source: str) -> str:
 def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: TensorFact) -> Placement:
     widths = config.widths
     expected = tuple(widths[name] for name in fact.shape)
-    view = fact.seen(widths) if fact.view else None
+    view = _view(config, tensor, fact) if fact.view else None
     stated = view.stored if view else fact.in_checkpoint(expected)
     if tensor.shape != stated:
         raise CheckpointError(
@@ -227,6 +227,19 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
     tensor = TransposedTensor.of(tensor) if fact.transposed else tensor
     tensor = ReshapedTensor.of(tensor, expected) if fact.flat else tensor
     return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order, aside=fact.aside)
+
+
+def _view(config: Configuration, tensor: StoredTensor, fact: TensorFact) -> View:
+    """How `tensor` is seen; codes of rows cannot be turned, and quantized stacks have rows as rows."""
+    view = fact.seen(config.widths)
+    if not isinstance(tensor, RowTensor):
+        return view
+    if view.turned and view.merged:
+        raise CheckpointError(
+            f"tensor {quoted(tensor.name)} is {tensor.format}, and a GGUF file has columns of it as rows, which codes "
+            "of rows cannot become without a second rounding; quantize the original model to a GGUF file instead."
+        )
+    return view.upright
 
 
 def _order(config: Configuration, fact: TensorFact, rows: int) -> Order | None:

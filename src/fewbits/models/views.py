@@ -55,6 +55,14 @@ class View:
         """What part of the tensor is taken."""
         return prod(self.taken) / prod(self.shape)
 
+    @property
+    def upright(self) -> View:
+        """The same part of a checkpoint that has rows as rows, as quantized stacks have them."""
+        if not self.turned:
+            return self
+        (*more, rows, cols), (*others, own_rows, own_cols) = self.shape, self.picks
+        return View((*more, cols, rows), (*others, own_cols, own_rows), turned=False, merged=self.merged)
+
     def put(self, whole: Any, part: Any) -> None:
         """Write `part`, of the shape `taken`, to its place in the array `whole`, of the shape `stored`."""
         whole.reshape(self.shape)[self.picks] = part.swapaxes(-1, -2) if self.turned else part
