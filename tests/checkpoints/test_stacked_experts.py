@@ -7,14 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import fewbits
+from fewbits.checkpoints.base import StoredTensor
+from fewbits.checkpoints.derived import PartTensor
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.cli.main import main
-from fewbits.errors import CheckpointError
+from fewbits.errors import CheckpointError, EvaluationError
+from fewbits.models import View
 from references.architecture_models import deepseek_v2, deepseek_v3, gpt_oss, llama4, seeing_llama4
 
 
@@ -158,6 +162,8 @@ def test_of_a_model_that_sees_the_language_model_is_taken(tmp_path: Path) -> Non
     assert [note for note in found.notes if "what sees" in note]
     record: Any = fewbits.quantize(whole, tmp_path / "q.gguf", to="Q8_0")
     assert [note for note in record.preview.notes if "brings pictures" in note]
+    with pytest.raises(EvaluationError, match=r"make a GGUF file of it first"):
+        fewbits.quantize(whole, tmp_path / "walked.gguf", to="Q4_0", method="gptq")
 
 
 def test_of_a_model_that_sees_nothing_is_left_out_in_silence(tmp_path: Path) -> None:
@@ -198,3 +204,33 @@ def test_metadata_are_those_that_llama_cpp_reads(models: dict[str, Path]) -> Non
     }
     assert {key: stated[key] for key in wanted} == wanted
     assert stated["rope.scaling.yarn_log_multiplier"] == pytest.approx(0.1)
+
+
+VIEWS = [
+    (View((3, 4, 10), (slice(0, 3), slice(0, 4), slice(1, 10, 2)), turned=True), lambda w: w[:, :, 1::2].mT),
+    (View((3, 4, 10), (slice(0, 3), slice(0, 4), slice(0, 5)), turned=True), lambda w: w[:, :, :5].mT),
+    (View((3, 10, 4), (slice(0, 3), slice(1, 10, 2), slice(0, 4))), lambda w: w[:, 1::2]),
+    (View((3, 10, 4), (slice(0, 3), slice(0, 6), slice(0, 4)), turned=True, merged=True), lambda w: w[:, :6].mT),
+    (View((3, 10, 4), (slice(0, 3), slice(6, 10), slice(0, 4)), merged=True), lambda w: w[:, 6:]),
+    (View((3, 10), (slice(0, 3), slice(1, 10, 2))), lambda w: w[:, 1::2]),
+]
+
+
+@pytest.mark.parametrize(("view", "expected"), VIEWS)
+@pytest.mark.parametrize("kind", [("F32", torch.float32), ("F16", torch.float16)])
+def test_parts_are_cut_out_slab_by_slab(
+    view: View, expected: Callable[[torch.Tensor], torch.Tensor], kind: tuple[str, torch.dtype]
+) -> None:
+    whole = torch.randn(view.shape, generator=torch.Generator().manual_seed(0)).to(kind[1])
+    stored = StoredTensor("w", kind[0], view.stored, whole.numpy().reshape(-1).view(np.uint8))
+    part, wanted = PartTensor.of(stored, view), expected(whole).contiguous()
+    assert part.shape == tuple(wanted.shape) == view.taken
+    assert part.bytes == wanted.nbytes
+    rows = wanted.reshape(-1, wanted.shape[-1]).numpy().view(np.uint8)
+    for start in range(part.rows):
+        for stop in range(start, part.rows + 1):
+            assert np.array_equal(part.slab(start, stop), rows[start:stop])
+    back = np.zeros(view.stored, wanted.numpy().dtype)
+    view.put(back, wanted.numpy())
+    assert np.array_equal(expected(torch.from_numpy(back).reshape(view.shape)), wanted)
+    assert np.count_nonzero(back) == wanted.numel()

@@ -78,7 +78,9 @@ def test_rows_of_up_in_the_place_of_gate_are_found(
 
 
 def test_a_second_rounding_is_refused_and_the_way_out_named(directory: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"already quantized \(mxfp4\).* never a second rounding.*`fewbits convert`"):
+    with pytest.raises(
+        CheckpointError, match=r"already quantized \(mxfp4\).* never a second rounding.*`fewbits convert`"
+    ):
         fewbits.quantize(directory, tmp_path / "q.gguf", to="Q4_K_M")
 
 

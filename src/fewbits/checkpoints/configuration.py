@@ -103,8 +103,8 @@ def _refuse_quantized(path: Path, raw: Mapping[str, Any]) -> None:
             method = stated.get("quant_method", "an unnamed method") if isinstance(stated, dict) else "some method"
             raise CheckpointError(
                 f"{path} states that the model is already quantized ({method}); "
-                "quantize the original model instead, never a second rounding; `fewbits convert` moves what it holds, as "
-                "it is, to a GGUF file or another directory that has its formats."
+                "quantize the original model instead, never a second rounding; `fewbits convert` moves what it holds, "
+                "as it is, to a GGUF file or another directory that has its formats."
             )
 
 
