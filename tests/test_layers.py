@@ -186,6 +186,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints.configuration",
         "checkpoints.safetensors",
         "models",
+        "verification_numbers",
         "verification_rotation",
     },
     "verification_rotation": {"errors", "kernels", "checkpoints.base", "models"},

@@ -77,7 +77,8 @@ class GGUFTarget:
     def plain_format(self, placement: Placement) -> str:
         """Norms and biases are read in float32 by every runtime; what a GGUF source stores is already what it wants."""
         stored = placement.source
-        whole = len(stored.shape) < 2 or placement.computed or placement.name in _ADDED_TABLES
+        added = placement.name in _ADDED_TABLES or placement.name.endswith(".bias")  # those of experts are stacked
+        whole = len(stored.shape) < 2 or placement.computed or added
         return "F32" if whole else stored.format
 
     def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:

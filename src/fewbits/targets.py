@@ -9,7 +9,7 @@ from typing import Protocol
 
 from fewbits.checkpoints import dialects
 from fewbits.checkpoints.base import Conversion, Placement, StackedTensor
-from fewbits.checkpoints.derived import TransposedTensor
+from fewbits.checkpoints.derived import PartTensor, TransposedTensor
 from fewbits.checkpoints.dialects import OWN, Dialect, require_held
 from fewbits.checkpoints.directory_layout import DirectoryLayout, plan_directory
 from fewbits.checkpoints.fields import PLAIN, Matrix
@@ -178,7 +178,9 @@ class DirectoryTarget:
                 "give an output that ends in .gguf, or the model's Hugging Face directory as the source."
             )
         along = tuple(f"{path.name}, a multimodal projector, is copied as it is." for path in conversion.projectors)
-        own = tuple(_as_stored(p) for each in conversion.placements for p in _listed(each) if not p.computed)
+        _refuse_stacks(conversion.placements)
+        listed = (p for each in conversion.placements for p in _listed(each) if not p.computed)
+        own = tuple({p.source.name: p for p in map(_as_stored, listed)}.values())
         files = (*conversion.files, *conversion.projectors)
         return replace(conversion, placements=own, notes=(*conversion.left_out, *along), files=files)
 
@@ -218,6 +220,16 @@ class DirectoryTarget:
             folder, conversion.files, rows, recipe.name, changes, self.dialect, largest=self.largest
         )
         return PreparedDirectory(conversion, layout)
+
+
+def _refuse_stacks(placements: Sequence[Placement]) -> None:
+    """What a checkpoint stacks no dialect of ours has: matrices are listed there, as vLLM and others read them."""
+    for placement in placements:
+        if isinstance(placement.source, PartTensor) and not placement.source.view.merged:
+            raise CheckpointError(
+                f"tensor {placement.source.name} of the source is a stack of all experts, and in a model directory "
+                "matrices are written one by one; give an output that ends in .gguf."
+            )
 
 
 def _as_stored(placement: Placement) -> Placement:

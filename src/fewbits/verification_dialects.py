@@ -272,6 +272,25 @@ def _mlx(folder: Directory, module: str) -> Reading | None:
     return Reading((len(words), cols), folder.part(module, "weight", "scales", "biases"), numbers)
 
 
+def _stacked_mxfp4(folder: Directory, module: str) -> Reading | None:
+    """Stacks of experts, which are named as they are and not by a module's weight."""
+    if not folder.has(f"{module}_blocks"):
+        return None
+    blocks, scales = folder.tensor(f"{module}_blocks"), folder.tensor(f"{module}_scales")
+    experts, rows, groups, half = blocks.shape
+    blocks, scales = blocks.reshape(experts * rows, groups, half), scales.reshape(experts * rows, groups)
+    table = small_float(2, 1)
+
+    def numbers(start: int, stop: int) -> Floats:
+        pairs = blocks[start:stop]
+        codes = np.stack([pairs % 16, pairs // 16], axis=-1).reshape(stop - start, groups, 2 * half)
+        found: Floats = np.ldexp(table[codes], scales[start:stop, :, None].astype(np.int32) - 127)
+        return found.reshape(stop - start, groups * 2 * half)
+
+    parts = frozenset((f"{module}_blocks", f"{module}_scales"))
+    return Reading((experts, rows, groups * 2 * half), parts, numbers)
+
+
 _READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
     "gptq": _gptq,
     "awq": _awq,
@@ -279,4 +298,5 @@ _READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
     "bitsandbytes": _bitsandbytes,
     "fp8": _fp8,
     "mlx": _mlx,
+    "mxfp4": _stacked_mxfp4,
 }

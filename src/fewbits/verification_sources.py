@@ -13,7 +13,8 @@ from fewbits.checkpoints.base import Bytes, Order, Reader, StackedTensor, Stored
 from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.older_names import open_weights
 from fewbits.errors import VerificationError
-from fewbits.models import EXPERT, Architecture, for_gguf
+from fewbits.models import EXPERT, Architecture, TensorFact, for_gguf
+from fewbits.verification_numbers import ReadNumbers
 from fewbits.verification_rotation import Turned, expect_rotated
 
 
@@ -64,6 +65,9 @@ def expect_directory(
     for name, (source, fact) in facts.items():
         if fact.aside:
             continue
+        if fact.view:
+            found[name] = Origin(_part(reader.read(source), fact, config.widths))
+            continue
         parts = [reader.read(own) for own in _each_expert(source, config.experts)]
         tensor = StackedTensor.of(source, parts) if fact.stacked else parts[0]
         tensor = _behind(tensor, config.values[fact.after]) if fact.after else tensor
@@ -72,6 +76,85 @@ def expect_directory(
         order = _ORDERS[fact.order](tensor.rows, width, keys) if fact.order else None
         found[name] = Origin(tensor, order, fact.add)
     return found
+
+
+@dataclass(frozen=True)
+class Taken(StoredTensor):
+    """Numbers of `whole`, each looked up by its place there; of whole rows the bytes, which may be codes.
+
+    A place on a side of this tensor is `first` and `step` times as many there, where a side has `sizes` lines. Where it
+    is `turned`, the last two sides change places.
+    """
+
+    whole: StoredTensor | None = None
+    sizes: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
+    step: tuple[int, ...] = ()
+    turned: bool = False
+
+    @property
+    def in_whole_rows(self) -> bool:
+        """Whether a row is one of the whole."""
+        return not self.turned and self.sizes[-1] == self.shape[-1]
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes."""
+        return self.rows * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        assert self.whole is not None
+        each = self.whole.row_bytes
+        return each if self.in_whole_rows else each // self.whole.cols * self.cols
+
+    def slab(self, start: int, stop: int) -> Bytes:
+        """Rows `start` to `stop`."""
+        assert self.whole is not None
+        if start == stop:
+            return np.empty((0, self.row_bytes), np.uint8)
+        rows = np.unravel_index(np.arange(start, stop), self.shape[:-1])
+        places = [np.asarray(each)[:, None] for each in rows] + [np.arange(self.shape[-1])[None]]
+        if self.turned:
+            places[-2:] = places[:-3:-1]
+        own = [f + s * place for f, s, place in zip(self.first, self.step, places, strict=True)]
+        lines, columns = own[0], own[-1]
+        for size, place in zip(self.sizes[1:-1], own[1:-1], strict=True):
+            lines = lines * size + place
+        first = int(lines.min())
+        stored = self.whole.slab(first, int(lines.max()) + 1)
+        if self.in_whole_rows:
+            return stored[lines[:, 0] - first]
+        numbers = stored.reshape(len(stored), self.whole.cols, -1)
+        return numbers[lines - first, columns].reshape(stop - start, self.row_bytes)
+
+
+def _part(whole: StoredTensor, fact: TensorFact, widths: Mapping[str, int]) -> StoredTensor:
+    """The part of `whole` that a tensor of `fact` holds."""
+    sizes, first, step = [], [], []
+    turned, sides = fact.transposed, list(fact.view)
+    if turned and isinstance(whole, ReadNumbers):  # quantized stacks have rows as rows
+        turned, sides[-2:] = False, sides[:-3:-1]
+    for side in sides:
+        alternating, behind = (side.replace(" ", "").split(mark) for mark in ":+")
+        several = len(alternating) > 1
+        sizes.append(sum(widths[name] for name in (alternating if several else behind)))
+        before = behind[: fact.take] if len(behind) > 1 else []
+        first.append(fact.take if several else sum(widths[name] for name in before))
+        step.append(len(alternating))
+    shape = tuple(widths[side] for side in fact.shape)
+    return Taken(
+        whole.name,
+        whole.format,
+        shape,
+        whole.buffer[:0],
+        whole,
+        tuple(sizes),
+        tuple(first),
+        tuple(step),
+        turned,
+    )
 
 
 def _behind(tensor: StoredTensor, row: int) -> StoredTensor:
@@ -101,7 +184,7 @@ def stored_directory(path: Path, *, pickles: bool = False) -> dict[str, StoredTe
     config = read_configuration(path)
     reader, _ = open_weights(path, pickles=pickles)
     facts = config.architecture.stored(config.values, config.layers, reader.names())
-    turned = {source for source, fact in facts.values() if fact.transposed}
+    turned = {source for source, fact in facts.values() if fact.transposed and not fact.view}
     return {
         name: turn(reader.read(name)) if name in turned else reader.read(name)
         for name in tensors_of(path, pickles=pickles)

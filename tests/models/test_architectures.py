@@ -12,6 +12,7 @@ from fewbits.checkpoints.names import to_gguf
 from fewbits.errors import CheckpointError
 from fewbits.evaluation.experts import taken_apart
 from fewbits.models import EXPERT, Architecture, architectures, for_config, for_gguf, parts_of
+from fewbits.models.widths import widths_of
 from references.random_models import small_config
 
 LAYERS = 3
@@ -21,12 +22,16 @@ ALL = pytest.mark.parametrize("architecture", architectures(), ids=lambda a: a.n
 @ALL
 def test_both_directions_of_names_agree(architecture: Architecture) -> None:
     forward = to_gguf(architecture, LAYERS)
-    back = architecture.facts({key: 1 for fact in architecture.tensors if (key := fact.when)}, LAYERS)
-    assert len(back) == len({source for source, _ in back.values()})
+    config = {**architecture.defaults, **{key: 1 for fact in architecture.tensors if (key := fact.when)}}
+    back = architecture.facts(config, LAYERS)
+    inner = architecture.parameters(config, LAYERS)
+    assert len(back) == len({(source, fact.take) for source, fact in back.values()})
     for target, (source, fact) in back.items():
-        if fact.aside:
+        if fact.aside or fact.merged:  # of a part of a matrix the map knows nothing
             continue
-        assert forward(source.replace(f".{EXPERT}", "")) == target
+        name = (inner[target][0] if fact.view else source).replace("correction_bias", "correction.bias")
+        whole = name.endswith((".weight", ".bias"))  # not so the sinks
+        assert forward(name.replace(f".{EXPERT}", "")) == (target if whole else target.removesuffix(".weight"))
 
 
 @ALL
@@ -68,6 +73,10 @@ CONFIGS: dict[str, Any] = {
     "falcon": lambda **values: transformers.FalconConfig(
         **values, new_decoder_architecture=True, num_kv_heads=2, ffn_hidden_size=96
     ),
+    "gpt_oss": lambda **values: transformers.GptOssConfig(**values, head_dim=16),
+    "llama4": lambda **values: transformers.Llama4TextConfig(**values, head_dim=16, interleave_moe_layer_step=2),
+    "deepseek_v2": transformers.DeepseekV2Config,
+    "deepseek_v3": transformers.DeepseekV3Config,
     "bert": transformers.BertConfig,
     "roberta": transformers.RobertaConfig,
     "nomic_bert": lambda **values: transformers.NomicBertConfig(**{**values, "pad_token_id": 0}),
@@ -92,17 +101,29 @@ def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, t
     widths = {"vocab": 40, "hidden": 64, "ffn": 96, "query": 4 * head, "head": head, "key": 2 * head}
     widths |= {"experts": 4, "expert": values.get("moe_intermediate_size", 0), "positions": 2048, "types": 2}
     widths["shared"] = values.get("shared_expert_intermediate_size", 0)
-    widths |= {name: sum(widths[part] for part in parts) for name, parts in architecture.widths.items()}
+    widths |= {
+        name: sum(widths[part] for part in parts)
+        for name, parts in architecture.widths.items()
+        if {*parts} <= {*widths}
+    }
     own = {name for name, _ in model.named_parameters()}
-    facts = [
-        (name, fact) for name, fact in architecture.parameters(values, 2).values() if not fact.aside or name in own
-    ]
+    own |= {name for name, _ in model.named_buffers() if name in model.state_dict()}
+    architecture.add_sums(values)
+    named = {"num_local_experts": 4, "head_dim": head, "max_position_embeddings": 2048}
+    every = {**widths_of({**values, **named}, architecture.widths), **widths}
+    facts = [(name, fact) for name, fact in architecture.network(values, 2).values() if not fact.aside or name in own]
     expected: dict[str, tuple[int, ...]] = {}
     for name, fact in facts:
-        parts, shape = parts_of(name), fact.in_checkpoint(tuple(widths[w] for w in fact.shape))
+        if fact.view:
+            expected[name] = fact.seen(every).stored
+            continue
+        parts, shape = parts_of(name), fact.in_checkpoint(tuple(every[w] for w in fact.shape))
         expected |= dict.fromkeys(parts, (shape[0] // len(parts), *shape[1:]))
-    found = taken_apart({name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=True)})
-    assert expected == found
+    seen = {name for name, fact in facts if fact.view}
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=True)}
+    shapes |= {name: tuple(b.shape) for name, b in model.named_buffers() if name in own and name not in shapes}
+    found = taken_apart({name: shape for name, shape in shapes.items() if name not in seen})
+    assert expected == {**found, **{name: shape for name, shape in shapes.items() if name in seen}}
 
 
 def test_tensors_come_layer_by_layer() -> None:

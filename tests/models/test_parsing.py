@@ -45,6 +45,20 @@ def line_of(text: str, part: str) -> int:
 
 # What stands there -> what it becomes, and what the sentence says.
 FAULTS = [
+    ('shape = ["hidden", "ffn"]', 'shape = ["hidden", "ffn"], view = ["ffn + fnn"]', "says 'fnn', which is not known"),
+    (
+        'shape = ["hidden", "ffn"]',
+        'shape = ["hidden", "ffn"], view = ["ffn : ffn"], take = 2',
+        "takes part 2 of a side",
+    ),
+    ('shape = ["hidden", "ffn"]', 'shape = ["hidden", "ffn"], view = ["ffn"], take = "0"', "which is of another kind"),
+    (
+        'shape = ["hidden", "ffn"]',
+        'shape = ["hidden", "ffn"], only = "some"',
+        "says 'some', which is not known; known:",
+    ),
+    ("[defaults]", "[sparse]\nlast = 3\n[defaults]", "says 'last', which is not known; known: first, step, listed"),
+    ("[defaults]", '[[needed]]\nkey = "x"\n[defaults]', "what is needed has key, value, where"),
     ('gguf = "seed_oss"', "gguf = 7", "gguf has to be a text, and is 7"),
     ('classes = ["SeedOssForCausalLM"]', 'classes = "SeedOss"', "classes has to be a list of texts"),
     ('rope_types = ["default"]', 'rope_kinds = ["default"]', "rope_kinds is no fact that is known"),
@@ -129,3 +143,17 @@ def test_a_variable_that_names_no_directory(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv(known.DIRECTORY, str(tmp_path / "nothing"))
     with pytest.raises(CheckpointError, match=r"FEWBITS_ARCHITECTURES names .*, which is no directory"):
         architectures()
+
+
+MORE_FAULTS = [
+    ("scores_yarn = 1", "scores_yarn has to be true or false, and is 1"),
+    ("repeats = { kinds = 3 }", "kinds has to be a list, and is 3"),
+    ('silent_in = { rank = ["x"] }', "rank has to be a list of counts"),
+    ("nested = { Seed = 3 }", "Seed has to be a text, and is 3"),
+]
+
+
+@pytest.mark.parametrize(("line", "sentence"), MORE_FAULTS)
+def test_tables_of_another_kind_are_refused(line: str, sentence: str) -> None:
+    with pytest.raises(CheckpointError, match=sentence):
+        read_architecture(f"{line}\n{TEXT}", "mine.toml")

@@ -19,7 +19,7 @@ from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.pretokenizers import PreTokenizer, pretokenizers
 from fewbits.models import known
 from references.architecture_models import MODELS as ARCHITECTURES
-from references.architecture_models import seed_oss
+from references.architecture_models import RELATED, seed_oss
 from references.conversion_file import write_f16
 from references.random_models import (
     HARD_TEXT,
@@ -220,7 +220,7 @@ def test_logits_are_those_of_transformers(directory: Path, tmp_path: Path) -> No
     assert divergence(directory, file) < 1e-4
 
 
-@pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [*ARCHITECTURES, *RELATED], ids=lambda make: make.__name__)
 def test_without_rounding_only_gelu_differs(make: Callable[[Path], Path], tmp_path: Path) -> None:
     """llama.cpp looks GELU up in a table of F16 numbers; all else it computes in float32 where weights are F32."""
     directory, file = make(tmp_path / "model"), tmp_path / "model.gguf"
@@ -269,14 +269,15 @@ def _without_bias(placement: Placement) -> Placement:
     if not placement.name.endswith(".bias"):
         return placement
     source = placement.source
-    zeros = np.zeros(4 * source.rows, np.uint8)
+    zeros = np.zeros(4 * source.elements, np.uint8)
     return dataclasses.replace(placement, source=StoredTensor(source.name, "F32", source.shape, zeros))
 
 
 def swapped_layers(conversion: Conversion) -> Conversion:
-    """The first two layers in each other's place."""
-    other = {"blk.0.": "blk.1.", "blk.1.": "blk.0."}
-    names = [p.name.replace(p.name[:6], other.get(p.name[:6], p.name[:6]), 1) for p in conversion.placements]
+    """The first two layers in each other's place, as far as both have the same tensors."""
+    other, present = {"blk.0.": "blk.1.", "blk.1.": "blk.0."}, {p.name for p in conversion.placements}
+    swapped = {name: other.get(name[:6], name[:6]) + name[6:] for name in present}
+    names = [swapped[p.name] if swapped[p.name] in present else p.name for p in conversion.placements]
     placements = (dataclasses.replace(p, name=n) for p, n in zip(conversion.placements, names, strict=True))
     return dataclasses.replace(conversion, placements=tuple(placements))
 
@@ -284,7 +285,7 @@ def swapped_layers(conversion: Conversion) -> Conversion:
 FAULTS = (wrong_rope, missing_biases, swapped_layers)
 
 
-@pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [*ARCHITECTURES, RELATED[0]], ids=lambda make: make.__name__)
 def test_planted_faults_are_seen(make: Callable[[Path], Path], tmp_path: Path) -> None:
     directory = make(tmp_path / "model")
     conversion = convert_directory(directory)

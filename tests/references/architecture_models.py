@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from references.random_models import (
+    GPT4O,
     LLAMA3,
     QWEN2,
     byte_level_tokenizer,
@@ -149,6 +153,54 @@ def falcon_7b(directory: Path, **changes: Any) -> Path:
     return _byte_level(directory, transformers.FalconConfig, **{**values, **changes})
 
 
+def gpt_oss(directory: Path, **changes: Any) -> Path:
+    """Experts that lie the other way, with biases, and sinks; every other layer with a window; YaRN."""
+    rope = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 512}
+    rope |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": changes.pop("truncate", True)}
+    values = {"num_local_experts": 8, "num_experts_per_tok": 4, "head_dim": 32, "sliding_window": 48}
+    values |= {"rope_parameters": rope, "swiglu_limit": 7.0, **changes}
+    return _byte_level(directory, transformers.GptOssConfig, pattern=GPT4O, **values)
+
+
+def llama4(directory: Path, **changes: Any) -> Path:
+    """Experts in every other layer, stacked the other way, and one that all share; the fourth layer has no RoPE."""
+    scaling = {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0}
+    scaling |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 256}
+    values = {"intermediate_size_mlp": 80, "num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 16}
+    values |= {"interleave_moe_layer_step": 2, "num_hidden_layers": 4, "rope_parameters": scaling, **changes}
+    return _byte_level(directory, transformers.Llama4TextConfig, pattern=GPT4O, **values)
+
+
+_LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 24}
+_EXPERTS = {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "first_k_dense_replace": 1}
+
+
+def _deepseek_rope(scale: float) -> dict[str, Any]:
+    """YaRN, by which scores are multiplied."""
+    rope = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 512}
+    return rope | {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": scale, "mscale_all_dim": scale}
+
+
+def deepseek_v2(directory: Path, **changes: Any) -> Path:
+    """Latent keys, values and queries (MLA); a dense layer, then experts, two of which all tokens share."""
+    values = {**_LATENT, **_EXPERTS, "q_lora_rank": 24, "n_shared_experts": 2, "routed_scaling_factor": 1.5}
+    values |= {"num_hidden_layers": 3, "num_key_value_heads": 4, "rope_parameters": _deepseek_rope(0.707), **changes}
+    return _byte_level(directory, transformers.DeepseekV2Config, **values)
+
+
+def deepseek_v2_lite(directory: Path) -> Path:
+    """Queries that are not latent, which llama.cpp tells by the number of layers."""
+    return deepseek_v2(directory, q_lora_rank=None, num_hidden_layers=26, first_k_dense_replace=24)
+
+
+def deepseek_v3(directory: Path, **changes: Any) -> Path:
+    """Groups of experts, chosen by corrected scores."""
+    values = {**_LATENT, **_EXPERTS, "q_lora_rank": 24, "n_shared_experts": 1, "n_group": 4, "topk_group": 2}
+    values |= {"n_routed_experts": 16, "num_experts_per_tok": 6, "routed_scaling_factor": 1.25}
+    values |= {"num_hidden_layers": 3, "num_key_value_heads": 4, "rope_parameters": _deepseek_rope(1.0)}
+    return _byte_level(directory, transformers.DeepseekV3Config, **{**values, "num_mtp_layers": 0, **changes})
+
+
 def seed_oss(directory: Path) -> Path:
     """Of an architecture that does not come with fewbits: examples/architectures has it."""
     return _byte_level(directory, transformers.SeedOssConfig, pattern=LLAMA3, head_dim=24)
@@ -167,4 +219,27 @@ MODELS: tuple[Callable[..., Path], ...] = (
     gpt_neox,
     falcon,
     falcon_7b,
+    gpt_oss,
+    llama4,
+    deepseek_v3,
 )
+"""Those that everything is done with."""
+
+RELATED: tuple[Callable[..., Path], ...] = (deepseek_v2, deepseek_v2_lite)
+"""Relatives of one of them, in one GGUF architecture: what they compute is compared, and no more."""
+
+
+def seeing_llama4(directory: Path) -> tuple[Path, Path]:
+    """A Llama 4 that sees, in its checkpoint's names, and the language model in it by itself."""
+    alone = llama4(directory / "alone")
+    whole = directory / "whole"
+    shutil.copytree(alone, whole)
+    stated = json.loads((alone / "config.json").read_text())
+    config = {"architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4", "text_config": stated}
+    config |= {"vision_config": {"model_type": "llama4_vision_model"}, "image_token_index": 5}
+    (whole / "config.json").write_text(json.dumps(config))
+    tensors = {f"language_model.{name}": w for name, w in load_file(alone / "model.safetensors").items()}
+    tensors |= {"vision_model.patch_embedding.linear.weight": torch.ones(4, 12)}
+    tensors |= {"multi_modal_projector.linear_1.weight": torch.ones(8, 4)}
+    save_file(tensors, whole / "model.safetensors", {"format": "pt"})
+    return whole, alone

@@ -32,7 +32,9 @@ def write_f16(conversion: Conversion, target: Path) -> Path:
         writer.add_key_value(key, value.value, gguf.GGUFValueType[kind.upper()], sub_type)
     for placement in conversion.placements:
         values = weights(placement)
-        narrow = values.ndim > 1 and placement.name != "position_embd.weight"  # as llama.cpp's converter
+        narrow = values.ndim > 1 and not placement.name.endswith(
+            ("position_embd.weight", ".bias")
+        )  # as llama.cpp's converter
         writer.add_tensor(placement.name, values.astype(np.float16) if narrow else values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -17,6 +17,16 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+_UPPER, _LOWER, _ENDING = (
+    r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]",
+    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+)
+_FIRST = r"[^\r\n\p{L}\p{N}]?"
+GPT4O = (
+    f"{_FIRST}{_UPPER}*{_LOWER}+{_ENDING}|{_FIRST}{_UPPER}+{_LOWER}*{_ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 HARD_TEXT = (
@@ -125,7 +135,7 @@ def save_model(directory: Path, config: Any, *, seed: int = 0, dtype: torch.dtyp
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
+            if parameter.ndim == 1 or name.endswith("_bias"):
                 start = 1.0 if ("norm" in name or ".ln_" in name) and not name.endswith("bias") else 0.0
                 parameter.copy_(start + 0.3 * torch.randn_like(parameter))
             # At this small width attention would look everywhere alike, and a wrong position would not matter.
@@ -138,6 +148,9 @@ def save_model(directory: Path, config: Any, *, seed: int = 0, dtype: torch.dtyp
             ):
                 parameter.mul_(3.0)
             parameter.copy_(parameter.half().float())
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.1 * torch.randn_like(buffer).half().float())
     model.to(dtype).save_pretrained(directory)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,20 @@ import numpy as np
 from fewbits import kernels
 from fewbits.calibration.network import LayeredNetwork
 from fewbits.calibration.precision import precision_for
-from fewbits.checkpoints.base import Conversion, Order, Placement
+from fewbits.checkpoints.base import Bytes, Conversion, Order, Placement
 from fewbits.checkpoints.configuration import Configuration, read_configuration
-from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor
+from fewbits.checkpoints.derived import PartTensor, ReshapedTensor, ShiftedTensor
 from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.checkpoints.rope import interleaved, parted
+from fewbits.checkpoints.row_tensors import RowTensor
 from fewbits.errors import CalibrationError
 from fewbits.evaluation.gguf_config import read_config
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.evaluation.model_files import Vocabulary
 from fewbits.formats import Fields
-from fewbits.models import EXPERT, Architecture, StreamFact, TensorFact, for_gguf, parts_of
+from fewbits.models import EXPERT, Architecture, StreamFact, TensorFact, View, for_gguf, parts_of
+from fewbits.models.widths import widths_of
 from fewbits.workers import row_slabs
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ def open_network(conversion: Conversion) -> SourceNetwork:
         )
     model = GGUFModel.open(first)
     experts = bool(model.config.values.get("num_local_experts"))
-    architecture = for_gguf(conversion.architecture, experts=experts)
+    architecture = for_gguf(conversion.architecture, experts=experts, metadata=_plain(conversion))
     parameters = Parameters(_of_gguf(conversion, first), architecture.stream)
     return SourceNetwork(
         LayeredNetwork(model.skeleton(), parameters, precision),
@@ -167,11 +169,19 @@ def _of_directory(conversion: Conversion, config: Configuration) -> dict[str, Pa
         names |= {source.replace(EXPERT, str(n)): parameter.replace(EXPERT, str(n)) for n in range(config.experts)}
     named: dict[str, Parameter] = {}
     for placement in conversion.placements:
-        if not placement.computed:
-            name = placement.source.name
+        name = placement.source.name
+        if isinstance(placement.source, PartTensor):
+            named |= _part(parameters[placement.name][0], placement)
+        elif not placement.computed:
             whole = replace(placement, source=placement.whole) if placement.whole else placement
             named |= _each_expert(names.get(name, name), _derived(whole))
     return named
+
+
+def _part(name: str, placement: Placement) -> dict[str, Parameter]:
+    """The experts that a placement took out of a stack; else the whole matrix, which no tensor of the target is."""
+    whole = Placement("", placement.source.in_file)
+    return _each_expert(name, Parameter(placement, None)) if EXPERT in name else {name: Parameter(whole, None)}
 
 
 def _derived(placement: Placement) -> Parameter:
@@ -192,7 +202,8 @@ def _each_expert(name: str, parameter: Parameter) -> dict[str, Parameter]:
         return dict(zip(fused, own, strict=True))
     if EXPERT not in name:
         return {name: parameter}
-    experts, rows = parameter.placement.source.shape[:2]
+    shape = parameter.placement.source.shape
+    experts, rows = shape[0], shape[1] if len(shape) > 2 else 1
     parts = [range(n * rows, (n + 1) * rows) for n in range(experts)]
     return {name.replace(EXPERT, str(n)): Parameter(parameter.placement, None, part) for n, part in enumerate(parts)}
 
@@ -209,17 +220,43 @@ def _of_gguf(conversion: Conversion, path: Path) -> dict[str, Parameter]:
     """A GGUF source keeps its rows' order in the target; the network wants the halves of heads apart."""
     config = read_config(open_gguf(path))
     # A tied head may have got numbers of its own on the way.
-    architecture = for_gguf(conversion.architecture, experts=bool(config.values.get("num_local_experts")))
+    experts = bool(config.values.get("num_local_experts"))
+    architecture = for_gguf(conversion.architecture, experts=experts, metadata=_plain(conversion))
     facts = {**{fact.gguf: (fact.source, fact) for fact in architecture.tensors if fact.unless}, **config.facts}
+    parameters = architecture.parameters(config.values, config.values["num_hidden_layers"])
+    widths = widths_of(config.values, architecture.widths)
+    parts: dict[str, list[tuple[Placement, View]]] = {}
     named: dict[str, Parameter] = {}
     for placement in conversion.placements:
         if placement.name not in facts:
             continue  # RoPE factors are no parameter
         name, fact = facts[placement.name]
+        if fact.view and EXPERT not in fact.parameter:
+            parts.setdefault(name, []).append((placement, fact.seen(widths)))
+            continue
+        name = parameters[placement.name][0] if fact.view else name
         order = _order(fact, placement.source.rows, config.values) if fact.order else None
         shape = fact.in_checkpoint(placement.source.shape) if fact.flat else None
         named |= _each_expert(name, Parameter(placement, _inverse(order), add=fact.add, shape=shape))
-    return named
+    return named | {name: Parameter(_together(name, own), None) for name, own in parts.items()}
+
+
+def _together(name: str, parts: Sequence[tuple[Placement, View]]) -> Placement:
+    """One matrix out of all its parts, which a file has as tensors of their own; no tensor of the target is it."""
+
+    def rows() -> Bytes:
+        whole = np.empty(parts[0][1].stored, np.float32)
+        for placement, view in parts:
+            source = placement.source
+            numbers = kernels.decode_rows(source.format, placement.slab(0, source.rows), source.cols)
+            view.put(whole, numbers.reshape(view.taken))
+        return whole.view(np.uint8)
+
+    return Placement("", RowTensor.of(name, "F32", parts[0][1].stored, rows))
+
+
+def _plain(conversion: Conversion) -> dict[str, Any]:
+    return {key: value.value for key, value in conversion.metadata.items()}
 
 
 def _order(fact: TensorFact, rows: int, values: Mapping[str, Any]) -> Order:

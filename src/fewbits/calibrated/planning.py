@@ -10,7 +10,7 @@ from typing import Any
 
 from fewbits import formats
 from fewbits.calibrated import guard
-from fewbits.calibrated.parameters import SourceNetwork, open_network
+from fewbits.calibrated.parameters import Parameters, SourceNetwork, open_network
 from fewbits.calibration.data import read_calibration
 from fewbits.calibration.mix import guard_text
 from fewbits.checkpoints.base import Conversion
@@ -67,8 +67,21 @@ def plan(conversion: Conversion, asked: CalibrationRequest, seed: int) -> Plan:
     notes = [f"Calibration: {note}." for note in data.notes]
     if length < asked.length:
         notes.append(f"Windows were shortened from {asked.length} to {length} tokens, all that the model was made for.")
+    notes += _parts_note(source.parameters)
     seen = {name: target.windows for name, target in targets.items()}
     return Plan(source, data.windows, held_out.windows, seen, used, tuple(notes))
+
+
+def _parts_note(parameters: Parameters) -> list[str]:
+    """That text chooses no codes of what is a part of a matrix of the network."""
+    whole = [name for name, parameter in parameters.named.items() if not parameter.target]
+    if not whole:
+        return []
+    note = (
+        f"{len(whole)} matrices of the network ({whole[0]}, ...) become several tensors each, of which no text chooses "
+        "codes: those are rounded to nearest, and the walk goes through them as they are in the source."
+    )
+    return [note]
 
 
 def _groups(paths: tuple[Path, ...]) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from fewbits.checkpoints.jsonfile import load_object
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 from fewbits.models import Architecture, for_config
+from fewbits.models.widths import widths_of
 
 _COUNTS = (
     "hidden_size",
@@ -25,7 +26,18 @@ _COUNTS = (
     "max_position_embeddings",
     "head_dim",
 )
-_SOME_COUNTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "type_vocab_size")
+_SOME_COUNTS = (
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "type_vocab_size",
+    "kv_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "v_head_dim",
+    "n_shared_experts",
+    "interleave_moe_layer_step",
+)
 """Checked where they are stated."""
 
 _LARGEST = 2**31 - 1
@@ -66,21 +78,7 @@ class Configuration:
     @property
     def widths(self) -> dict[str, int]:
         """The named widths of the architecture's tensor shapes."""
-        v = self.values
-        own = {
-            "vocab": v["vocab_size"],
-            "hidden": v["hidden_size"],
-            "ffn": v["intermediate_size"],
-            "head": v["head_dim"],
-            "query": v["num_attention_heads"] * v["head_dim"],
-            "key": v["num_key_value_heads"] * v["head_dim"],
-            "experts": self.experts,
-            "shared": v.get("shared_expert_intermediate_size", 0),
-            "expert": v.get("moe_intermediate_size", v["intermediate_size"]),
-            "positions": v["max_position_embeddings"],
-            "types": v.get("type_vocab_size", 0),
-        }
-        return own | {name: sum(own[part] for part in parts) for name, parts in self.architecture.widths.items()}
+        return widths_of(self.values, self.architecture.widths)
 
     @property
     def experts(self) -> int:
@@ -105,7 +103,8 @@ def _refuse_quantized(path: Path, raw: Mapping[str, Any]) -> None:
             method = stated.get("quant_method", "an unnamed method") if isinstance(stated, dict) else "some method"
             raise CheckpointError(
                 f"{path} states that the model is already quantized ({method}); "
-                "quantize the original model instead, never a second rounding."
+                "quantize the original model instead, never a second rounding; `fewbits convert` moves what it holds, "
+                "as it is, to a GGUF file or another directory that has its formats."
             )
 
 
@@ -119,6 +118,7 @@ def _derive(architecture: Architecture, values: dict[str, Any]) -> None:
             values[key] = times * values["hidden_size"]
     if "num_experts" in values:
         values["num_local_experts"] = values["num_experts"]
+    architecture.add_sums(values)
     if values.get("num_key_value_heads") is None:
         values["num_key_value_heads"] = values.get("num_attention_heads")
     hidden, heads = values.get("hidden_size"), values.get("num_attention_heads")
@@ -167,6 +167,52 @@ def _check_requirements(path: Path, architecture: Architecture, values: Mapping[
     eps = values.get(key)
     if type(eps) not in (int, float) or not 0 < (eps or 0) < 1:
         raise CheckpointError(f"{path} has {key} = {quoted(eps)}, and a number between 0 and 1 is needed; correct it.")
+
+
+def _check_layers(config: Configuration) -> None:
+    """Refuse what is said layer by layer, or by the number of layers, otherwise than llama.cpp takes it to be."""
+    values, architecture, layers = config.values, config.architecture, config.layers
+    for key, pattern in architecture.repeats.items():
+        stated = values.get(key)
+        if stated and stated != [pattern[n % len(pattern)] for n in range(layers)]:
+            raise _computed_otherwise(config, f"a {key} that does not repeat {list(pattern)}")
+    for key, counts in architecture.silent_in.items():
+        if (values.get(key) is None) != (layers in counts):
+            said = "no" if values.get(key) is None else "a"
+            numbers = " or ".join(map(str, counts))
+            raise _computed_otherwise(config, f"{said} {key} and {layers} layers", f"without one at {numbers} layers")
+    _check_sparse(config)
+
+
+def _check_sparse(config: Configuration) -> None:
+    """Refuse layers with experts that are not told as llama.cpp tells them."""
+    sparse, values = config.architecture.sparse, config.values
+    if sparse is None:
+        return
+    for key in (key for key in (sparse.first, sparse.step) if key):
+        if type(values.get(key)) is not int or not 0 <= values[key] <= _LARGEST:
+            raise CheckpointError(
+                f"{config.path} has {key} = {quoted(values.get(key))}, which is no count; correct it."
+            )
+    listed, own = values.get(sparse.listed), [n for n in range(config.layers) if sparse.holds(n, values)]
+    if listed is not None and listed != own:
+        raise _computed_otherwise(config, f"a {sparse.listed} that is not what {sparse.step or sparse.first} says")
+
+
+def _check_needed(config: Configuration) -> None:
+    """Refuse values that llama.cpp takes from others and that are not those."""
+    for fact in config.architecture.needed:
+        value, stated = fact.value_for(config.values), config.values.get(fact.key)
+        if value != stated:
+            told = ", ".join(f"{key} = {config.values.get(key)}" for key in fact.where)
+            raise _computed_otherwise(config, f"{fact.key} = {quoted(stated)}", f"with {quoted(value)} where {told}")
+
+
+def _computed_otherwise(config: Configuration, stated: str, computed: str = "otherwise") -> CheckpointError:
+    return CheckpointError(
+        f"{config.path} has {stated}, and llama.cpp computes architecture '{config.architecture.gguf}' {computed}; it "
+        "cannot be converted."
+    )
 
 
 def _check_stated(path: Path, architecture: Architecture, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -255,6 +301,17 @@ def _global_rope(path: Path, architecture: Architecture, raw: Mapping[str, Any],
     return stated.get(local.others) or {}
 
 
+def _of_language(path: Path, architecture: Architecture, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the configuration says of the language model, where that stands by itself in it."""
+    key = architecture.nested.get(raw["architectures"][0]) if isinstance(raw["architectures"], list) else None
+    if key is None:
+        return raw
+    own = raw.get(key)
+    if not isinstance(own, dict):
+        raise CheckpointError(f"{path} has no {key}, where a {raw['architectures'][0]} states its language model.")
+    return own
+
+
 def read_configuration(directory: Path, *, quantized: bool = False) -> Configuration:
     """config.json of a model directory; raises CheckpointError when it is missing, contradictory or not supported.
 
@@ -270,6 +327,7 @@ def read_configuration(directory: Path, *, quantized: bool = False) -> Configura
         raise CheckpointError(f"{path}: {error}") from None
     if not quantized:
         _refuse_quantized(path, raw)
+    raw = dict(_of_language(path, architecture, raw))
     values = {**architecture.defaults, **{key: value for key, value in raw.items() if value is not None}}
     _derive(architecture, values)
     _check_counts(path, values, rotates=architecture.rotates)
@@ -279,6 +337,8 @@ def read_configuration(directory: Path, *, quantized: bool = False) -> Configura
     _check_stated(path, architecture, raw, values)
     result = Configuration(path, architecture, values, rope)
     _check_implied(result)
+    _check_layers(result)
+    _check_needed(result)
     widths = result.widths
     for first, second in architecture.equal:
         if widths[first] != widths[second]:

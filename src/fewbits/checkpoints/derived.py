@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.checkpoints.base import Bytes, StoredTensor
+from fewbits.models import View
 
 Floats = npt.NDArray[np.float32]
 
@@ -96,3 +97,64 @@ class ShiftedTensor(DerivedTensor):
         numbers = _NUMBERS[self.own.format](raw) + np.float32(self.add)
         found: Bytes = np.ascontiguousarray(numbers).view(np.uint8).reshape(stop - start, self.row_bytes)
         return found
+
+
+@dataclass(frozen=True)
+class PartTensor(DerivedTensor):
+    """What `view` takes of `own`: matrices one behind another, each of part of the rows or columns, or turned."""
+
+    view: View = field(default_factory=lambda: View((), ()))
+
+    @staticmethod
+    def of(own: StoredTensor, view: View) -> PartTensor:
+        """`own` as `view` sees it."""
+        return PartTensor(own.name, own.format, view.taken, own.buffer[:0], own, view)
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes of what is taken."""
+        return int(self.own.bytes * self.view.share)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        if not self.view.turned and self._whole_rows:
+            return int(self.own.row_bytes)
+        width: int = self.own.row_bytes // self.own.cols
+        return width * self.cols
+
+    @property
+    def _whole_rows(self) -> bool:
+        return self.view.picks[-1] == slice(0, self.view.shape[-1])
+
+    def slab(self, start: int, stop: int) -> Bytes:
+        """Rows `start` to `stop` as stored bytes, copied together."""
+        if self.view.turned:
+            return self._turned(start, stop)
+        rows = self._own_rows(start, stop)
+        if not len(rows):
+            return np.empty((0, self.row_bytes), np.uint8)
+        first = int(rows[0])
+        whole: Bytes = self.own.slab(first, int(rows[-1]) + 1)[rows - first]
+        if self._whole_rows:
+            return whole
+        numbers = whole.reshape(len(rows), self.own.cols, -1)[:, self.view.picks[-1]]
+        return np.ascontiguousarray(numbers).reshape(len(rows), self.row_bytes)
+
+    def _own_rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Row of `own` of each row from `start` to `stop`."""
+        number, row = np.divmod(np.arange(start, stop, dtype=np.int64), self.shape[-2])
+        size, pick = self.view.shape[-2], self.view.picks[-2]
+        lines: npt.NDArray[np.int64] = number * size + pick.start + row * (pick.step or 1)
+        return lines
+
+    def _turned(self, start: int, stop: int) -> Bytes:
+        """Columns of each matrix of the stack as rows."""
+        _, rows, cols = self.view.shape
+        each, pieces = self.shape[-2], []
+        for number in range(start // each, -(-stop // each)):
+            whole = self.own.slab(number * rows, (number + 1) * rows).reshape(rows, cols, -1)
+            lines = whole[self.view.picks[1]][:, self.view.picks[2]]
+            part = lines[:, max(start - number * each, 0) : stop - number * each]
+            pieces.append(np.ascontiguousarray(part.swapaxes(0, 1)).reshape(part.shape[1], self.row_bytes))
+        return np.concatenate([np.empty((0, self.row_bytes), np.uint8), *pieces])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fewbits.checkpoints.base import Bytes, Conversion, Placement, Reader, StackedTensor, StoredTensor
-from fewbits.checkpoints.derived import ShiftedTensor, TransposedTensor
+from fewbits.checkpoints.derived import PartTensor, ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.fields import PLAIN, StoredMatrix
 from fewbits.checkpoints.row_tensors import RowTensor
 from fewbits.errors import CheckpointError
@@ -49,7 +49,7 @@ class GGUFMatrices:
 def _split(placement: Placement, tensor: StoredTensor) -> list[StoredMatrix | StoredTensor]:
     """One tensor of the file as those that the directory has, experts apart."""
     source = placement.source
-    if isinstance(source, ShiftedTensor | TransposedTensor) or placement.whole is not None:
+    if isinstance(source, PartTensor | ShiftedTensor | TransposedTensor) or placement.whole is not None:
         raise CheckpointError(
             f"tensor {placement.name} is not in the file as the directory has it ({type(source).__name__}); a GGUF "
             "file of this architecture is not converted back: start from the original model."

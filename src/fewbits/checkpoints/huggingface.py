@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fewbits.checkpoints.base import (
     Value,
 )
 from fewbits.checkpoints.configuration import Configuration, float32, read_configuration
-from fewbits.checkpoints.derived import ReshapedTensor, ShiftedTensor, TransposedTensor
+from fewbits.checkpoints.derived import PartTensor, ReshapedTensor, ShiftedTensor, TransposedTensor
 from fewbits.checkpoints.names import to_gguf
 from fewbits.checkpoints.older_names import open_weights
 from fewbits.checkpoints.pooling import Pooling, read_pooling
@@ -25,7 +26,7 @@ from fewbits.checkpoints.rope import frequency_factors, interleaved, parted, sca
 from fewbits.checkpoints.row_tensors import RowReader, RowTensor
 from fewbits.checkpoints.tokenizer import TokenizerFacts, read_tokenizer
 from fewbits.errors import CheckpointError
-from fewbits.models import EXPERT, TensorFact
+from fewbits.models import EXPERT, TensorFact, View
 
 
 def convert_directory(
@@ -119,11 +120,15 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
     by_source = {source: target for target, (source, _) in facts.items()}
     notes: list[str] = []
     found, listed = _stacks(config, reader, facts)
+    beside: Counter[str] = Counter()
     for source in present:
-        if source in listed:
+        what = config.architecture.stands_beside(source, config.layers)
+        beside[what or ""] += 1
+        if source in listed or what:
             continue
         # Names that the package's map does not know are those of architectures that a user added.
         target = gguf_name(source) or by_source.get(source)
+        target = f"{target}.weight" if target not in facts else target  # a parameter without an ending (sinks)
         if target in facts and facts[target][0] == source:
             found[target] = reader.read(source)
         else:
@@ -134,6 +139,7 @@ def _place(config: Configuration, reader: Reader) -> tuple[list[Placement], list
                 f"{reader.path} has no tensor {quoted(source)}, which {config.path} calls for; "
                 "the checkpoint is incomplete."
             )
+    notes += [f"Left out: {what} ({n} tensors)." for what, n in beside.items() if what]
     placed = [_placement(config, target, found[target], fact) for target, (_, fact) in facts.items() if target in found]
     return placed, notes
 
@@ -150,11 +156,14 @@ def _target_names(config: Configuration, facts: Mapping[str, tuple[str, TensorFa
 def _stacks(
     config: Configuration, reader: Reader, facts: Mapping[str, tuple[str, TensorFact]]
 ) -> tuple[dict[str, StoredTensor], set[str]]:
-    """Target -> the experts' matrices as one tensor, and the names of those that were put together."""
+    """Target -> the experts' matrices as one tensor, or what has others in it too; and the names of their sources."""
     found: dict[str, StoredTensor] = {}
     listed: set[str] = set()
     present = set(reader.names())
     for target, (source, fact) in facts.items():
+        if fact.view and source in present:
+            found[target] = reader.read(source)
+            listed.add(source)
         names = [source.replace(EXPERT, str(n)) for n in range(config.experts)] if fact.stacked else []
         missing = [name for name in names if name not in present]
         if len(missing) in range(1, len(names)):
@@ -196,7 +205,8 @@ def _left_out(config: Configuration, reader: Reader, source: str) -> str:
 def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: TensorFact) -> Placement:
     widths = config.widths
     expected = tuple(widths[name] for name in fact.shape)
-    stated = fact.in_checkpoint(expected)
+    view = _view(config, tensor, fact) if fact.view else None
+    stated = view.stored if view else fact.in_checkpoint(expected)
     if tensor.shape != stated:
         raise CheckpointError(
             f"tensor {quoted(tensor.name)} has shape {list(tensor.shape)} where {config.path} calls for "
@@ -211,10 +221,25 @@ def _placement(config: Configuration, target: str, tensor: StoredTensor, fact: T
     unread = fact.unread(config.values)
     if unread:
         return Placement(target, tensor.behind(unread), whole=tensor)
+    if view:
+        return Placement(target, PartTensor.of(tensor, view))
     order = _order(config, fact, expected[0])
     tensor = TransposedTensor.of(tensor) if fact.transposed else tensor
     tensor = ReshapedTensor.of(tensor, expected) if fact.flat else tensor
     return Placement(target, ShiftedTensor.of(tensor, fact.add) if fact.add else tensor, order, aside=fact.aside)
+
+
+def _view(config: Configuration, tensor: StoredTensor, fact: TensorFact) -> View:
+    """How `tensor` is seen; codes of rows cannot be turned, and quantized stacks have rows as rows."""
+    view = fact.seen(config.widths)
+    if not isinstance(tensor, RowTensor):
+        return view
+    if view.turned and view.merged:
+        raise CheckpointError(
+            f"tensor {quoted(tensor.name)} is {tensor.format}, and a GGUF file has columns of it as rows, which codes "
+            "of rows cannot become without a second rounding; quantize the original model to a GGUF file instead."
+        )
+    return view.upright
 
 
 def _order(config: Configuration, fact: TensorFact, rows: int) -> Order | None:

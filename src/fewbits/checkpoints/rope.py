@@ -61,7 +61,7 @@ def _linear(config: Configuration, prefix: str) -> dict[str, Value]:
 
 def _yarn(config: Configuration, prefix: str) -> dict[str, Value]:
     """YaRN (https://arxiv.org/abs/2309.00071): llama.cpp multiplies by 1 + 0.1 ln(factor) itself."""
-    if config.rope.get("truncate") is False:
+    if config.rope.get("truncate") is False and not config.architecture.rounds_yarn:
         raise CheckpointError(f"{config.path} asks for YaRN with truncate = false, which a GGUF file cannot state.")
     original = _number(config, "original_max_position_embeddings", float(config.values["max_position_embeddings"]))
     factor = _number(config, "factor", config.values["max_position_embeddings"] / original)
@@ -73,11 +73,28 @@ def _yarn(config: Configuration, prefix: str) -> dict[str, Value]:
     for key in ("beta_fast", "beta_slow"):
         if key in config.rope:
             result[f"{prefix}.yarn_{key}"] = float32(_number(config, key))
+    if config.architecture.scores_yarn:
+        return {**result, f"{prefix}.yarn_log_multiplier": _log_multiplier(config)}
     attention = _yarn_attention(config, factor)
     if attention is not None:
         usual = 1.0 if factor <= 1 else 1.0 + 0.1 * math.log(factor)
         result[f"{prefix}.attn_factor"] = float32(attention / usual)
     return result
+
+
+def _log_multiplier(config: Configuration) -> Value:
+    """What the logarithm of YaRN's factor is multiplied by, as llama.cpp's files of DeepSeek state it: a tenth of that.
+
+    It takes mscale to be the same number, so that cosine and sine are multiplied by nothing.
+    """
+    every, own = _number(config, "mscale_all_dim"), config.rope.get("mscale")
+    if own != every or config.rope.get("attention_factor") not in (None, 1.0):
+        raise CheckpointError(
+            f"{config.path} has the RoPE parameters mscale = {quoted(own)} and mscale_all_dim = {quoted(every)}, and "
+            f"llama.cpp computes architecture '{config.architecture.gguf}' with equal ones alone; it cannot be "
+            "converted."
+        )
+    return float32(0.1 * every)
 
 
 def _yarn_attention(config: Configuration, factor: float) -> float | None:
@@ -170,11 +187,27 @@ _FACTORS: Mapping[str, Callable[[Configuration], dict[str, npt.NDArray[np.float6
 
 def scaling_notes(config: Configuration) -> list[str]:
     """What a person should know about how RoPE is stretched."""
-    if config.rope["rope_type"] != "longrope":
-        return []
+    note = _NOTES.get(config.rope["rope_type"])
+    return note(config) if note else []
+
+
+def _longrope_notes(config: Configuration) -> list[str]:
     original = int(_number(config, "original_max_position_embeddings"))
     note = (
         f"RoPE has factors for texts of up to {original} tokens and others beyond; transformers chooses by the length "
         "of the text, and llama.cpp by the size of the context that it was started with."
     )
     return [note]
+
+
+def _yarn_notes(config: Configuration) -> list[str]:
+    note = (
+        "The source takes YaRN's two bounds as they are (truncate = false), and llama.cpp rounds them to whole "
+        "numbers: some columns of heads turn a little faster or slower there, so results differ from the source's."
+    )
+    return [note] if config.rope.get("truncate") is False else []
+
+
+_NOTES: Mapping[str, Callable[[Configuration], list[str]]] = MappingProxyType(
+    {"longrope": _longrope_notes, "yarn": _yarn_notes}
+)

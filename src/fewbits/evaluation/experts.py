@@ -35,7 +35,9 @@ def put_together(state: Mapping[str, torch.Tensor], names: Mapping[str, object])
 
     found = {}
     for name in names:
-        if name.endswith(GATE_AND_UP):
+        if name in state:
+            found[name] = state[name]
+        elif name.endswith(GATE_AND_UP):
             found[name] = torch.cat([state[own] for own in _gate_and_up(name)], 1)
         else:
             found[name] = state[_down(name) if name.endswith(DOWN) else name]

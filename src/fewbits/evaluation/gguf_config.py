@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +27,7 @@ _SCALING = {
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }
+_LOG_MULTIPLIER = "yarn_log_multiplier"
 _SCALING_TYPES = {"none": "default", "linear": "linear", "yarn": "yarn"}
 _KINDS: Mapping[str, tuple[type, str]] = MappingProxyType(
     {
@@ -49,7 +50,9 @@ class GGUFConfig:
     model_type: str
     values: dict[str, Any]
     facts: dict[str, tuple[str, TensorFact]]
-    """GGUF name -> (parameter of the network, fact)."""
+    """GGUF name -> (parameter of the network, fact); where a fact sees it as a stack, the stack."""
+    sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Width of fused tensors -> the widths that it is the sum of."""
 
 
 def read_config(reader: Reader) -> GGUFConfig:
@@ -58,8 +61,10 @@ def read_config(reader: Reader) -> GGUFConfig:
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise EvaluationError(f"{reader.path}: the metadata name no architecture (general.architecture).")
-    architecture = for_gguf(name, experts=bool(metadata.get(f"{name}.expert_count")))
-    values = {**_stated(reader, architecture, metadata), **_optional_parts(reader, architecture)}
+    architecture = for_gguf(name, experts=bool(metadata.get(f"{name}.expert_count")), metadata=metadata)
+    values = {**_optional_parts(reader, architecture), **_stated(reader, architecture, metadata)}
+    architecture.take_sums_apart(values)
+    architecture.add_sums(values)
     layers = values.get("num_hidden_layers", 0)
     if layers > len(reader.names()):
         raise EvaluationError(
@@ -70,14 +75,16 @@ def read_config(reader: Reader) -> GGUFConfig:
     values = {**{key: allowed[0] for key, allowed in architecture.require.items()}, **values}
     values |= _implied(architecture, values)
     architecture.settle(values)
+    values |= {fact.key: fact.value_for(values) for fact in architecture.needed}
     if architecture.encoder:
         values["architectures"] = [architecture.classes[0]]
-    facts = architecture.parameters(values, values["num_hidden_layers"])
+    facts = architecture.network(values, values["num_hidden_layers"])
     values |= {own: values[key] for key, own in architecture.aliases.items() if key in values}
     # Nothing is padded here, and transformers' own number could lie beyond this vocabulary; some need one all the same.
     padding = architecture.defaults.get("pad_token_id")
     values |= {"pad_token_id": padding, **_rope(reader, architecture, metadata, values)}
-    return GGUFConfig(architecture.model_type, values, {k: each for k, each in facts.items() if not each[1].aside})
+    kept = {name: each for name, each in facts.items() if not each[1].aside}
+    return GGUFConfig(architecture.model_type, values, kept, architecture.widths)
 
 
 def _rope(
@@ -128,11 +135,15 @@ def _stated(reader: Reader, architecture: Architecture, metadata: Mapping[str, A
     return values
 
 
-def _optional_parts(reader: Reader, architecture: Architecture) -> dict[str, bool]:
+def _optional_parts(reader: Reader, architecture: Architecture) -> dict[str, Any]:
     """Tied embeddings and biases: the tensors of the first layer say which parts the model has."""
     stored = set(reader.names())
-    parts: dict[str, bool] = {}
+    parts: dict[str, Any] = {}
+    counts = {fact.key for fact in architecture.metadata.values()}
     for fact in architecture.tensors:
+        if {fact.when, fact.unless} & counts:  # a number says it; without one there is none
+            parts[fact.when or fact.unless] = None
+            continue
         present = fact.gguf.format(layer=0) in stored
         if fact.when:
             parts[fact.when] = parts.get(fact.when, False) or present
@@ -163,13 +174,15 @@ def _rope_parameters(reader: Reader, name: str, metadata: Mapping[str, Any], bas
     prefix = f"{name}.rope.scaling."
     stated = {key[len(prefix) :]: value for key, value in metadata.items() if key.startswith(prefix)}
     kind = stated.get("type", "none")
-    unknown = sorted(set(stated) - set(_SCALING) - _SCALING_HANDLED - _SCALING_IGNORED)
+    unknown = sorted(set(stated) - set(_SCALING) - _SCALING_HANDLED - _SCALING_IGNORED - {_LOG_MULTIPLIER})
     if kind not in _SCALING_TYPES or unknown:
         what = f"the kind {quoted(kind)}" if kind not in _SCALING_TYPES else f"the key {prefix}{unknown[0]}"
         raise EvaluationError(f"{reader.path}: RoPE scaling with {what} is not supported.")
     parameters = {"rope_theta": base, "rope_type": _SCALING_TYPES[kind]}
     if kind != "none":
         parameters |= {_SCALING[key]: value for key, value in stated.items() if key in _SCALING}
+    if _LOG_MULTIPLIER in stated:  # files of DeepSeek state a tenth of both
+        parameters |= dict.fromkeys(("mscale", "mscale_all_dim"), 10 * stated[_LOG_MULTIPLIER])
     if "attn_factor" in stated:
         # llama.cpp multiplies YaRN's own 1 + 0.1 ln(factor) by it; transformers is given the product.
         usual = 1 + 0.1 * math.log(max(stated.get("factor", 1.0), 1.0))

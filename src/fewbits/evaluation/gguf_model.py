@@ -24,7 +24,8 @@ from fewbits.evaluation.gguf_config import GGUFConfig, read_config
 from fewbits.evaluation.model_files import LoadedModel, Vocabulary
 from fewbits.evaluation.skeleton import bare_network, give_frequencies
 from fewbits.evaluation.vocabularies import GGUFVocabulary
-from fewbits.models import TensorFact, is_encoder, parts_of
+from fewbits.models import TensorFact, View, is_encoder, parts_of
+from fewbits.models.widths import widths_of
 
 if TYPE_CHECKING:
     import torch
@@ -69,12 +70,18 @@ class GGUFModel:
 
     def load(self) -> LoadedModel:
         """The network in float32, one tensor decoded at a time; raises EvaluationError naming what does not fit."""
+        import torch
+
         require_decodable({self.reader.read(name).format for name in self.reader.names()})
         network = self.skeleton()
         facts = self._matched_facts(network)
         state: dict[str, torch.Tensor] = {}
         for name, (target, fact) in facts.items():
             weight = decoded(self.reader.read(name))
+            if view := self._view(fact):
+                whole = state.setdefault(target, torch.empty(view.stored))
+                view.put(whole, weight)
+                continue
             weight = weight - fact.add if fact.add else weight
             weight = weight.T.contiguous() if fact.transposed else weight.reshape(fact.in_checkpoint(weight.shape))
             back = _BACK.get(fact.order)
@@ -87,6 +94,11 @@ class GGUFModel:
             if tensor.is_meta:
                 raise EvaluationError(f"{self.path}: nothing in the file fills {name} of the network.")
         return LoadedModel(self.path, network.eval().requires_grad_(False))
+
+    def _view(self, fact: TensorFact) -> View | None:
+        """How the network's parameter is seen, of which a tensor of `fact` is a part."""
+        values = self.config.values
+        return fact.seen(widths_of(values, self.config.sums)) if fact.view else None
 
     def skeleton(self) -> Any:
         """The network without memory behind its parameters; the RoPE tables are there."""
@@ -103,7 +115,10 @@ class GGUFModel:
     def _matched_facts(self, network: Any) -> dict[str, tuple[str, TensorFact]]:
         """GGUF name -> (parameter, fact): every parameter has its tensor and every tensor its parameter."""
         facts = self.config.facts
-        parameters = taken_apart({name: tuple(p.shape) for name, p in network.named_parameters()})
+        shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+        whole = {target for target, fact in facts.values() if fact.view}
+        parameters = taken_apart({name: shape for name, shape in shapes.items() if name not in whole})
+        parameters |= {name: shape for name, shape in shapes.items() if name in whole}
         stored = set(self.reader.names())
         if extra := sorted(stored - set(facts) - NO_PARAMETERS):
             raise EvaluationError(
@@ -115,8 +130,11 @@ class GGUFModel:
             raise EvaluationError(f"{self.path}: no tensor of the file fills parameter {_listed(empty)}.")
         for name, (target, fact) in facts.items():
             shape = self.reader.read(name).shape
-            shape = fact.in_checkpoint(shape)
-            wanted = _joined_shape([parameters.get(part) for part in parts_of(target)])
+            if view := self._view(fact):
+                wanted = view.taken if parameters.get(target) == view.stored else parameters.get(target)
+            else:
+                shape = fact.in_checkpoint(shape)
+                wanted = _joined_shape([parameters.get(part) for part in parts_of(target)])
             if wanted != shape:
                 raise EvaluationError(
                     f"{self.path}: tensor {name} has shape {shape}, but the file's metadata ask for {wanted}."

@@ -36,6 +36,12 @@ class HuggingFaceModel:
                 config = transformers.AutoConfig.from_pretrained(path, **SAFE)
         except Exception as error:  # transformers raises whatever its many parsers raise
             raise EvaluationError(f"{path}: config.json cannot be used ({first_sentence(error)}).") from error
+        if getattr(config, "text_config", None) is not None:
+            raise EvaluationError(
+                f"{path}: config.json is of a model that does more than continue text, and its language model cannot "
+                "be run by itself out of the directory; make a GGUF file of it first (fewbits quantize --to F16), and "
+                "give that."
+            )
         limit = positions_of(config)
         if limit is None:
             raise EvaluationError(f"{path}: config.json gives no max_position_embeddings; is this a language model?")

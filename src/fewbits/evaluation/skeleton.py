@@ -26,9 +26,23 @@ def bare_network(path: Path, configured: Callable[[Any], Any]) -> Any:
             config = configured(transformers)
             kind = kind_for(config)
             network = kind.of(transformers).from_config(config, dtype=torch.float32, **kind.options)
+            _count_buffers_in(network)
             return network.eval()  # BERT drops a tenth of its states while it is trained
     except Exception as error:  # transformers raises whatever its checks of a configuration raise
         raise EvaluationError(f"{path}: its metadata describe no model ({first_sentence(error)}).") from error
+
+
+def _count_buffers_in(network: Any) -> None:
+    """Make parameters of the numbers that a checkpoint holds beside them (DeepSeek's correction of scores)."""
+    import torch
+
+    held = set(network.state_dict())
+    for name, buffer in list(network.named_buffers()):
+        if name in held and buffer.is_floating_point():
+            owner, _, leaf = name.rpartition(".")
+            module = network.get_submodule(owner)
+            delattr(module, leaf)
+            module.register_parameter(leaf, torch.nn.Parameter(buffer, requires_grad=False))
 
 
 def give_frequencies(path: Path, network: Any, factors: torch.Tensor | None = None) -> None:

@@ -2,177 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-EXPERT = "{expert}"
-"""Stands for an expert's number in a name."""
-
-HEADS = ("cls.", "lm_head.")
-"""How names begin of what stands on an encoder and is no part of it."""
-
-
-_PARTS = re.compile(r"\[([^\]]+)\]")
-
-
-def parts_of(parameter: str) -> tuple[str, ...]:
-    """The parameters of transformers' network that `parameter` names: several where a checkpoint has one for all.
-
-    Their rows follow one another there, as many of each.
-
-    >>> parts_of("attn.[q|k].weight"), parts_of("mlp.up.weight")
-    (('attn.q.weight', 'attn.k.weight'), ('mlp.up.weight',))
-    """
-    found = _PARTS.search(parameter)
-    if not found:
-        return (parameter,)
-    return tuple(f"{parameter[: found.start()]}{part}{parameter[found.end() :]}" for part in found[1].split("|"))
-
-
-@dataclass(frozen=True)
-class TensorFact:
-    """One tensor of an architecture: its name on both sides, with "{layer}" for the layer's number.
-
-    `shape` names widths ("hidden", "query", ...) in numpy's order. `order` is "rope" where llama.cpp wants the rows of
-    each head interleaved, and "qkv" where a checkpoint has query, key and value of each head together. `when` and
-    `unless` name the configuration value that decides whether the tensor exists. With "{expert}" in its source, a
-    checkpoint lists what a GGUF file stacks. `parameter` is the name in transformers' network, its stacks taken apart,
-    where that is not `source`; "[a|b]" in it stands for several whose rows follow one another in `source`. `add` is
-    what a GGUF file's numbers are more than the source's. A `transposed` matrix lies in the checkpoint, and in
-    transformers' network, with its columns as rows; `shape` is the GGUF file's. A `flat` vector is a matrix of one row
-    there. `aside` marks what a checkpoint of an encoder may hold beside it (a pooler, a
-    head that guesses masked tokens): no GGUF file has it, and a directory keeps it as it is. `after` is the
-    configuration's key of the last row that nothing looks up: a GGUF file begins behind it. `sources` says under which
-    configuration value, where that is true, a checkpoint calls it otherwise than `source`.
-    """
-
-    gguf: str
-    source: str
-    shape: tuple[str, ...]
-    order: str = ""
-    when: str = ""
-    unless: str = ""
-    parameter: str = ""
-    add: float = 0.0
-    transposed: bool = False
-    flat: bool = False
-    aside: bool = False
-    after: str = ""
-    sources: Mapping[str, str] = field(default_factory=dict)
-
-    def named_in(self, config: Mapping[str, Any]) -> TensorFact:
-        """The fact with the name that a model of `config` (defaults filled in) gives the tensor."""
-        other = next((name for key, name in self.sources.items() if config.get(key)), None)
-        return replace(self, source=other) if other else self
-
-    @property
-    def stacked(self) -> bool:
-        """Whether there is one for every expert."""
-        return EXPERT in self.source
-
-    @property
-    def layered(self) -> bool:
-        """Whether every layer has one."""
-        return "{layer}" in self.gguf
-
-    def in_checkpoint(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in a checkpoint of what has `shape` in a GGUF file."""
-        if self.flat:
-            return 1, *shape
-        return shape[::-1] if self.transposed else shape
-
-    def under(self, prefix: str) -> TensorFact:
-        """The same tensor in a checkpoint where names of the encoder begin with `prefix`; a head's are its own."""
-        if self.source.startswith(HEADS):
-            return self
-        return replace(self, source=prefix + self.source, parameter=self.parameter or self.source)
-
-    def unread(self, config: Mapping[str, Any]) -> int:
-        """How many rows from the first on a GGUF file leaves out, in a model of `config` (defaults filled in)."""
-        return int(config[self.after]) + 1 if self.after else 0
-
-    def exists(self, config: Mapping[str, Any]) -> bool:
-        """Whether a model of `config` (defaults filled in) has this tensor."""
-        return (not self.when or bool(config.get(self.when))) and not (self.unless and config.get(self.unless))
-
-
-@dataclass(frozen=True)
-class MetadataFact:
-    """One metadata value of a GGUF file: the configuration key that says it, and its GGUF type.
-
-    An `optional` one is written where the configuration says something.
-    """
-
-    key: str
-    type: str
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class ImpliedFact:
-    """A configuration value that llama.cpp takes from elsewhere: `key` has to be the width called `width`.
-
-    `layers` are the numbers of layers for which that is so; empty: all that no other fact about `key` names.
-    """
-
-    key: str
-    width: str
-    layers: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class SettledFact:
-    """What the configuration says by other values: `key` is `value` where each of `where` is as it is there."""
-
-    key: str
-    value: Any
-    where: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class LocalRope:
-    """RoPE of its own for layers of one kind: their base is the configuration value `base`, and never stretched.
-
-    `kind` and `others` are what the configuration calls those layers and all others.
-    """
-
-    kind: str
-    others: str
-    base: str
-
-
-@dataclass(frozen=True)
-class GroupFact:
-    """Tensors that may be rewritten together, exactly: what its producers give is read by its consumers alone.
-
-    `kind` is "norm" where the producer is the gain of a norm, "rows" where its rows are meant, and "heads" where a head
-    of its rows may serve several heads of the consumers' columns. Names hold "{layer}" where every layer has one.
-    """
-
-    name: str
-    kind: str
-    producers: tuple[str, ...]
-    consumers: tuple[str, ...]
-
-    @property
-    def layered(self) -> bool:
-        """Whether every layer has one."""
-        return "{layer}" in self.producers[0]
-
-
-@dataclass(frozen=True)
-class StreamFact:
-    """Who begins the residual stream and who writes into it by rows; behind norms, its readers are consumers.
-
-    Without writers it is not known how the stream could be rotated.
-    """
-
-    embedding: str
-    head: str
-    writers: tuple[str, ...] = ()
+from fewbits.models.facts import (
+    EXPERT,
+    GroupFact,
+    ImpliedFact,
+    LocalRope,
+    MetadataFact,
+    NeededFact,
+    SettledFact,
+    SparseFact,
+    StreamFact,
+    TensorFact,
+)
 
 
 @dataclass(frozen=True)
@@ -220,8 +66,28 @@ class Architecture:
     """Whether tokens see those behind them too: it answers with states and embeddings and continues no text."""
     settled: tuple[SettledFact, ...] = ()
     """What follows from other values, in this order, whatever the configuration says of it."""
+    needed: tuple[NeededFact, ...] = ()
+    """What other values ask for."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    """Class -> how names of the encoder's tensors begin in its checkpoints, where they do not begin as in the facts."""
+    """Class -> how names of the model's tensors begin in its checkpoints, where they do not begin as in the facts."""
+    sparse: SparseFact | None = None
+    """Which layers have experts, where not all of them do."""
+    sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Configuration key by which a sum goes here -> the keys that it is the sum of."""
+    repeats: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Configuration key -> what it has to list, where it says something: for the first layers, repeated over all."""
+    silent_in: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Configuration key -> counts of layers: it has to be silent in models of these counts, and in no others."""
+    told_by: Mapping[str, Any] = field(default_factory=dict)
+    """GGUF key -> the value by which a file is of this architecture, where several of ours share its name in GGUF."""
+    nested: Mapping[str, str] = field(default_factory=dict)
+    """Class -> the key of its configuration under which that of the language model stands."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Pattern of names that are no part of the language model -> what they are; "{behind}": a layer after the last."""
+    scores_yarn: bool = False
+    """Whether YaRN's factor multiplies the scores of attention, by mscale_all_dim, instead of cosine and sine."""
+    rounds_yarn: bool = False
+    """Whether YaRN with truncate = false is converted: llama.cpp rounds the two bounds, and a note says so."""
 
     def of_class(self, name: str) -> Architecture:
         """The same facts with the names that checkpoints of the class `name` use; parameters keep theirs."""
@@ -250,7 +116,7 @@ class Architecture:
     @property
     def experts(self) -> bool:
         """Whether its layers have experts."""
-        return any(fact.stacked for fact in self.tensors)
+        return any(fact.stacked or EXPERT in fact.parameter for fact in self.tensors)
 
     @property
     def model_type(self) -> str:
@@ -291,6 +157,10 @@ class Architecture:
         """GGUF name -> (parameter of transformers' network, its stacks taken apart, fact), as `facts`."""
         return self._named(config, layers, lambda fact: fact.parameter or fact.source)
 
+    def network(self, config: Mapping[str, Any], layers: int) -> dict[str, tuple[str, TensorFact]]:
+        """The same, with the network's own stack where a fact sees a part of one."""
+        return self._named(config, layers, lambda fact: fact.source if fact.view else fact.parameter or fact.source)
+
     def _named(
         self, config: Mapping[str, Any], layers: int, name: Callable[[TensorFact], str]
     ) -> dict[str, tuple[str, TensorFact]]:
@@ -302,8 +172,36 @@ class Architecture:
                 result[fact.gguf] = (name(fact), fact)
             elif fact is layered[0]:
                 for layer in range(layers):
-                    result |= {f.gguf.format(layer=layer): (_in_layer(name(f), layer), f) for f in layered}
+                    own = [f for f in layered if self.has_in(layer, f, config)]
+                    result |= {f.gguf.format(layer=layer): (_in_layer(name(f), layer), f) for f in own}
         return result
+
+    def has_in(self, layer: int, fact: TensorFact, config: Mapping[str, Any]) -> bool:
+        """Whether layer number `layer` is of the kind that has the tensor of `fact`."""
+        return self.sparse is None or not fact.only or self.sparse.holds(layer, config) == (fact.only == "sparse")
+
+    def add_sums(self, values: dict[str, Any]) -> None:
+        """Give `values` the sums of others, where all of them are numbers."""
+        for key, parts in self.sums.items():
+            if all(type(values.get(part)) is int for part in parts):
+                values[key] = sum(values[part] for part in parts)
+
+    def take_sums_apart(self, values: dict[str, Any]) -> None:
+        """Give `values` the one part of each sum that they do not state."""
+        for key, parts in self.sums.items():
+            unknown = [part for part in parts if part not in values]
+            if key in values and len(unknown) == 1:
+                values[unknown[0]] = values[key] - sum(values[part] for part in parts if part in values)
+
+    def stands_beside(self, name: str, layers: int) -> str | None:
+        """What the source tensor `name` of a model of `layers` layers is, where it is no part of the language model."""
+        for pattern, what in self.beside.items():
+            before, _, after = pattern.partition("{behind}")
+            number = name.removeprefix(before).partition(".")[0]
+            wanted = f"{before}{number}{after}" if number.isdecimal() and int(number) >= layers else before
+            if fnmatchcase(name, wanted if _ else pattern):
+                return what
+        return None
 
 
 def _in_layer(name: str, layer: int) -> str:

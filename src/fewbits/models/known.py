@@ -94,14 +94,22 @@ def is_encoder(classes: Sequence[str] | None) -> bool:
     return any(a.encoder and first in a.classes for a in architectures())
 
 
-def for_gguf(name: str, *, experts: bool = False) -> Architecture:
-    """The first architecture, with or without experts, that GGUF files call `name`.
+def for_gguf(name: str, *, experts: bool = False, metadata: Mapping[str, Any] | None = None) -> Architecture:
+    """The first architecture, with or without experts, that GGUF files with `metadata` call `name`.
 
+    Where several of ours share the name, one that the metadata tell by a value comes before one that nothing tells.
     Raises CheckpointError, listing the supported ones.
     """
-    for architecture in architectures():
-        if architecture.gguf == name and architecture.experts == experts:
-            return architecture
+    stated = metadata or {}
+    found = [
+        each
+        for each in architectures()
+        if each.gguf == name
+        and each.experts == experts
+        and all(stated.get(key) == value for key, value in each.told_by.items())
+    ]
+    if found:
+        return max(found, key=lambda each: len(each.told_by))
     known = ", ".join(sorted({a.gguf for a in architectures()}))
     having = " with experts" if experts else ""
     raise CheckpointError(f"the GGUF architecture {shown(name)}{having} is not supported. Supported: {known}.")

@@ -10,24 +10,27 @@ from types import MappingProxyType
 from typing import Any
 
 from fewbits.errors import CheckpointError
-from fewbits.models.architecture import (
+from fewbits.models.architecture import Architecture
+from fewbits.models.facts import (
     EXPERT,
-    Architecture,
     GroupFact,
     ImpliedFact,
     LocalRope,
     MetadataFact,
+    NeededFact,
     SettledFact,
+    SparseFact,
     StreamFact,
     TensorFact,
 )
+from fewbits.models.views import widths_on
+from fewbits.models.widths import WIDTHS
 from fewbits.tomlfile import parse_toml
 
 MOST_BYTES = 1 << 18
 
-WIDTHS = ("vocab", "hidden", "ffn", "head", "query", "key", "experts", "expert", "positions", "shared", "types")
-"""Widths that every configuration gives; an architecture may name sums of them."""
 ORDERS = ("", "rope", "qkv")
+LAYER_KINDS = ("", "dense", "sparse")
 GROUP_KINDS = ("norm", "rows", "heads")
 METADATA_TYPES = ("uint32", "float32", "bool", "string")
 
@@ -145,15 +148,52 @@ def read_architecture(text: str, where: str) -> Architecture:
         local_rope=_local_rope(at, raw),
         settled=tuple(_settled(at, found) for found in raw.get("settled", [])),
         transformers=at.word(raw, "transformers"),
-        encoder=_encoder(at, raw),
-        prefixes=MappingProxyType({k: at.string(own, "prefixes", k) for k, own in at.table(raw, "prefixes").items()}),
+        encoder=_flag(at, raw, "encoder"),
+        needed=tuple(_needed(at, found) for found in at.tables(raw, "needed")),
+        prefixes=_words(at, raw, "prefixes"),
+        sparse=_sparse(at, raw),
+        sums=MappingProxyType({k: at.strings(own, "sums", k) for k, own in at.table(raw, "sums").items()}),
+        repeats=MappingProxyType({k: _listed(at, own, "repeats", k) for k, own in at.table(raw, "repeats").items()}),
+        silent_in=MappingProxyType(
+            {k: _counts(at, own, "silent_in", k) for k, own in at.table(raw, "silent_in").items()}
+        ),
+        told_by=MappingProxyType(dict(at.table(raw, "told_by"))),
+        nested=_words(at, raw, "nested"),
+        beside=_words(at, raw, "beside"),
+        scores_yarn=_flag(at, raw, "scores_yarn"),
+        rounds_yarn=_flag(at, raw, "rounds_yarn"),
     )
 
 
-def _encoder(at: _Text, raw: Mapping[str, Any]) -> bool:
-    found = raw.get("encoder", False)
+def _words(at: _Text, raw: Mapping[str, Any], name: str) -> Mapping[str, str]:
+    """A table of texts."""
+    return MappingProxyType({key: at.string(own, name, key) for key, own in at.table(raw, name).items()})
+
+
+def _listed(at: _Text, found: Any, *path: str) -> tuple[Any, ...]:
+    if not isinstance(found, list) or not found:
+        raise at.wrong(f"{path[-1]} has to be a list, and is {shown(found)}", *path)
+    return tuple(found)
+
+
+def _counts(at: _Text, found: Any, *path: str) -> tuple[int, ...]:
+    if not all(type(each) is int and each > 0 for each in _listed(at, found, *path)):
+        raise at.wrong(f"{path[-1]} has to be a list of counts, and is {shown(found)}", *path)
+    return tuple(found)
+
+
+def _sparse(at: _Text, raw: Mapping[str, Any]) -> SparseFact | None:
+    if "sparse" not in raw:
+        return None
+    found = at.table(raw, "sparse")
+    at.known(found, [each.name for each in fields(SparseFact)], "sparse")
+    return SparseFact(**{key: at.string(own, "sparse", key) for key, own in found.items()})
+
+
+def _flag(at: _Text, raw: Mapping[str, Any], name: str) -> bool:
+    found = raw.get(name, False)
     if not isinstance(found, bool):
-        raise at.wrong(f"encoder has to be true or false, and is {shown(found)}", "encoder")
+        raise at.wrong(f"{name} has to be true or false, and is {shown(found)}", name)
     return found
 
 
@@ -195,7 +235,17 @@ def _metadata(at: _Text, key: str, found: Any) -> MetadataFact:
 
 
 _TENSOR_KINDS: Mapping[str, type] = MappingProxyType(
-    {"shape": list, "add": float, "transposed": bool, "flat": bool, "aside": bool, "sources": dict}
+    {
+        "shape": list,
+        "add": float,
+        "transposed": bool,
+        "flat": bool,
+        "aside": bool,
+        "sources": dict,
+        "view": list,
+        "take": int,
+        "merged": bool,
+    }
 )
 """What the keys of a tensor are, where they are no texts."""
 
@@ -210,12 +260,19 @@ def _tensor(at: _Text, name: str, found: Any, widths: Collection[str]) -> Tensor
             raise at.wrong(f"{name} has {key} = {shown(value)}, which is of another kind", *path)
     at.known(at.strings(found["shape"], *path), widths, *path)
     at.known([found.get("order", "")], ORDERS, *path)
+    at.known([found.get("only", "")], LAYER_KINDS, *path)
+    for side in at.strings(found.get("view", []), *path):
+        parts = widths_on(side)
+        at.known(parts, widths, *path)
+        if len(parts) > 1 and not 0 <= found.get("take", 0) < len(parts):
+            raise at.wrong(f"{name} takes part {found['take']} of a side of {len(parts)}", *path)
     others = [at.string(other, *path) for other in found.get("sources", {}).values()]
     for each in (name, found["source"], found.get("parameter", ""), *others):
         at.template(each, *path)
     if any(("{layer}" in name) != ("{layer}" in source) for source in (found["source"], *others)):
         raise at.wrong(f"{name} and its source have to name the layer both, or neither", *path)
-    return TensorFact(gguf=name, **{**found, "shape": tuple(found["shape"])})
+    lists = {key: tuple(found.get(key, ())) for key in ("shape", "view")}
+    return TensorFact(gguf=name, **{**found, **lists})
 
 
 def _group(at: _Text, found: Mapping[str, Any]) -> GroupFact:
@@ -248,6 +305,15 @@ def _settled(at: _Text, found: Mapping[str, Any]) -> SettledFact:
     if not {"key", "value", "where"} == set(found) or not isinstance(found["where"], dict) or not found["where"]:
         raise at.wrong("what is settled has key, value, and where: a table of the values by which it is", "settled")
     return SettledFact(at.string(found["key"], "settled", "key"), found["value"], MappingProxyType(found["where"]))
+
+
+def _needed(at: _Text, found: Mapping[str, Any]) -> NeededFact:
+    if not {each.name for each in fields(NeededFact)} == set(found) or not isinstance(found["where"], dict):
+        raise at.wrong(
+            "what is needed has key, value, where (a table of the values by which it is), otherwise", "needed"
+        )
+    key = at.string(found["key"], "needed", "key")
+    return NeededFact(key, found["value"], MappingProxyType(found["where"]), found["otherwise"])
 
 
 def _local_rope(at: _Text, raw: Mapping[str, Any]) -> LocalRope | None:

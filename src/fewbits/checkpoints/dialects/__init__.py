@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
+from itertools import chain
 
 from fewbits.checkpoints.dialects.base import Configuration, Dialect
 from fewbits.checkpoints.fields import PLAIN, Matrix
 from fewbits.errors import CheckpointError
 from fewbits.registry import Registry
 
-__all__ = ["DIALECTS", "OWN", "Configuration", "Dialect", "get", "recognized", "refusal", "require_held"]
+__all__ = ["DIALECTS", "OWN", "READ_ONLY", "Configuration", "Dialect", "get", "recognized", "refusal", "require_held"]
 
 OWN = "fewbits"
 """Our own dialect, which holds every format (checkpoints/fields.py)."""
@@ -26,7 +27,11 @@ _DIALECTS = {
     "mlx": ("mlx", "MLX"),
 }
 
+_READ_ONLY = {"mxfp4": ("mxfp4_stacks", "MXFP4Stacks")}
+
 DIALECTS: Registry[Dialect] = Registry("dialect", CheckpointError)
+
+READ_ONLY: Registry[Dialect] = Registry("dialect that is read and not written", CheckpointError)
 
 
 def _load(module: str, kind: str) -> Dialect:
@@ -37,6 +42,9 @@ def _load(module: str, kind: str) -> Dialect:
 for _name, _where in _DIALECTS.items():
     DIALECTS.add_later(_name, partial(_load, *_where))
 
+for _name, _where in _READ_ONLY.items():
+    READ_ONLY.add_later(_name, partial(_load, *_where))
+
 
 def get(name: str) -> Dialect:
     """The dialect called `name`; raises CheckpointError, naming the nearest known names."""
@@ -45,7 +53,8 @@ def get(name: str) -> Dialect:
 
 def recognized(configuration: Configuration) -> Dialect | None:
     """The dialect of a checkpoint with this `quantization_config`; None where none knows it."""
-    return next((d for d in map(DIALECTS.get, DIALECTS) if d.recognizes(configuration)), None)
+    known = chain(map(DIALECTS.get, DIALECTS), map(READ_ONLY.get, READ_ONLY))
+    return next((dialect for dialect in known if dialect.recognizes(configuration)), None)
 
 
 def refusal(dialect: Dialect, matrix: Matrix) -> str | None:
