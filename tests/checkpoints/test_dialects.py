@@ -21,6 +21,7 @@ from fewbits.checkpoints.dialects import DIALECTS, get, recognized, refusal
 from fewbits.checkpoints.dialects.gptq import GPTQ
 from fewbits.checkpoints.dialects.reader import DialectReader, open_quantized
 from fewbits.checkpoints.fields import Matrix, StoredMatrix
+from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import CheckpointError, FewbitsError, VerificationError
 from fewbits.evaluation.model_files import open_model
 from fewbits.kernels.stored import stored_numbers
@@ -226,7 +227,7 @@ def test_groups_in_any_order_are_read_as_the_equation_says(gptq: Callable[..., P
         code = words[col // 8, row] >> 4 * (col % 8) & 15
         zero = zeros[place[col], row // 8] >> 4 * (row % 8) & 15
         assert found[row, col] == np.float32(scales[place[col], row]) * np.float32(int(code) - int(zero))
-    other = Directory.open(folder, folder / "model.safetensors").read(NAME)
+    other = Directory.of(folder, SafetensorsReader(folder / "model.safetensors")).read(NAME)
     assert other is not None
     assert np.array_equal(other.numbers(0, ROWS), found)
 

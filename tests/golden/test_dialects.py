@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from fewbits import formats
 from fewbits.checkpoints.dialects.reader import open_quantized
 from fewbits.checkpoints.fields import StoredMatrix
+from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.kernels.stored import stored_numbers
 from fewbits.verification_dialects import Directory
 
@@ -63,7 +64,7 @@ def test_its_bytes_mean_what_they_mean_to_it(golden: tuple[str, Path, dict[str, 
     assert (stored.format, stored.ordered) == (FORMATS[kind], kind == "gptq-act-order")
     numbers = stored_numbers(formats.get(stored.format), stored.load(), (128, 256)).numpy()
     assert hashlib.sha256(numbers.astype(np.float16).tobytes()).hexdigest() == metadata["numbers_sha256"]
-    other = Directory.open(folder, folder / "model.safetensors").read(NAME)
+    other = Directory.of(folder, SafetensorsReader(folder / "model.safetensors")).read(NAME)
     assert other is not None
     assert np.array_equal(other.numbers(0, 128), numbers)
 
