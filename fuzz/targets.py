@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fuzz.directories import directory_seeds, read_directory
 from fuzz.graphs import graph_seeds, read_graph, spoiled_graph
 from fuzz.mutations import BYTES, JSON, TOML, Mutation
 
@@ -504,6 +505,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "architecture": Target(architecture_seeds, read_architecture_file, TOML, "mine.toml"),
         "calibration": Target(calibration_seeds, read_calibration, JSON, "rows.jsonl"),
         "card": Target(card_seeds, read_card, JSON),
+        "directory": Target(directory_seeds, read_directory, JSON),
         "onnx": Target(graph_seeds, read_graph, (*BYTES, *[spoiled_graph] * 12), "input.onnx"),
         "pickle": Target(pickle_seeds, read_pickle, (*BYTES, *[spoiled_pickle] * 6)),
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fuzz.directories import FORMATS, directory_seeds
 from fuzz.targets import TARGETS, gguf_seeds, tokenizer_seeds
 
 from fewbits import planning
@@ -166,3 +168,51 @@ def test_a_vector_in_spans(kind: int, name: str, tmp_path: Path) -> None:
     found = decoded(GGUFReader(path).read("v"))
 
     assert np.array_equal(found.numpy(), quants.dequantize(stored, GGMLQuantizationType[name])[0])
+
+
+def described(dialect: str) -> dict[str, Any]:
+    """A directory that the fuzzer begins with."""
+    found: dict[str, Any] = json.loads(directory_seeds()[list(FORMATS).index(dialect)])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dialect", "ending"),
+    [
+        ("gptq", "qweight"),
+        ("awq", "qweight"),
+        ("compressed-tensors", "weight_packed"),
+        ("fp8", "weight"),
+    ],
+)
+def test_codes_with_more_sides_than_a_matrix(dialect: str, ending: str, tmp_path: Path) -> None:
+    told = described(dialect)
+    told["tensors"] = {n: t for n, t in told["tensors"].items() if not n.endswith("weight_shape")}
+    tensor = told["tensors"][f"model.layers.0.mlp.up_proj.{ending}"]
+    tensor["shape"] = [1, *tensor["shape"]]
+
+    with pytest.raises(CheckpointError, match="which has 3 sides"):
+        read("directory", json.dumps(told).encode(), tmp_path)
+
+
+def test_a_group_of_a_number_that_no_machine_counts_to(tmp_path: Path) -> None:
+    """Counting them took eight bytes for every number below the largest."""
+    told = described("gptq")
+    told["tensors"]["model.layers.0.mlp.up_proj.g_idx"]["bytes"] = "ffffff7f"
+    read("directory", json.dumps(described("gptq")).encode(), tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="g_idx"):
+            read("directory", json.dumps(told).encode(), tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_configuration_that_is_a_whole_model(tmp_path: Path) -> None:
+    told = described("gptq")
+    told["quantization_config"]["bits"] = described("awq")
+
+    with pytest.raises(CheckpointError) as caught:
+        read("directory", json.dumps(told).encode(), tmp_path)
+    assert len(str(caught.value)) < 1000

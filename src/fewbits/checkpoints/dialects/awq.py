@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of, stem
+from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of, sides, stem
 from fewbits.checkpoints.dialects.packing import packed_down, unpacked_down
 from fewbits.checkpoints.dialects.uniform import DTYPES, SIXTEEN, scale_type, uniform, uniform_name, uniform_of
 from fewbits.checkpoints.fields import Matrix
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 from fewbits.formats.fields import pack_bits, unpack_bits
@@ -93,14 +94,14 @@ class AWQ:
         version = str(configuration.get("version", "gemm")).lower()
         if bits != BITS or type(group) is not int or group < 2 or version != "gemm":
             raise CheckpointError(
-                f"quantization_config states bits = {bits!r}, group_size = {group!r} and version = {version!r}; AWQ's "
-                "dialect is read with 4 bits, groups of columns and the version gemm."
+                f"quantization_config states bits = {quoted(bits)}, group_size = {quoted(group)} and version = "
+                f"{quoted(version)}; AWQ's dialect is read with 4 bits, groups of columns and the version gemm."
             )
         found = {}
         for each in files.names():
             if each.endswith(".qweight"):
                 matrix = f"{each.removesuffix('.qweight')}.weight"
-                cols, words = files.read(each).shape
+                cols, words = sides(files, each)
                 scale = scale_type(files, f"{each.removesuffix('.qweight')}.scales")
                 name = uniform_name(BITS, group, symmetric=False, scale=scale, signed=False)
                 found[matrix] = Matrix(matrix, name, (words * PER_WORD, cols))

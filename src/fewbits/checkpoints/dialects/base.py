@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.fields import Matrix
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 
@@ -104,6 +105,17 @@ def stem(name: str) -> str:
     'model.layers.0.mlp.up_proj'
     """
     return name.removesuffix(WEIGHT)
+
+
+def sides(files: Files, name: str) -> tuple[int, int]:
+    """The two sides of the tensor `name`; raises CheckpointError where it has more or less."""
+    shape = files.read(name).shape
+    if len(shape) != 2:
+        raise CheckpointError(
+            f"tensor {quoted(name)} is {quoted(list(shape))}, which has {len(shape)} sides and should have two; the "
+            "file does not hold what its configuration says."
+        )
+    return shape[0], shape[1]
 
 
 def array(files: Files, name: str, dtype: str | tuple[str, ...], shape: tuple[int, ...]) -> Array:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, stem
+from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, sides, stem
 from fewbits.checkpoints.dialects.packing import from_words, packed_down, to_words, unpacked_down, word_count
 from fewbits.checkpoints.dialects.uniform import DTYPES, SCALES, Uniform, uniform, uniform_name
 from fewbits.checkpoints.fields import Matrix
@@ -291,9 +291,9 @@ def _shape_of(module: str, stated: Mapping[str, Any], files: Files, present: set
         rows, cols = array(files, f"{module}.weight_shape", ("I64", "I32"), (2,)).tolist()
         return int(rows), int(cols)
     if f"{module}.weight_packed" in present:
-        rows, half = files.read(f"{module}.weight_packed").shape
+        rows, half = sides(files, f"{module}.weight_packed")
         return rows, 2 * half
-    return files.read(f"{module}.weight").shape
+    return sides(files, f"{module}.weight")
 
 
 def _format_of(stated: Mapping[str, Any], scale: str, dtype: str) -> str | None:

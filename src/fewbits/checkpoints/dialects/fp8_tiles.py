@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, stem
+from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, sides, stem
 from fewbits.checkpoints.fields import Matrix
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
@@ -71,7 +71,7 @@ class FP8Tiles:
             )
         ending = ".weight_scale_inv"
         names = [f"{each.removesuffix(ending)}.weight" for each in files.names() if each.endswith(ending)]
-        return {name: Matrix(name, FORMAT, files.read(name).shape) for name in names}
+        return {name: Matrix(name, FORMAT, sides(files, name)) for name in names}
 
     def unpack(self, matrix: Matrix, files: Files, configuration: Configuration) -> Fields:
         """The tensors themselves."""

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of, stem
+from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of, sides, stem
 from fewbits.checkpoints.dialects.ordered import by_group, in_place, is_ordered, order_of, places_of
 from fewbits.checkpoints.dialects.packing import from_words, packed_down, to_words, unpacked_down, word_count
 from fewbits.checkpoints.dialects.uniform import DTYPES, SIXTEEN, scale_type, uniform, uniform_name, uniform_of
 from fewbits.checkpoints.fields import Matrix
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 from fewbits.formats.fields import packed_bytes
@@ -106,15 +107,15 @@ class GPTQ:
         bits, group = configuration.get("bits"), configuration.get("group_size")
         if bits not in BITS or type(group) is not int or not (group == -1 or group > 1):
             raise CheckpointError(
-                f"quantization_config states bits = {bits!r} and group_size = {group!r}; GPTQ's dialect is read with "
-                f"{', '.join(map(str, BITS))} bits and groups of columns, or -1 for rows."
+                f"quantization_config states bits = {quoted(bits)} and group_size = {quoted(group)}; GPTQ's dialect is "
+                f"read with {', '.join(map(str, BITS))} bits and groups of columns, or -1 for rows."
             )
         symmetric = bool(configuration.get("sym", True))
         found = {}
         for each in files.names():
             if each.endswith(".qweight"):
                 module = each.removesuffix(".qweight")
-                words, rows = files.read(each).shape
+                words, rows = sides(files, each)
                 scale = scale_type(files, f"{module}.scales")
                 name = uniform_name(bits, max(group, 0), symmetric=symmetric, scale=scale, signed=symmetric)
                 cols = words * 32 // bits

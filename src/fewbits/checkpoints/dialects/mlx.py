@@ -116,7 +116,7 @@ class MLX:
 
 def _biases(scale: Array, found: Uniform) -> Array:
     """Minus the middle code times the scale, in the scale's type: exact but for what leaves its range."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         if scale.dtype != np.uint16:
             smaller: Array = (scale.astype(np.float64) * -found.middle).astype(scale.dtype)
             return smaller

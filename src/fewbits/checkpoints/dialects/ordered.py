@@ -31,7 +31,8 @@ def is_ordered(places: Places, group: int) -> bool:
 def order_of(places: Places, group: int, matrix: Matrix) -> Places:
     """Columns sorted by group; raises CheckpointError where groups are not of one size."""
     groups = len(places) // (group or len(places))
-    if places.min() < 0 or not np.array_equal(np.bincount(places, minlength=groups), np.full(groups, group)):
+    known = places.size and 0 <= int(places.min()) <= int(places.max()) < groups  # else counting would take memory
+    if not known or not np.array_equal(np.bincount(places, minlength=groups), np.full(groups, group)):
         raise CheckpointError(
             f"tensor {matrix.name} has groups (g_idx) that are not of {group} columns each; the file is damaged."
         )
