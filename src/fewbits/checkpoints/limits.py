@@ -45,7 +45,7 @@ PIECES = 1 << 19
 ONNX_GRAPH_BYTES = 1 << 27
 """Of an ONNX file beside its tensors' data: exporters write some kilobytes per node, where it came from included."""
 
-ONNX_FIELDS = 1 << 20
+ONNX_FIELDS = 1 << 19
 """Protobuf's fields in it; the graph of a large language model has some hundred thousand."""
 
 ONNX_PACKED_BYTES = 1 << 24
