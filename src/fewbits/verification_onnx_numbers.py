@@ -180,11 +180,8 @@ def _packed(view: View, node: Any) -> Reading:
     if len(node.input) > 3 and node.input[3]:
         names.add(node.input[3])
         zeros = view.bytes_of(view.constants[node.input[3]]).reshape(rows, -1)
-    if (
-        min(bits, cols) < 1
-        or 8 * codes.shape[1] < cols * bits
-        or (zeros is not None and 8 * zeros.shape[1] < groups * bits)
-    ):
+    few = 8 * codes.shape[1] < cols * bits or (zeros is not None and 8 * zeros.shape[1] < groups * bits)
+    if min(bits, cols) < 1 or few:
         raise ValueError("there are fewer codes than columns")
 
     def numbers(start: int, stop: int) -> Floats:
@@ -203,7 +200,7 @@ def _decoded(view: View, node: Any, *, turned: bool) -> Reading:
     scales = view.bytes_of(scale).view(_SCALES[scale.data_type]).reshape(lines)
     zero = view.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
     axis, size = int(_number(node, "axis", 1)) % len(dims), int(_number(node, "block_size", 0))
-    wanted = (dims[axis],)
+    wanted: tuple[int, ...] = (dims[axis],)
     if size:  # groups lie along the columns of the matrix
         wanted = tuple(side // size if place == axis else side for place, side in enumerate(dims))
         whole = axis == 1 - int(turned) and wanted[axis] * size == dims[axis]
