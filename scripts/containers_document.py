@@ -69,8 +69,9 @@ def _readers() -> str:
 def _graphs() -> str:
     return (
         "An ONNX graph is quantized as a graph: `fewbits quantize MODEL.onnx -o OUT.onnx --to int4_g32_sym`, with\n"
-        "`--dialect matmulnbits` (the default) or `qdq`. Scales have the type that the graph computes in: where a format\n"
-        "has members with scales in 32 and in 16 bits, a float32 graph takes the first, a float16 graph the second.\n"
+        "`--dialect matmulnbits` (the default) or `qdq`. Scales have the type that the graph computes in: where a\n"
+        "format has members with scales in 32 and in 16 bits, a float32 graph takes the first, a float16 graph the\n"
+        "second.\n"
         "[How, and what not](design/0016-onnx.md).\n\n"
     )
 

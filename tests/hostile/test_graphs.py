@@ -275,3 +275,13 @@ def test_numbers_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"up\.weight of the source holds 1 NaN"):
         fewbits.quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", to="int4_g32_sym")
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_what_other_commands_say_of_a_graph(tmp_path: Path) -> None:
+    onnx.save(mlp(), tmp_path / "a.onnx")
+    with pytest.raises(FewbitsError, match="which says nothing of tokens or layers"):
+        fewbits.compare(tmp_path / "a.onnx", tmp_path / "a.onnx", text=Path(__file__))
+    with pytest.raises(FewbitsError, match="of which no model card is made yet"):
+        fewbits.quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", to="int4_g32_sym", push="a/b")
+    with pytest.raises(FewbitsError):
+        fewbits.explain(tensor=f"{tmp_path / 'a.onnx'}:up.weight")
