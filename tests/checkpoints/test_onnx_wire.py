@@ -86,7 +86,8 @@ HEAD = b"\x08\x0a"
 BOMBS = {
     # bytes, what is said
     "numbers": (message(7, message(5, message(7, b"\x00" * (limits.ONNX_PACKED_BYTES + 1)))), "whole numbers outside"),
-    "words": (message(6, b"x" * (limits.ONNX_GRAPH_BYTES + 1)), "beside its tensors"),
+    "words": (message(6, b"x" * (limits.ONNX_TEXT_BYTES + 1)), "has a text of 16777217 bytes"),
+    "unknown": (message(9999, b"x" * (limits.ONNX_GRAPH_BYTES + 1)), "beside its tensors"),
     "length": (varint(7 << 3 | 2) + varint(2**62), "reaches beyond its message"),
     "endless": (b"\xff" * 40, "has no end"),
     "two graphs": (message(7, b"") * 2, "field 7 of onnx.ModelProto is there twice"),
