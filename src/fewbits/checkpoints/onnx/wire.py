@@ -198,8 +198,8 @@ class Walk:
     def _require_text(self, part: Part) -> None:
         if part.stop - part.start > limits.ONNX_TEXT_BYTES:
             raise CheckpointError(
-                f"{self.where} has a text of {part.stop - part.start} bytes, more than the {limits.ONNX_TEXT_BYTES} that "
-                "are read; it is refused."
+                f"{self.where} has a text of {part.stop - part.start} bytes, more than the {limits.ONNX_TEXT_BYTES} "
+                "that are read; it is refused."
             )
         try:
             str(self.data[part.start : part.stop], "utf-8")
