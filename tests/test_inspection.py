@@ -74,7 +74,7 @@ def test_nothing_heavy_is_loaded() -> None:
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CheckpointError, match="neither a GGUF nor a safetensors file"):
+    with pytest.raises(CheckpointError, match="neither a GGUF nor a safetensors nor an ONNX file"):
         inspect(tmp_path / "notes.txt")
     with pytest.raises(CheckpointError, match="does not exist"):
         inspect(tmp_path / "absent")

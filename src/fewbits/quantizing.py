@@ -101,6 +101,11 @@ def _push_plan(repository: str | None, output: Path, *, public: bool) -> PushPla
         if public:
             raise HubError("--public is about an upload; name the repository with --push org/name, or leave it out.")
         return None
+    if output.suffix.lower() == ".onnx":
+        raise HubError(
+            f"{output} is an ONNX file, of which no model card is made yet; leave --push out, and upload it with "
+            "`hf upload`."
+        )
     from fewbits.hub.destination import look, names_of
 
     return look(repository, public=public).plan(names_of(output))

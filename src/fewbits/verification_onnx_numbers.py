@@ -180,7 +180,8 @@ def _packed(view: View, node: Any) -> Reading:
     if len(node.input) > 3 and node.input[3]:
         names.add(node.input[3])
         zeros = view.bytes_of(view.constants[node.input[3]]).reshape(rows, -1)
-    if cols < 1 or 8 * codes.shape[1] < cols * bits or (zeros is not None and 8 * zeros.shape[1] < groups * bits):
+    few = 8 * codes.shape[1] < cols * bits or (zeros is not None and 8 * zeros.shape[1] < groups * bits)
+    if min(bits, cols) < 1 or few:
         raise ValueError("there are fewer codes than columns")
 
     def numbers(start: int, stop: int) -> Floats:
@@ -199,7 +200,15 @@ def _decoded(view: View, node: Any, *, turned: bool) -> Reading:
     scales = view.bytes_of(scale).view(_SCALES[scale.data_type]).reshape(lines)
     zero = view.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
     axis, size = int(_number(node, "axis", 1)) % len(dims), int(_number(node, "block_size", 0))
-    fits = lines in ((), (1,), (dims[axis],)) if not size else scales.shape[axis] * size == dims[axis]
+    wanted: tuple[int, ...] = (dims[axis],)
+    if size:  # groups lie along the columns of the matrix
+        wanted = tuple(side // size if place == axis else side for place, side in enumerate(dims))
+        whole = axis == 1 - int(turned) and wanted[axis] * size == dims[axis]
+    else:
+        whole = lines in ((), (1,)) or axis == int(turned)
+        wanted = lines if lines in ((), (1,)) else wanted
+    kinds = {codes.data_type, codes.data_type if zero is None else zero.data_type}
+    fits = whole and lines == wanted and kinds <= {*_SIGNED, *_UNSIGNED} and len(kinds) == 1
     if len(dims) != 2 or not fits or (zero is not None and tuple(zero.dims) != lines):
         raise ValueError("scales do not fit codes")
 
@@ -212,7 +221,6 @@ def _decoded(view: View, node: Any, *, turned: bool) -> Reading:
         else:
             whole = numbers
         whole = whole.T if turned else whole
-        # Of groups along the rows of outputs no format here is made; those along the columns are spread over them.
         rows = whole[part] if whole.shape[0] > 1 else whole
         return (np.repeat(rows, size, axis=1) if size else rows).astype(np.float32)
 

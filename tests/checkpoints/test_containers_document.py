@@ -5,6 +5,7 @@ from __future__ import annotations
 from scripts.containers_document import DOCUMENT, document
 
 from fewbits.checkpoints.dialects import DIALECTS
+from fewbits.checkpoints.onnx.dialects import GRAPH_DIALECTS
 
 
 def test_the_document_is_up_to_date() -> None:
@@ -14,4 +15,4 @@ def test_the_document_is_up_to_date() -> None:
 def test_every_dialect_holds_something_there() -> None:
     rows = [line.split("|")[2:-1] for line in document().splitlines() if line.startswith("| `") and line.count("|") > 8]
     assert len(rows) > 60
-    assert all(any(row[2 + place].strip() for row in rows) for place in range(len(DIALECTS)))
+    assert all(any(row[2 + place].strip() for row in rows) for place in range(len(DIALECTS) + len(GRAPH_DIALECTS)))

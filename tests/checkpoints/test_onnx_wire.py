@@ -86,11 +86,12 @@ HEAD = b"\x08\x0a"
 BOMBS = {
     # bytes, what is said
     "numbers": (message(7, message(5, message(7, b"\x00" * (limits.ONNX_PACKED_BYTES + 1)))), "whole numbers outside"),
-    "words": (message(6, b"x" * (limits.ONNX_GRAPH_BYTES + 1)), "beside its tensors"),
+    "words": (message(6, b"x" * (limits.ONNX_TEXT_BYTES + 1)), "has a text of 16777217 bytes"),
+    "unknown": (message(9999, b"x" * (limits.ONNX_GRAPH_BYTES + 1)), "beside its tensors"),
     "length": (varint(7 << 3 | 2) + varint(2**62), "reaches beyond its message"),
     "endless": (b"\xff" * 40, "has no end"),
-    "two graphs": (message(7, b"") * 2, "graph of a ModelProto is there twice"),
-    "two bodies": (message(7, message(5, message(9, bytes(30)) * 2)), "raw_data of a TensorProto is there twice"),
+    "two graphs": (message(7, b"") * 2, "field 7 of onnx.ModelProto is there twice"),
+    "two bodies": (message(7, message(5, message(9, bytes(30)) * 2)), "field 9 of onnx.TensorProto is there twice"),
     "groups": (b"\x0b\x0c", "a kind that is not in use"),
 }
 
@@ -105,7 +106,7 @@ def nested(depth: int) -> bytes:
 def test_more_fields_than_any_graph_has() -> None:
     """Counted before anything is made of them; tracemalloc would take minutes over so many."""
     data = message(7, b"\x0a\x00" * (limits.ONNX_FIELDS + 1))
-    with pytest.raises(CheckpointError, match="more than 1048576 fields"):
+    with pytest.raises(CheckpointError, match="more than 524288 fields"):
         strip(memoryview(data), KIND, "x")
 
 

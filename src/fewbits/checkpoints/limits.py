@@ -45,8 +45,11 @@ PIECES = 1 << 19
 ONNX_GRAPH_BYTES = 1 << 27
 """Of an ONNX file beside its tensors' data: exporters write some kilobytes per node, where it came from included."""
 
-ONNX_FIELDS = 1 << 20
+ONNX_FIELDS = 1 << 19
 """Protobuf's fields in it; the graph of a large language model has some hundred thousand."""
+
+ONNX_TEXT_BYTES = 1 << 24
+"""Of one text in it: a name, a description, an entry of its metadata."""
 
 ONNX_PACKED_BYTES = 1 << 24
 """Of whole numbers that take one byte in the file and eight in memory."""

@@ -102,6 +102,11 @@ def open_model(path: str | Path) -> ModelFile:
 
         quantized = open_quantized(path) if (path / "config.json").is_file() else None
         return FieldsModel.open(path, quantized) if quantized else HuggingFaceModel.open(path)
+    if path.suffix.lower() == ".onnx":
+        raise EvaluationError(
+            f"{path} is an ONNX graph, which says nothing of tokens or layers; compare the model directories that such "
+            "graphs were exported from, or the outputs of ONNX Runtime."
+        )
     from fewbits.evaluation.gguf_model import GGUFModel
 
     return GGUFModel.open(path)

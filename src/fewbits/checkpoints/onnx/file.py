@@ -220,8 +220,12 @@ def _beside(graph: Path, location: str, where: str) -> Path:
             f"{where} has its data in {quoted(location)}, which is no name of a file beside the graph; it is refused."
         )
     path, folder = graph.parent / location, graph.parent.resolve()
+    try:
+        path.is_file()
+        real = path.resolve()
+    except (OSError, RuntimeError):  # a name that is too long, links that go round in circles
+        raise CheckpointError(f"{where} has its data in {quoted(location)}, which cannot be looked for.") from None
     # The hub's cache links the graph and its data to files beside each other: that is beside as well.
-    real = path.resolve()
     if not (real.is_relative_to(folder) or real.parent == graph.resolve().parent):
         raise CheckpointError(
             f"{where} has its data in {quoted(location)}, which is linked to a file elsewhere; it is refused."

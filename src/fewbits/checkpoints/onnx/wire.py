@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fewbits.checkpoints import limits
 from fewbits.errors import CheckpointError
@@ -22,7 +22,6 @@ _SAME_BYTES = {4: 1, 10: 11}
 """float_data and double_data hold the same bytes as raw_data where the data type is FLOAT, or DOUBLE."""
 _DATA_TYPE = 2
 _SINGLE = {("onnx.ModelProto", 7), (TENSOR, RAW), (TENSOR, _DATA_TYPE)}
-"""Fields that would mean two things if they were there twice."""
 
 _MAGIC = b"fewbits:"
 TOKEN_BYTES = 24
@@ -31,7 +30,7 @@ _DEEPEST = 60
 """Messages inside each other: a graph in a node in a graph takes three, and protobuf itself stops at 100."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MESSAGE = 11
+_MESSAGE, _TEXT = 11, 9
 _VARINTS = frozenset({3, 4, 5, 8, 13, 14, 17, 18})
 """Types of fields that take one byte packed and eight in memory."""
 
@@ -65,7 +64,36 @@ def varint(number: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class Part:
+class Kind:
+    """A type of messages, in Python's own dictionaries: asking protobuf for each field would take most of the time."""
+
+    name: str
+    single: frozenset[int]
+    """Fields that would mean two things if they were there twice."""
+    packed: frozenset[int]
+    """Fields of whole numbers, which take one byte packed and eight in memory."""
+    texts: frozenset[int]
+    """Fields that are texts, which the older protobuf does not look at."""
+    inner: dict[int, Kind]
+    """Fields that are messages."""
+
+    @staticmethod
+    def of(descriptor: Any, known: dict[str, Kind] | None = None) -> Kind:
+        """What protobuf says of a type."""
+        known = {} if known is None else known
+        name = descriptor.full_name
+        if name not in known:
+            single = frozenset(number for message, number in _SINGLE if message == name)
+            packed = frozenset(each.number for each in descriptor.fields if each.type in _VARINTS)
+            texts = frozenset(each.number for each in descriptor.fields if each.type == _TEXT)
+            known[name] = Kind(name, single, packed, texts, {})
+            for each in descriptor.fields:
+                if each.type == _MESSAGE:
+                    known[name].inner[each.number] = Kind.of(each.message_type, known)
+        return known[name]
+
+
+class Part(NamedTuple):
     """One field: from its tag at `tag`, its content from `start` to `stop`."""
 
     number: int
@@ -92,6 +120,8 @@ class Walk:
 
     def number(self, at: int, stop: int) -> tuple[int, int]:
         """The varint at byte `at`, and where the next byte is."""
+        if at < stop and self.data[at] < 128:
+            return self.data[at], at + 1
         value = shift = 0
         while at < stop and shift < 70:
             byte = self.data[at]
@@ -132,35 +162,49 @@ class Walk:
             raise self.damaged(f"a field at byte {at} is of a kind that is not in use")
         return at, at + (8 if wire == _FIXED64 else 4)
 
-    def rewritten(self, kind: Any, start: int, stop: int, depth: int, change: Change) -> tuple[list[Any], int] | None:
+    def rewritten(self, kind: Kind, start: int, stop: int, depth: int, change: Change) -> tuple[list[Any], int] | None:
         """The pieces of a message with what `change` makes of its tensors, and their bytes; None where all stays."""
         if depth > _DEEPEST:
             raise CheckpointError(f"{self.where} has graphs inside of graphs, deeper than any; it is refused.")
-        known, seen = kind.fields_by_number, set[int]()
+        seen: set[int] = set()
         pieces: list[Any] = []
         size, kept = 0, start
         for part in self.parts(start, stop):
-            told = known.get(part.number)
-            if (kind.full_name, part.number) in _SINGLE and part.number in seen:
-                raise self.damaged(f"{told.name} of a {kind.name} is there twice")
-            seen.add(part.number)
-            new = self._inner(told, part, depth, change) if told is not None and part.wire == _BYTES else None
+            if part.number in kind.single:
+                if part.number in seen:
+                    raise self.damaged(f"field {part.number} of {kind.name} is there twice")
+                seen.add(part.number)
+            new = self._inner(kind, part, depth, change) if part.wire == _BYTES else None
             if new is not None:
                 head = varint(part.number << 3 | _BYTES) + varint(new[1])
                 pieces += [(kept, part.tag), head, *new[0]]
                 size += part.tag - kept + len(head) + new[1]
                 kept = part.stop
-        if kind.full_name == TENSOR:
+        if kind.name == TENSOR:
             return change(self, start, stop)
         return ([*pieces, (kept, stop)], size + stop - kept) if pieces else None
 
-    def _inner(self, told: Any, part: Part, depth: int, change: Change) -> tuple[list[Any], int] | None:
+    def _inner(self, kind: Kind, part: Part, depth: int, change: Change) -> tuple[list[Any], int] | None:
         """The message in a field, rewritten; None where it holds none, or stays."""
-        if told.type == _MESSAGE:
-            return self.rewritten(told.message_type, part.start, part.stop, depth + 1, change)
-        if told.type in _VARINTS:
+        inner = kind.inner.get(part.number)
+        if inner is not None:
+            return self.rewritten(inner, part.start, part.stop, depth + 1, change)
+        if part.number in kind.packed:
             self._count_packed(part)
+        elif part.number in kind.texts:
+            self._require_text(part)
         return None
+
+    def _require_text(self, part: Part) -> None:
+        if part.stop - part.start > limits.ONNX_TEXT_BYTES:
+            raise CheckpointError(
+                f"{self.where} has a text of {part.stop - part.start} bytes, more than the {limits.ONNX_TEXT_BYTES} "
+                "that are read; it is refused."
+            )
+        try:
+            str(self.data[part.start : part.stop], "utf-8")
+        except UnicodeDecodeError:
+            raise self.damaged(f"the text at byte {part.start} is none in UTF-8") from None
 
     def _count_packed(self, part: Part) -> None:
         self.packed -= part.stop - part.start
@@ -198,7 +242,7 @@ def strip(data: memoryview, kind: Any, where: str) -> tuple[bytes, list[tuple[in
     Raises CheckpointError where that is no such message, or one larger than any.
     """
     walk = Walk(data, where)
-    found = walk.rewritten(kind, 0, len(data), 0, _take_out)
+    found = walk.rewritten(Kind.of(kind), 0, len(data), 0, _take_out)
     pieces, size = found or ([(0, len(data))], len(data))
     if size > limits.ONNX_GRAPH_BYTES:
         raise CheckpointError(
@@ -223,6 +267,6 @@ def spliced(data: bytes, kind: Any, sizes: Mapping[int, int]) -> list[bytes | in
                 return [(start, part.tag), head, index, (part.stop, stop)], size
         return None
 
-    found = walk.rewritten(kind, 0, len(data), 0, put_in)
+    found = walk.rewritten(Kind.of(kind), 0, len(data), 0, put_in)
     pieces = found[0] if found else [(0, len(data))]
     return [data[slice(*each)] if isinstance(each, tuple) else each for each in pieces]
