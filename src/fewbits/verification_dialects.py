@@ -281,7 +281,7 @@ def _mlx(folder: Directory, module: str) -> Reading | None:
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 
 
-def _mxfp4(folder: Directory, module: str) -> Reading | None:
+def _mxfp4_stacks(folder: Directory, module: str) -> Reading | None:
     """Stacks of experts, which are named as they are and not by a module's weight."""
     if not folder.has(f"{module}_blocks"):
         return None
@@ -307,5 +307,5 @@ _READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
     "bitsandbytes": _bitsandbytes,
     "fp8": _fp8,
     "mlx": _mlx,
-    "mxfp4": _mxfp4,
+    "mxfp4": _mxfp4_stacks,
 }
