@@ -100,7 +100,8 @@ def test_the_facts_are_the_tensors_of_transformers(architecture: Architecture, t
     head = getattr(config, "head_dim", None) or 16
     widths = {"vocab": 40, "hidden": 64, "ffn": 96, "query": 4 * head, "head": head, "key": 2 * head}
     widths |= {"experts": 4, "expert": values.get("moe_intermediate_size", 0), "positions": 2048, "types": 2}
-    widths["shared"] = values.get("shared_expert_intermediate_size", 0)
+    shared = values.get("n_shared_experts", 0) * values.get("moe_intermediate_size", 0)
+    widths["shared"] = values.get("shared_expert_intermediate_size", shared)
     widths |= {
         name: sum(widths[part] for part in parts)
         for name, parts in architecture.widths.items()

@@ -190,7 +190,8 @@ def deepseek_v2(directory: Path, **changes: Any) -> Path:
 
 def deepseek_v2_lite(directory: Path) -> Path:
     """Queries that are not latent, which llama.cpp tells by the number of layers."""
-    return deepseek_v2(directory, q_lora_rank=None, num_hidden_layers=26, first_k_dense_replace=24)
+    narrow = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+    return deepseek_v2(directory, q_lora_rank=None, num_hidden_layers=26, first_k_dense_replace=24, **narrow)
 
 
 def deepseek_v3(directory: Path, **changes: Any) -> Path:

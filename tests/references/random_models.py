@@ -143,6 +143,7 @@ def save_model(directory: Path, config: Any, *, seed: int = 0, dtype: torch.dtyp
                 "q_proj" in name
                 or "k_proj" in name
                 or "qkv_proj" in name
+                or "kv_a_proj_with_mqa" in name  # of which RoPE's part alone is not normed
                 or "c_attn.weight" in name
                 or "query_key_value.weight" in name
             ):

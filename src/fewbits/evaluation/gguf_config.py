@@ -93,7 +93,7 @@ def _rope(
     """The rotation of positions, taken out of `values`; nothing where positions are learned."""
     if not architecture.rotates:
         return {}
-    rope = _rope_parameters(reader, architecture.gguf, metadata, values.pop("rope_theta"))
+    rope = _rope_parameters(reader, architecture, metadata, values.pop("rope_theta"))
     rotated = values.pop("rotary_dim", values["head_dim"])
     rope |= {"partial_rotary_factor": rotated / values["head_dim"]} if rotated != values["head_dim"] else {}
     return {"rope_parameters": _by_kind(architecture, values, rope)}
@@ -169,12 +169,15 @@ def _fill_defaults(reader: Reader, architecture: Architecture, values: dict[str,
     values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
 
 
-def _rope_parameters(reader: Reader, name: str, metadata: Mapping[str, Any], base: float) -> dict[str, Any]:
+def _rope_parameters(
+    reader: Reader, architecture: Architecture, metadata: Mapping[str, Any], base: float
+) -> dict[str, Any]:
     """The scaling of rotary positions; raises EvaluationError for a kind that would be computed wrongly."""
-    prefix = f"{name}.rope.scaling."
+    prefix = f"{architecture.gguf}.rope.scaling."
     stated = {key[len(prefix) :]: value for key, value in metadata.items() if key.startswith(prefix)}
     kind = stated.get("type", "none")
-    unknown = sorted(set(stated) - set(_SCALING) - _SCALING_HANDLED - _SCALING_IGNORED - {_LOG_MULTIPLIER})
+    own = {_LOG_MULTIPLIER} if architecture.scores_yarn else set()
+    unknown = sorted(set(stated) - set(_SCALING) - _SCALING_HANDLED - _SCALING_IGNORED - own)
     if kind not in _SCALING_TYPES or unknown:
         what = f"the kind {quoted(kind)}" if kind not in _SCALING_TYPES else f"the key {prefix}{unknown[0]}"
         raise EvaluationError(f"{reader.path}: RoPE scaling with {what} is not supported.")
