@@ -9,7 +9,7 @@ import click
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
 def command(file: str, as_json: bool) -> None:
-    """List the tensors, formats, sizes and metadata of FILE, a GGUF or safetensors file or a Hugging Face directory."""
+    """List the tensors, formats, sizes and metadata of FILE: GGUF, safetensors, ONNX, or a Hugging Face directory."""
     from fewbits.cli.output import print_json, print_tables
     from fewbits.inspection import inspect
 
