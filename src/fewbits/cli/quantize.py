@@ -75,8 +75,9 @@ def command(
 ) -> None:
     """Quantize SOURCE (a Hugging Face directory, a hub id, an F32, F16 or BF16 GGUF file, or an ONNX file).
 
-    OUT ends in .gguf, or in .onnx for an ONNX file; without an ending it is a model directory in a --dialect. A preview is printed before the work, and the file is read back by independent code and compared with SOURCE after
-    it. OUT.card.json beside the file records what was done to each tensor and what it cost.
+    OUT ends in .gguf, or in .onnx for an ONNX file; without an ending it is a model directory in a --dialect. A preview
+    is printed before the work, and the file is read back by independent code and compared with SOURCE after it.
+    OUT.card.json beside the file records what was done to each tensor and what it cost.
     """
     from fewbits.cli.output import stdout_reserved
     from fewbits.cli.progress import pause, progress_report
