@@ -43,6 +43,10 @@ moves between them **without rounding anything**: what is written is read again 
 by number, with what was read. `inspect` reads all of them, and `compare` all but graphs. Where a container cannot hold
 a format, the command says so before it works, and nothing is written.
 
+A directory's weights may lie in several files behind an index (`--split-size 5G`), and a GGUF file in parts. A torch
+module in memory holds every format, too: `fewbits.quantize(network, "nf4_g64_dq")`
+([what of it, and how](design/0017-modules.md)).
+
 """
 
 
