@@ -388,7 +388,7 @@ def read_architecture_file(path: Path) -> None:
 
     found = _read(path)
     values = json.loads((POCKET / "config.json").read_text(encoding="utf-8"))
-    found.stored(values, 2, [])
+    found.stored({**found.defaults, **values}, 2, [])
 
 
 def calibration_seeds() -> list[bytes]:

@@ -117,11 +117,6 @@ def test_sizes_that_are_none(split_size: str, saying: str, pocket: Path, tmp_pat
     assert read_size("10k") == read_size("10KB") == 10_000
 
 
-def test_a_directory_is_not_split(pocket: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="leave --split-size out"):
-        quantize(pocket, tmp_path / "m", split_size="2G")
-
-
 def test_too_many_parts(pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_split, "MOST_PARTS", 3)
     with pytest.raises(CheckpointError, match="at most 3 are written; take 2M or more"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fuzz.directories import FORMATS, directory_seeds
-from fuzz.targets import TARGETS, gguf_seeds, tokenizer_seeds
+from fuzz.targets import ROOT, TARGETS, gguf_seeds, tokenizer_seeds
 
 from fewbits import planning
 from fewbits.checkpoints.gguf import GGUFReader
@@ -216,3 +216,13 @@ def test_a_configuration_that_is_a_whole_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         read("directory", json.dumps(told).encode(), tmp_path)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("default", ["", "interleave_moe_layer_step = 0"])
+def test_layers_that_are_counted_by_nothing(default: str, tmp_path: Path) -> None:
+    """A KeyError or a division by zero, where nothing said which layers have experts."""
+    text = (ROOT / "src" / "fewbits" / "models" / "llama4.toml").read_text(encoding="utf-8")
+    lines = [default if line.startswith("interleave_moe_layer_step =") else line for line in text.splitlines()]
+
+    with pytest.raises(CheckpointError, match="sparse counts layers by interleave_moe_layer_step"):
+        read("architecture", "\n".join(lines).encode(), tmp_path)

@@ -189,8 +189,8 @@ def _check_sparse(config: Configuration) -> None:
     sparse, values = config.architecture.sparse, config.values
     if sparse is None:
         return
-    for key in (key for key in (sparse.first, sparse.step) if key):
-        if type(values.get(key)) is not int or not 0 <= values[key] <= _LARGEST:
+    for key, least in ((sparse.first, 0), (sparse.step, 1)):
+        if key and not (type(values.get(key)) is int and least <= values[key] <= _LARGEST):
             raise CheckpointError(
                 f"{config.path} has {key} = {quoted(values.get(key))}, which is no count; correct it."
             )

@@ -22,8 +22,8 @@ class PackedMatrix(torch.nn.Module):
     >>> format, w = formats.get("int8_row_sym"), torch.tensor([[0.5, -1.0]])
     >>> params = format.fit(w)
     >>> matrix = PackedMatrix(format.name, (1, 2), QTensor(format, format.encode(w, params), params).fields())
-    >>> [round(number, 3) for number in matrix.half().numbers()[0].tolist()]
-    [0.504, -1.0]
+    >>> bool((matrix.half().numbers() - w).abs().max() < 0.005)
+    True
     """
 
     def __init__(self, format_name: str, shape: tuple[int, int], fields: Fields) -> None:

@@ -187,7 +187,11 @@ def _sparse(at: _Text, raw: Mapping[str, Any]) -> SparseFact | None:
         return None
     found = at.table(raw, "sparse")
     at.known(found, [each.name for each in fields(SparseFact)], "sparse")
-    return SparseFact(**{key: at.string(own, "sparse", key) for key, own in found.items()})
+    fact = SparseFact(**{key: at.string(own, "sparse", key) for key, own in found.items()})
+    for key in filter(None, (fact.first, fact.step)):
+        if type(raw.get("defaults", {}).get(key)) is not int or raw["defaults"][key] < (key == fact.step):
+            raise at.wrong(f"sparse counts layers by {key}, to which [defaults] gives no number of its own", "sparse")
+    return fact
 
 
 def _flag(at: _Text, raw: Mapping[str, Any], name: str) -> bool:
