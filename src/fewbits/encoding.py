@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fewbits import formats, kernels
 from fewbits.checkpoints.base import Bytes, StoredTensor
@@ -36,6 +38,11 @@ class Encoded:
     def part(self, first_row: int) -> Fields:
         """What to write for rows from `first_row` on: what belongs to the whole tensor comes with row 0."""
         return {name: field for name, field in self.fields.items() if first_row == 0 or name not in self.whole}
+
+
+def joined(parts: Sequence[Fields]) -> Fields:
+    """Slabs of rows put together; what belongs to the whole tensor came with the first."""
+    return {name: np.concatenate([part[name] for part in parts if name in part]) for name in parts[0]}
 
 
 def is_native(method: Method, tensor: PlannedTensor) -> bool:

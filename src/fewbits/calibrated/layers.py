@@ -15,9 +15,10 @@ from fewbits.calibrated.outliers import columns_of, solved_rest, without
 from fewbits.calibrated.pieces import Piece, Squares, record_of, squares_of
 from fewbits.calibrated.scaling import KIND as SCALING
 from fewbits.calibrated.scaling import Scaling, scale
-from fewbits.calibrated.solving import KINDS, joined, solve
+from fewbits.calibrated.solving import KINDS, solve
 from fewbits.calibration.network import Head
 from fewbits.calibration.walk import Measured, forward, measure, tensor_of
+from fewbits.encoding import joined
 from fewbits.formats import Fields
 from fewbits.methods.gptq import importance_of
 

@@ -19,9 +19,10 @@ import numpy as np
 from fewbits import formats
 from fewbits.calibrated.ground import CALIBRATION, STEP, Ground, states_name
 from fewbits.calibrated.scaling import Scaling
-from fewbits.calibrated.solving import MEASURED, joined, relative_errors
+from fewbits.calibrated.solving import MEASURED, relative_errors
 from fewbits.calibration.walk import Measured, tensor_of
 from fewbits.checkpoints.base import Order
+from fewbits.encoding import joined
 from fewbits.errors import CalibrationError
 from fewbits.formats import Fields, Params
 from fewbits.methods.learned import Answer, Learned, learn

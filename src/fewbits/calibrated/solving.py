@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from fewbits import formats
 from fewbits.checkpoints.base import Bytes
-from fewbits.encoding import Encoded, encode_in_torch, encode_slab, rows_together
+from fewbits.encoding import Encoded, encode_in_torch, encode_slab, joined, rows_together
 from fewbits.formats import Fields
 from fewbits.kernels.stored import stored_numbers
 from fewbits.methods import Method, get
@@ -66,11 +66,6 @@ def solve(
     numbers = {kind: stored_numbers(format, fields[kind], (w.shape[0], w.shape[1])) for kind in KINDS}
     remarks = tuple(dict.fromkeys(remark for *_, found in done for remark in found))
     return Solved(fields, numbers, _energies(w, numbers, stats["hessian"], workers), remarks)
-
-
-def joined(parts: Sequence[Fields]) -> Fields:
-    """Slabs of rows put together; what belongs to the whole tensor came with the first."""
-    return {name: np.concatenate([part[name] for part in parts if name in part]) for name in parts[0]}
 
 
 def relative_errors(energies: Mapping[str, float]) -> dict[str, float]:

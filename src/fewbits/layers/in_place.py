@@ -19,7 +19,7 @@ from fewbits.checkpoints.base import Placement, StoredTensor
 from fewbits.checkpoints.fields import Matrix, StoredMatrix
 from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.choosing import choose, require_legal
-from fewbits.encoding import encode_slab, require_representable, shared_parameters, slabs
+from fewbits.encoding import encode_slab, joined, require_representable, shared_parameters, slabs
 from fewbits.errors import CalibrationError
 from fewbits.formats import Fields
 from fewbits.layers.finding import Found, Network, find
@@ -201,7 +201,7 @@ class _Work:
             return encoded.part(slab[0]), encoded.squared_error, encoded.squared
 
         done = [each for _, each in self.workers.in_order(encode, slabs(source, format, weights))]
-        fields = {name: np.concatenate([part[name] for part, *_ in done if name in part]) for name in done[0][0]}
+        fields = joined([part for part, *_ in done])
         matrix = PackedMatrix(planned.format, (source.rows, source.cols), fields)
         return matrix, relative_rms([e for _, e, _ in done], [s for *_, s in done])
 
