@@ -23,6 +23,7 @@ from fewbits import formats
 from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix
 from fewbits.checkpoints.model_directory import DirectoryWriter
+from fewbits.checkpoints.partial_file import PartialDirectory, partial_path
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import CheckpointError, FormatError, VerificationError
 from fewbits.targets import DirectoryTarget
@@ -166,10 +167,24 @@ def test_what_a_killed_run_left_is_replaced(model: Path, tmp_path: Path) -> None
     left = tmp_path / ".out.partial"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
+    (left / "model-00001-of-00009.safetensors").write_bytes(b"of a run with --split-size")
 
     quantize(model, tmp_path / "out", "int8_row_sym")
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.card.json"]
+    assert [p.name for p in (tmp_path / "out").glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_a_second_run_leaves_the_first_ones_directory_alone(model: Path, tmp_path: Path) -> None:
+    first = PartialDirectory(partial_path(tmp_path / "out"), tmp_path / "out")
+    (first.path / "model.safetensors").write_bytes(b"half")
+
+    with pytest.raises(CheckpointError, match="out is being written by another run"):
+        quantize(model, tmp_path / "out", "int8_row_sym")
+
+    assert (first.path / "model.safetensors").read_bytes() == b"half"
+    first.discard()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gguf_source_makes_no_directory(model: Path, tmp_path: Path) -> None:

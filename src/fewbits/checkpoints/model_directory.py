@@ -15,7 +15,7 @@ import numpy as np
 
 from fewbits.checkpoints.directory_layout import METHOD, DirectoryLayout
 from fewbits.checkpoints.gathering import Gathering
-from fewbits.checkpoints.partial_file import PartialFile, partial_path, sync_folder
+from fewbits.checkpoints.partial_file import PartialDirectory, PartialFile, partial_path, sync_folder
 from fewbits.checkpoints.safetensors import INDEX_NAME, SafetensorsReader, open_directory
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
@@ -28,8 +28,7 @@ class DirectoryWriter:
         self.output = output
         self.layout = layout
         self.partial = partial_path(output)
-        self.partial.mkdir(exist_ok=True)
-        self._published = False
+        self._folder = PartialDirectory(self.partial, output)
         self._files: list[PartialFile] = []
         self._gathering = Gathering(layout.packed)
         try:
@@ -90,17 +89,14 @@ class DirectoryWriter:
         if self.output.exists():
             self.output.rename(replaced)
         self.partial.rename(self.output)
-        self._published = True
+        self._folder.close()
         sync_folder(self.output.parent)
         self._close()
         shutil.rmtree(replaced, ignore_errors=True)
 
     def discard(self) -> None:
         """Forget the directory unless it was published; safe to call twice."""
-        if not self._published:
-            for file in self._files:
-                file.discard()
-            shutil.rmtree(self.partial, ignore_errors=True)
+        self._folder.discard()
         self._close()
 
     def _close(self) -> None:
