@@ -17,7 +17,7 @@ from fewbits.checkpoints.onnx.layout import OnnxLayout, data_path, plan_layout
 from fewbits.checkpoints.onnx.products import Product, product_of
 from fewbits.checkpoints.onnx.rewriting import Edit, rewrite
 from fewbits.checkpoints.onnx.source import ARCHITECTURE, is_onnx
-from fewbits.checkpoints.onnx.weights import find_weights
+from fewbits.checkpoints.onnx.weights import Table, find_weights
 from fewbits.checkpoints.onnx.writer import OnnxWriter
 from fewbits.checkpoints.partial_file import partial_path
 from fewbits.digest import OutputDigest
@@ -100,8 +100,10 @@ class OnnxTarget:
         return placement.source.format
 
     def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:
-        """Scales have the type that the graph computes in, and what no group divides stays as it is."""
+        """Scales have the type that the graph computes in; what no group divides, or the dialect lacks, stays."""
         own = placement.source.format
+        if format_name not in PLAIN and (why := self._lacks(format_name, placement)):
+            return own, why
         if format_name in PLAIN:
             return None if format_name == own else (own, f"{format_name} is not what the graph computes in, {own}")
         name = BY_ROWS[format_name].fields if format_name in BY_ROWS else format_name
@@ -114,6 +116,14 @@ class OnnxTarget:
             uniform_name(found.bits, found.group, symmetric=found.symmetric, scale=SCALES[own], signed=signed),
             f"scales have the type in which the graph computes, {own}",
         )
+
+    def _lacks(self, format_name: str, placement: Placement) -> str | None:
+        """Why a table or a filter stays as it is."""
+        if isinstance(placement.source, Table):
+            return self.dialect.lacks_tables
+        found = uniform(BY_ROWS[format_name].fields if format_name in BY_ROWS else format_name)
+        is_filter = len(placement.source.in_file.shape) > 2
+        return self.dialect.lacks_filters(found) if is_filter and found is not None else None
 
     def prepare(
         self, conversion: Conversion, tensors: Sequence[PlannedTensor], recipe: Recipe, used: ImportanceUsed | None
@@ -128,6 +138,7 @@ class OnnxTarget:
                 t.shape,
                 transposed=weights[t.source_name].transposed,
                 dims=weights[t.source_name].dims,
+                looked_up=weights[t.source_name].looked_up,
             )
             for t in tensors
             if t.format not in PLAIN
@@ -151,7 +162,9 @@ def _of_tensor(name: str, scale: str) -> str:
 
 def _product(node: object, matrices: Mapping[str, GraphMatrix]) -> Product | None:
     product = product_of(node)
-    return product if product is not None and product.weight in matrices else None
+    if product is None or product.weight not in matrices:
+        return None
+    return product if product.looked_up == matrices[product.weight].looked_up else None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,16 @@ from fewbits.errors import VerificationError
 from fewbits.verification import verify_readings
 from fewbits.verification_dialects import Reading
 from fewbits.verification_matrices import Expectation
-from fewbits.verification_onnx_numbers import Meaning, View, graphs_of, inner_of, meaning_of, open_graph, view_of
+from fewbits.verification_onnx_numbers import (
+    Meaning,
+    View,
+    graphs_of,
+    inner_of,
+    meaning_of,
+    multiplied,
+    open_graph,
+    view_of,
+)
 from fewbits.workers import Workers
 
 
@@ -50,6 +59,7 @@ class Comparison:
         self.source, self.written, self.path, self.wanted = source, written, path, wanted
         self.readings: dict[str, Reading] = {}
         self._matrices: dict[str, str] = {}
+        self._multiplied = multiplied(source)
         self._new: set[str] = set()
         self._gone: set[str] = set()
 
@@ -133,9 +143,14 @@ class Comparison:
         return True
 
     def _reads(self, node: Any) -> bool:
-        """Whether a node has stayed that multiplies with one of the wanted matrices; then it has to be looked at."""
+        """Whether a node has stayed that has one of the wanted matrices; then it has to be looked at.
+
+        What looks up a matrix that others multiply with may have it as it was.
+        """
         meaning = meaning_of(self.source, node)
-        return meaning is not None and meaning.matrix in self.wanted and node.op_type != "DequantizeLinear"
+        if meaning is None or meaning.matrix not in self.wanted:
+            return False
+        return not meaning.looked_up or meaning.matrix not in self._multiplied
 
     def _compare_products(self, node: Any, made: Any, makers: Mapping[str, Any]) -> list[Any]:
         """The nodes that took the place of `node`; raises VerificationError unless they are the same product."""
@@ -146,6 +161,8 @@ class Comparison:
             raise self._wrong(f"the node that makes {name} is missing or another one")
         if (meant.input, meant.bias) != (found.input, found.bias):
             raise self._wrong(f"the product {name} has other inputs")
+        if (meant.looked_up, meant.told) != (found.looked_up, found.told):
+            raise self._wrong(f"the node that makes {name} does something else")
         if self._matrices.setdefault(meant.matrix, found.matrix) != found.matrix:
             raise self._wrong(f"the matrix {meant.matrix} became two")
         self.readings[meant.matrix] = found.reading

@@ -1,7 +1,8 @@
-"""The stranger's reading of products in ONNX graphs: what each multiplies with, by one equation per operator."""
+"""The stranger's reading of ONNX graphs: what each node multiplies with or looks up, by one equation per operator."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,13 +47,16 @@ class View:
 
 @dataclass(frozen=True)
 class Meaning:
-    """A product: `input` times `matrix`, a constant of the graph or codes that are one, plus `bias`."""
+    """A product: `input` times `matrix`, a constant of the graph or codes that are one, plus `bias`; or a lookup."""
 
     input: str
     matrix: str
     bias: str
     reading: Reading
     nodes: tuple[Any, ...]
+    looked_up: bool = False
+    told: bytes = b""
+    """What else the operator is told, where that means something: the strides of Conv."""
 
 
 def open_graph(path: Path, data: Path) -> View:
@@ -79,14 +83,18 @@ def view_of(file: OnnxFile) -> View:
 
 
 def float_sources(file: OnnxFile) -> dict[str, StoredTensor]:
-    """Name -> numbers, rows being outputs, of every float constant that the first product with it multiplies with."""
+    """Name -> numbers, rows being outputs, of every float constant as the first product with it, or lookup, has it."""
     view, found = view_of(file), dict[str, StoredTensor]()
-    for graph in graphs_of(file.model.graph):
-        for node in graph.node:
-            name = node.input[1] if node.op_type in _PLAIN and len(node.input) > 1 else ""
-            if name in view.constants and name not in found and len(view.constants[name].dims) == 2:
-                stored = file.stored(view.constants[name])
-                found[name] = turn(stored) if _PLAIN[node.op_type](node) else stored
+    nodes = [node for graph in graphs_of(file.model.graph) for node in graph.node if len(node.input) > 1]
+    for node in sorted(nodes, key=lambda node: node.op_type == "Gather"):
+        name = node.input[_PLACES.get(node.op_type, 0)] if node.op_type in _PLAIN else ""
+        if name not in view.constants or name in found or len(view.constants[name].dims) < 2:
+            continue
+        stored = file.stored(view.constants[name])
+        if len(stored.shape) > 2:
+            shape = (stored.shape[0], stored.elements // stored.shape[0])
+            stored = StoredTensor(stored.name, stored.format, shape, stored.buffer)
+        found[name] = turn(stored) if _PLAIN[node.op_type](node) else stored
     return found
 
 
@@ -95,6 +103,12 @@ def number_sources(file: OnnxFile) -> dict[str, Reading]:
     view = view_of(file)
     meanings = (meaning_of(view, node) for graph in graphs_of(file.model.graph) for node in graph.node)
     return {each.matrix: each.reading for each in meanings if each is not None}
+
+
+def multiplied(view: View) -> set[str]:
+    """Names of constants, or of codes, that something multiplies with."""
+    meanings = (meaning_of(view, node) for graph in graphs_of(view.model.graph) for node in graph.node)
+    return {each.matrix for each in meanings if each is not None and not each.looked_up}
 
 
 def _decodes(node: Any) -> bool:
@@ -125,8 +139,12 @@ def _number(node: Any, name: str, default: float) -> Any:
 _PLAIN: Mapping[str, Callable[[Any], bool]] = {
     "MatMul": lambda _: True,
     "Gemm": lambda node: not _number(node, "transB", 0),
+    "Conv": lambda _: False,
+    "Gather": lambda _: False,
 }
-"""Operators whose second input is a matrix -> whether a column of it makes an output."""
+"""Operators that have a matrix -> whether a column of it makes an output."""
+_PLACES = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Gather": 0}
+"""Which input the matrix is."""
 
 
 def meaning_of(view: View, node: Any) -> Meaning | None:
@@ -145,19 +163,26 @@ def _meaning_of(view: View, node: Any) -> Meaning | None:
     if node.op_type == "MatMulNBits":
         bias = node.input[5] if len(node.input) > 5 else ""
         return Meaning(node.input[0], node.input[1], bias, _packed(view, node), (node,))
+    if node.op_type == "GatherBlockQuantized":
+        return Meaning(node.input[1], node.input[0], "", _table(view, node), (node,), looked_up=True)
     if node.op_type not in _PLAIN or len(node.input) < 2:
         return None
     if node.op_type == "Gemm" and not _is_simple(node):
         return None
-    turned, name = _PLAIN[node.op_type](node), node.input[1]
-    bias = node.input[2] if len(node.input) > 2 else ""
+    if node.op_type == "Gather" and _number(node, "axis", 0):
+        return None
+    place, turned = _PLACES[node.op_type], _PLAIN[node.op_type](node)
+    name, bias = node.input[place], node.input[2] if len(node.input) > 2 else ""
     if name in view.decoders:
         decoder = view.decoders[name]
-        return Meaning(node.input[0], decoder.input[0], bias, _decoded(view, decoder, turned=turned), (node,))
-    if name not in view.constants:
+        matrix, reading = decoder.input[0], _decoded(view, decoder, turned=turned)
+    elif name in view.constants:
+        dims = tuple(view.constants[name].dims)
+        matrix, reading = name, Reading((dims[0], math.prod(dims[1:])), frozenset({name}), _no_numbers)
+    else:
         return None
-    dims = tuple(view.constants[name].dims)
-    return Meaning(node.input[0], name, bias, Reading(dims, frozenset({name}), _no_numbers), (node,))
+    told = b"".join(sorted(each.SerializeToString() for each in node.attribute)) if node.op_type == "Conv" else b""
+    return Meaning(node.input[1 - place], matrix, bias, reading, (node,), looked_up=not place, told=told)
 
 
 def _is_simple(node: Any) -> bool:
@@ -193,6 +218,34 @@ def _packed(view: View, node: Any) -> Reading:
     return Reading((rows, cols), frozenset(names), numbers)
 
 
+def _table(view: View, node: Any) -> Reading:
+    """GatherBlockQuantized: codes and zero points of whole numbers row by row, in bytes or in types of their own."""
+    codes, scale = view.constants[node.input[0]], view.constants[node.input[2]]
+    zero = view.constants[node.input[3]] if len(node.input) > 3 and node.input[3] else None
+    bits, size = int(_number(node, "bits", 4)), int(_number(node, "block_size", 128))
+    in_bytes = codes.data_type == 2
+    rows, cols = int(codes.dims[0]), int(codes.dims[1]) * (8 // bits if in_bytes else 1)
+    groups = -(-cols // size)
+    scales = view.bytes_of(scale).view(_SCALES[scale.data_type]).reshape(rows, groups)
+    along = (_number(node, "gather_axis", 0), _number(node, "quantize_axis", 1) % 2)
+    if along != (0, 1) or (zero is not None and zero.data_type != codes.data_type):
+        raise ValueError("rows are looked up, and columns have groups")
+
+    def stored(tensor: Any, part: slice, count: int) -> Floats:
+        if in_bytes:
+            lines = view.bytes_of(tensor).reshape(rows, -1)[part]
+            return unpacked(np.ascontiguousarray(lines), bits, count).astype(np.float32)
+        return _codes(view, tensor, slice(None)).reshape(rows, count)[part].astype(np.float32)
+
+    def numbers(start: int, stop: int) -> Floats:
+        part = slice(start, stop)
+        middle = np.full((stop - start, groups), 2 ** (bits - 1) if in_bytes else 0, np.float32)
+        zeros = middle if zero is None else stored(zero, part, groups)
+        return scaled(stored(codes, part, cols), zeros, scales[part], np.arange(cols) // size)
+
+    return Reading((rows, cols), frozenset(name for name in (node.input[0], *node.input[2:]) if name), numbers)
+
+
 def _decoded(view: View, node: Any, *, turned: bool) -> Reading:
     """DequantizeLinear: codes as the matrix lies in the graph, and scales for all, for a side, or for groups of one."""
     codes, scale = (view.constants[name] for name in node.input[:2])
@@ -209,7 +262,8 @@ def _decoded(view: View, node: Any, *, turned: bool) -> Reading:
         wanted = lines if lines in ((), (1,)) else wanted
     kinds = {codes.data_type, codes.data_type if zero is None else zero.data_type}
     fits = whole and lines == wanted and kinds <= {*_SIGNED, *_UNSIGNED} and len(kinds) == 1
-    if len(dims) != 2 or not fits or (zero is not None and tuple(zero.dims) != lines):
+    sides = len(dims) == 2 or (len(dims) > 2 and not turned and not size)
+    if not sides or not fits or (zero is not None and tuple(zero.dims) != lines):
         raise ValueError("scales do not fit codes")
 
     def spread(numbers: npt.NDArray[Any], part: slice) -> Floats:
@@ -232,13 +286,14 @@ def _decoded(view: View, node: Any, *, turned: bool) -> Reading:
         steps *= spread(scales, part)
         return steps
 
-    return Reading(dims[::-1] if turned else dims, frozenset(name for name in node.input if name), numbers)
+    shape = (dims[0], math.prod(dims[1:]))
+    return Reading(dims[::-1] if turned else shape, frozenset(name for name in node.input if name), numbers)
 
 
 def _rows_of_codes(view: View, tensor: Any, part: slice, *, turned: bool) -> npt.NDArray[np.int16]:
     """Codes of these rows; of columns of the tensor, where it lies turned."""
     found = _codes(view, tensor, part if turned else slice(None), columns=turned)
-    return found.T if turned else found[part]
+    return found.T if turned else found.reshape(found.shape[0], -1)[part]
 
 
 def _codes(view: View, tensor: Any, part: slice, *, columns: bool = False) -> npt.NDArray[np.int16]:

@@ -27,6 +27,8 @@ from references.onnx_graphs import (
     GRAPHS,
     attention,
     branches,
+    convolved,
+    embedded,
     furnished,
     inputs_of,
     mlp,
@@ -78,7 +80,8 @@ def floats_replaced(made: Any, decoded: dict[str, np.ndarray[Any, Any]]) -> Any:
             node.op_type == "MatMul" and name in node.input for node in _nodes(copy.graph)
         )
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        array = np.ascontiguousarray((matrix.T if turned else matrix).astype(dtype))
+        lies = matrix if len(tensor.dims) > 2 or not turned else matrix.T
+        array = np.ascontiguousarray(lies.reshape(tensor.dims).astype(dtype))
         tensor.CopyFrom(numpy_helper.from_array(array, name))
     return copy
 
@@ -94,12 +97,67 @@ def test_a_graph_computes_with_the_decoded_matrices(name: str, dialect: str, tmp
     made = GRAPHS[name]()
     out = quantized(made, tmp_path, dialect)
     decoded = numbers(out)
-    assert len(decoded) == {"mlp": 3, "attention": 3, "branches": 1, "furnished": 3}[name]
+    count = {"mlp": 3, "attention": 3, "branches": 1, "furnished": 3, "convolved": 1}
+    count["embedded"] = 2 if dialect == "matmulnbits" else 1
+    assert len(decoded) == count[name]
     given = inputs_of(made)
     found, wanted = run(onnx.load(out), given), run(floats_replaced(made, decoded), given)
     for one, other, plain in zip(found, wanted, run(made, given), strict=True):
         close(one, other)
         assert np.linalg.norm(one - plain) > 1e-3 * np.linalg.norm(plain), "nothing was rounded"
+
+
+@pytest.mark.parametrize("to", ["int8_row_sym", "uint8_row_asym", "int4_row_sym", "uint8_tensor_asym"])
+def test_filters_have_a_scale_per_output_or_for_all(to: str, tmp_path: Path) -> None:
+    made = convolved()
+    out = quantized(made, tmp_path, "qdq", to)
+    decoded = numbers(out)
+    assert {name: matrix.shape for name, matrix in decoded.items()} == {
+        "stem": (8, 64),
+        "depth": (8, 9),
+        "head": (32, 128),
+        "line": (2, 3),
+    }
+    onnx.checker.check_model(str(out), full_check=True)
+    given = inputs_of(made)
+    found, wanted = run(onnx.load(out), given)[0], run(floats_replaced(made, decoded), given)[0]
+    close(found, wanted)
+    assert np.linalg.norm(found - run(made, given)[0]) > 1e-3 * np.linalg.norm(found)
+
+
+@pytest.mark.parametrize(
+    ("graph", "dialect", "said"),
+    [
+        (convolved, "matmulnbits", "filters of Conv are held by --dialect qdq alone"),
+        (convolved, "qdq", "a filter has one scale per output or for all, as int8_row_sym has"),
+        (
+            embedded,
+            "qdq",
+            "a table in qdq would be decoded whole for every row that is looked up; matmulnbits holds it",
+        ),
+    ],
+)
+def test_the_card_says_why_filters_and_tables_stay(
+    graph: Callable[[], Any], dialect: str, said: str, tmp_path: Path
+) -> None:
+    record: Any = fewbits.quantize(
+        saved(graph(), tmp_path / "a.onnx"), tmp_path / "b.onnx", to="int4_g32_sym", dialect=dialect
+    )
+    stayed = {each.planned.source_name for each in record.tensors if each.planned.fallback == said}
+    assert stayed == ({"stem"} if graph is convolved else {"words"}), "no group divides 9 and 3 columns"
+
+
+@pytest.mark.parametrize("to", ["int4_g32_sym", "uint4_g16_asym", "uint8_g32_asym", "uint2_g16_asym"])
+def test_a_table_has_the_codes_of_a_product(to: str, tmp_path: Path) -> None:
+    out = quantized(embedded(opset=25, ir_version=13), tmp_path, "matmulnbits", to)
+    nodes = [node.op_type for node in onnx.load(out).graph.node]
+    assert nodes == ["GatherBlockQuantized", "GatherBlockQuantized", "Gather", "Sum", "MatMulNBits"]
+    fewbits.convert(out, tmp_path / "qdq.onnx", dialect="qdq")
+    given = inputs_of(embedded())
+    assert [node.op_type for node in onnx.load(tmp_path / "qdq.onnx").graph.node][2:5] == ["Gather"] * 3
+    close(run(onnx.load(tmp_path / "qdq.onnx"), given)[0], run(onnx.load(out), given)[0])
+    fewbits.convert(tmp_path / "qdq.onnx", tmp_path / "back.onnx", dialect="matmulnbits")
+    assert all(np.array_equal(matrix, numbers(tmp_path / "back.onnx")[name]) for name, matrix in numbers(out).items())
 
 
 @pytest.mark.parametrize("dialect", GRAPH_DIALECTS)
@@ -516,6 +574,21 @@ def the_matrix_itself(made: Any) -> None:
     made.graph.initializer.append(numpy_helper.from_array(random(64, 96, seed=1), "up.weight"))
 
 
+def another_stride(made: Any) -> None:
+    node = next(each for each in made.graph.node if each.name == "stem")
+    next(each for each in node.attribute if each.name == "pads").ints[:] = [2, 1, 0, 1]
+
+
+def other_rows(made: Any) -> None:
+    node = next(each for each in made.graph.node if each.name == "look")
+    node.input[list(node.input).index("ids")] = "first"
+
+
+def another_side(made: Any) -> None:
+    node = next(each for each in made.graph.node if each.name == "look")
+    next(each for each in node.attribute if each.name in ("gather_axis", "axis")).i = 1
+
+
 def codes_of_another_matrix(made: Any) -> None:
     """Both have as many rows and columns here."""
     one, other = (next(t for t in made.graph.initializer if t.name == f"{name}_Q4") for name in ("v", "o"))
@@ -528,8 +601,16 @@ FAULTS = (
 )
 
 
+GRAPHS_OF: dict[Callable[[Any], None], Callable[[], Any]] = {
+    codes_of_another_matrix: attention,
+    another_stride: convolved,
+    other_rows: embedded,
+    another_side: embedded,
+}
+
+
 @pytest.mark.parametrize("dialect", GRAPH_DIALECTS)
-@pytest.mark.parametrize("fault", [*FAULTS, codes_of_another_matrix])
+@pytest.mark.parametrize("fault", [*FAULTS, *GRAPHS_OF])
 def test_planted_faults_are_seen(
     fault: Callable[[Any], None], dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,9 +625,10 @@ def test_planted_faults_are_seen(
         path.write_bytes(made.SerializeToString())
 
     monkeypatch.setattr(OnnxWriter, "start_flush", spoiled)
-    made = attention() if fault is codes_of_another_matrix else furnished()
+    made = GRAPHS_OF.get(fault, furnished)()
+    filters = dialect == "qdq" and fault is another_stride
     with pytest.raises(VerificationError):
-        quantized(made, tmp_path, dialect, "int4_g32_sym")
+        quantized(made, tmp_path, dialect, "int8_row_sym" if filters else "int4_g32_sym")
     assert [each.name for each in tmp_path.iterdir()] == ["source.onnx"]
 
 

@@ -16,14 +16,18 @@ pytest.importorskip("onnxruntime")
 import onnxruntime
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.matmul_nbits_quantizer import HQQWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from onnxruntime.quantization.matmul_nbits_quantizer import (
+    DefaultWeightOnlyQuantConfig,
+    HQQWeightOnlyQuantConfig,
+    MatMulNBitsQuantizer,
+)
 
 import fewbits
 from fewbits import formats
 from fewbits.checkpoints.fields import StoredMatrix
 from fewbits.checkpoints.onnx.reader import OnnxReader
 from fewbits.kernels.stored import stored_numbers
-from references.onnx_graphs import GRAPHS, inputs_of, mlp, model, random
+from references.onnx_graphs import GRAPHS, convolved, embedded, inputs_of, mlp, model, random
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 GROUPED = ("int4_g32_sym", "uint4_g16_asym", "int8_g32_sym", "uint8_g32_asym", "int2_g32_sym", "uint2_g16_asym")
@@ -77,7 +81,11 @@ def theirs(path: Path) -> Arrays:
         if dialect.name == "qdq":
             alone = _alone(copy, own, {}, made)
             array = run(alone, {}, plain=True)[0]
-            found[name] = array.T if held.matrix.transposed else array
+            found[name] = (array.T if held.matrix.transposed else array).reshape(rows, cols)
+            continue
+        if held.matrix.looked_up:
+            copy.input[1] = "all"
+            found[name] = run(_alone(copy, own, {"all": (7, [rows])}, made), {"all": np.arange(rows)})[0]
             continue
         kind = next(tensor.data_type for tensor in own if tensor.name == node.input[2])
         copy.input[0] = "one"
@@ -112,7 +120,8 @@ def decoded(source: Path, matrices: Arrays) -> Any:
         if tensor.name in matrices:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             matrix = matrices[tensor.name].T if tensor.name in turned else matrices[tensor.name]
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(matrix.astype(dtype)), tensor.name))
+            lies = np.ascontiguousarray(matrix.reshape(tensor.dims).astype(dtype))
+            tensor.CopyFrom(numpy_helper.from_array(lies, tensor.name))
     return made
 
 
@@ -137,6 +146,48 @@ def test_it_decodes_our_rows_and_tensors_to_our_numbers(to: str, tmp_path: Path)
     mine, other = ours(tmp_path / "b.onnx"), theirs(tmp_path / "b.onnx")
     assert len(mine) == 3
     assert all(np.array_equal(matrix, other[name]) for name, matrix in mine.items())
+
+
+@pytest.mark.parametrize("to", ["int8_row_sym", "uint8_row_asym", "int4_row_sym", "uint8_tensor_asym"])
+def test_it_computes_with_our_filters(to: str, tmp_path: Path) -> None:
+    made = convolved()
+    onnx.save(made, tmp_path / "a.onnx")
+    fewbits.quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", to=to, dialect="qdq", threads=2)
+    mine, other = ours(tmp_path / "b.onnx"), theirs(tmp_path / "b.onnx")
+    assert len(mine) == 4
+    assert all(np.array_equal(matrix, other[name]) for name, matrix in mine.items())
+    given = inputs_of(made)
+    found, wanted = run(tmp_path / "b.onnx", given)[0], run(decoded(tmp_path / "a.onnx", mine), given)[0]
+    assert relative(found, wanted) < 1e-5
+    assert relative(found, run(made, given)[0]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize("to", GROUPED)
+def test_it_looks_our_rows_up(to: str, kind: Any, tmp_path: Path) -> None:
+    onnx.save(embedded(kind), tmp_path / "a.onnx")
+    fewbits.quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", to=to, threads=2)
+    mine, other = ours(tmp_path / "b.onnx"), theirs(tmp_path / "b.onnx")
+    assert {name: matrix.shape for name, matrix in mine.items()} == {"words": (4200, 32), "out": (32, 32)}
+    assert np.array_equal(mine["words"].astype(kind), other["words"])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_we_read_tables_of_its_tool(symmetric: bool, tmp_path: Path) -> None:
+    """Codes in INT4 and UINT4, where ours are bytes."""
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=32, is_symmetric=symmetric, op_types_to_quantize=("MatMul", "Gather"), quant_axes=(("Gather", 1),)
+    )
+    quantizer = MatMulNBitsQuantizer(embedded(), algo_config=config)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(tmp_path / "a.onnx"))
+    assert sum(node.op_type == "GatherBlockQuantized" for node in onnx.load(tmp_path / "a.onnx").graph.node) == 3
+    mine, other = ours(tmp_path / "a.onnx"), theirs(tmp_path / "a.onnx")
+    assert set(mine) == {"words", "kinds", "out"}
+    assert all(np.array_equal(matrix, other[name]) for name, matrix in mine.items())
+    moved = move(tmp_path / "a.onnx", tmp_path, "qdq")
+    given = inputs_of(embedded())
+    assert relative(run(moved, given)[0], run(tmp_path / "a.onnx", given)[0]) < 1e-3
 
 
 @pytest.mark.parametrize("dialect", ["matmulnbits", "qdq"])
@@ -315,7 +366,9 @@ def test_a_real_encoder(to: str, dialect: str, encoder: Path, tmp_path: Path) ->
     out = tmp_path / "out.onnx"
     fewbits.quantize(encoder, out, to=to, dialect=dialect, threads=2)
     matrices = ours(out)
-    assert len(matrices) == 36
+    tables = {(30522, 384)} if dialect == "matmulnbits" else set()
+    assert len(matrices) == 36 + len(tables)
+    assert tables <= {matrix.shape for matrix in matrices.values()}
     given = words(3, 40)
     found, wanted = run(out, given)[0], run(decoded(encoder, matrices), given)[0]
     assert relative(found, wanted) < 1e-3

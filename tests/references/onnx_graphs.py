@@ -85,6 +85,47 @@ def tied(**options: Any) -> Any:
     return model(nodes, constants, {"x": [3, 64]}, {"y": [3, 64]}, **options)
 
 
+def embedded(dtype: Any = np.float32, **options: Any) -> Any:
+    """Rows of a vocabulary, which is looked up twice, and of a small table, and a product."""
+    nodes = [
+        helper.make_node("Gather", ["words", "ids"], ["a"], name="look", axis=0),
+        helper.make_node("Gather", ["words", "first"], ["b"]),
+        helper.make_node("Gather", ["kinds", "first"], ["c"]),
+        helper.make_node("Sum", ["a", "b", "c"], ["sum"]),
+        helper.make_node("MatMul", ["sum", "out"], ["y"]),
+    ]
+    constants = {
+        "words": random(4200, 32, seed=11, dtype=dtype),
+        "kinds": random(3, 32, seed=12, dtype=dtype),
+        "first": np.array([2], np.int64),
+        "out": random(32, 32, seed=13, dtype=dtype),
+    }
+    made = model(nodes, constants, {}, {"y": ["batch", "length", 32]}, dtype=dtype, **options)
+    made.graph.input.append(helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "length"]))
+    return made
+
+
+def convolved(dtype: Any = np.float32, **options: Any) -> Any:
+    """Filters with strides, one per group of channels and one along a line, and a product behind them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "stem", "stem.bias"], ["a"], name="stem", strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "depth"], ["b"], name="depth", group=8, pads=[1, 1, 1, 1]),
+        helper.make_node("Flatten", ["b"], ["c"], axis=1),
+        helper.make_node("Gemm", ["c", "head"], ["d"]),
+        helper.make_node("Unsqueeze", ["d", "one"], ["e"]),
+        helper.make_node("Conv", ["e", "line"], ["y"]),
+    ]
+    constants = {
+        "stem": random(8, 4, 4, 4, seed=14, dtype=dtype),
+        "stem.bias": random(8, seed=15, dtype=dtype),
+        "depth": random(8, 1, 3, 3, seed=16, dtype=dtype),
+        "head": random(128, 32, seed=17, dtype=dtype),
+        "one": np.array([1], np.int64),
+        "line": random(2, 1, 3, seed=18, dtype=dtype),
+    }
+    return model(nodes, constants, {"x": ["batch", 4, 8, 8]}, {"y": ["batch", 2, 30]}, dtype=dtype, **options)
+
+
 def branches(**options: Any) -> Any:
     """Products inside of If and of Loop, with matrices from outside, and one that a branch has for itself."""
     own = numpy_helper.from_array(random(64, 64, seed=8), "own")
@@ -154,7 +195,15 @@ def furnished(**options: Any) -> Any:
 
 
 GRAPHS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {"mlp": mlp, "attention": attention, "tied": tied, "branches": branches, "furnished": furnished}
+    {
+        "mlp": mlp,
+        "attention": attention,
+        "tied": tied,
+        "branches": branches,
+        "furnished": furnished,
+        "embedded": embedded,
+        "convolved": convolved,
+    }
 )
 
 
@@ -164,7 +213,10 @@ def inputs_of(made: Any, seed: int = 9) -> dict[str, np.ndarray[Any, Any]]:
     for number, value in enumerate(made.graph.input):
         kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         shape = [side.dim_value or 5 for side in value.type.tensor_type.shape.dim]
-        given[value.name] = random(*shape, seed=seed + number, dtype=kind)
+        if np.issubdtype(kind, np.integer):
+            given[value.name] = np.random.default_rng(seed + number).integers(0, 4200, shape)
+        else:
+            given[value.name] = random(*shape, seed=seed + number, dtype=kind)
     return given
 
 

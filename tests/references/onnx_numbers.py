@@ -67,9 +67,20 @@ class MatMulNBits(OpRun):  # type: ignore[misc]
         return ((a.astype(np.float32) @ weight.T).astype(a.dtype),)
 
 
+class GatherBlockQuantized(OpRun):  # type: ignore[misc]
+    """The operator on bytes, which looks up what it has decoded."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, data, ids, scales, zeros=None, *, bits=4, block_size=128, **_):  # type: ignore[no-untyped-def] # noqa: ANN
+        rows, cols = data.shape[0], data.shape[1] * 8 // bits
+        table = matmulnbits_weight(data, scales, zeros, rows, cols, block_size, bits)
+        return (table.astype(scales.dtype)[ids],)
+
+
 def run(made: Any, inputs: dict[str, Floats]) -> list[Floats]:
     """The outputs of a model, by the reference of the onnx package."""
-    found: list[Floats] = ReferenceEvaluator(made, new_ops=[MatMulNBits]).run(None, inputs)
+    found: list[Floats] = ReferenceEvaluator(made, new_ops=[MatMulNBits, GatherBlockQuantized]).run(None, inputs)
     return found
 
 

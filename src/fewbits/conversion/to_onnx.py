@@ -44,8 +44,8 @@ class _Moves:
 
     def product_of(self, node: Any) -> Product | None:
         """`node` as a product with one of them."""
-        found = (dialect.product_of(node, {held.value: held}) for dialect, held in self._of(node.input))
-        return next((each for each in found if each is not None), None)
+        found = ((dialect.product_of(node, {held.value: held}), held.matrix) for dialect, held in self._of(node.input))
+        return next((each for each, own in found if each is not None and each.looked_up == own.looked_up), None)
 
     def drops(self, node: Any) -> bool:
         """Whether `node` only decodes one of them."""
@@ -96,7 +96,7 @@ def _moves(given: str, reader: OnnxReader, dialect: GraphDialect) -> _Moves:
             name = moves.values[odd].matrix.name
             raise CheckpointError(
                 f"tensor {quoted(name)} of {given} is used by {quoted(node.op_type)}, and {dialect.name} holds only "
-                "what MatMul and Gemm multiply with; leave the file in its dialect."
+                "what MatMul and Gemm multiply with, and what Gather alone looks up; leave the file in its dialect."
             )
     return moves
 
@@ -104,6 +104,8 @@ def _moves(given: str, reader: OnnxReader, dialect: GraphDialect) -> _Moves:
 def _target(held: Held) -> GraphMatrix:
     """The matrix as the other dialect has it: its columns as rows where a product of its own comes to be."""
     rows, cols = held.matrix.shape
+    if held.matrix.looked_up:
+        return held.matrix
     return replace(held.matrix, transposed=True, dims=(cols, rows))
 
 

@@ -1,4 +1,4 @@
-"""An ONNX graph as a source: the float matrices of its products, all else carried along."""
+"""An ONNX graph as a source: the float matrices of its nodes, all else carried along."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def convert_onnx(path: Path) -> Conversion:
                 "rounding, or move it to another dialect with fewbits convert."
             )
         raise CheckpointError(
-            f"{path} has no MatMul or Gemm with a constant float32 or float16 matrix, so nothing can be quantized."
+            f"{path} has no MatMul, Gemm, Conv or Gather with a constant float32 or float16 matrix, so nothing can be "
+            "quantized."
         )
     placements, names = [], set[str]()
     for weight in weights.values():

@@ -33,7 +33,9 @@ class GraphMatrix(Matrix):
     """One matrix (rows, cols) of a graph; `transposed` where the graph has its columns as rows."""
 
     dims: tuple[int, ...] = ()
-    """Its sides as they lie in the graph."""
+    """Its sides as they lie in the graph; of a filter more than two."""
+    looked_up: bool = False
+    """Whether its rows are looked up, and nothing multiplies by it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ class GraphDialect(Protocol):
     @property
     def by_rows(self) -> bool:
         """Whether rows of a matrix lie one after another, so that each can be written alone."""
+
+    @property
+    def lacks_tables(self) -> str | None:
+        """Why tables that are looked up stay as they are; None where they are held."""
+
+    def lacks_filters(self, format: Uniform) -> str | None:
+        """Why filters of Conv stay as they are, where others get `format`; None where they are held."""
 
     def refuses(self, matrix: GraphMatrix) -> str | None:
         """Why `matrix` cannot be held, as a phrase that follows its name; None where it can."""

@@ -4,7 +4,8 @@
     scales       FLOAT or FLOAT16, as the graph computes (rows, groups)
     zero_points  UINT8 (rows, groups * bits / 8 rounded up); without it the middle code is zero
 
-w = scale * (code - zero). Source: ONNX Runtime's documentation of its contributed operators, com.microsoft.MatMulNBits.
+w = scale * (code - zero). Tables whose rows are looked up have the same codes (lookups.py).
+Source: ONNX Runtime's documentation of its contributed operators, com.microsoft.MatMulNBits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fewbits.checkpoints.dialects.uniform import uniform_name, uniform_of
+from fewbits.checkpoints.dialects.uniform import Uniform, uniform_name, uniform_of
 from fewbits.checkpoints.onnx.dialects.base import (
     Arrays,
     GraphMatrix,
@@ -25,6 +26,7 @@ from fewbits.checkpoints.onnx.dialects.base import (
     name_of_codes,
     uniform_matrix,
 )
+from fewbits.checkpoints.onnx.dialects.lookups import held_table, is_lookup, lookup, typed_fields
 from fewbits.checkpoints.onnx.elements import FLOAT, FLOAT16, UINT8, type_name
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.checkpoints.onnx.graphs import Names, all_nodes, whole_numbers
@@ -47,9 +49,16 @@ class MatMulNBits:
     name = "matmulnbits"
     readers = "ONNX Runtime"
     by_rows = True
+    lacks_tables = None
+
+    def lacks_filters(self, format: Uniform) -> str | None:
+        """There is no such Conv."""
+        return "filters of Conv are held by --dialect qdq alone"
 
     def refuses(self, matrix: GraphMatrix) -> str | None:
-        """All but such formats."""
+        """All but such formats, and filters."""
+        if len(matrix.dims) > 2:
+            return "is a filter of Conv, which --dialect qdq alone holds"
         found = uniform_matrix(matrix)
         if found is None or found.bits not in BITS or found.group not in GROUPS or found.scale not in _SCALES:
             return (
@@ -66,9 +75,9 @@ class MatMulNBits:
     def slots(self, matrix: GraphMatrix) -> Slots:
         """Codes, scales, zero points where they are not all in the middle."""
         (rows, cols), found = matrix.shape, uniform_of(matrix)
-        groups = cols // found.group
+        groups, bytes_ = cols // found.group, found.group * found.bits // 8
         slots: Slots = {
-            "codes": (UINT8, (rows, groups, found.group * found.bits // 8)),
+            "codes": (UINT8, (rows, groups * bytes_) if matrix.looked_up else (rows, groups, bytes_)),
             "scale": (_SCALES[found.scale], (rows, groups)),
         }
         zero = {} if found.symmetric else {"zero": (UINT8, (rows, packed_bytes(groups, found.bits)))}
@@ -83,6 +92,8 @@ class MatMulNBits:
     def unpack(self, held: Held, file: OnnxFile) -> Fields:
         """Codes, scales and zero points as the format stores them."""
         (rows, cols), found = held.matrix.shape, uniform_of(held.matrix)
+        if held.tensors["codes"].data_type != UINT8:
+            return typed_fields(held, file)
         codes = file.payload(held.tensors["codes"]).reshape(rows, -1)
         scale = file.payload(held.tensors["scale"]).view({"f32": "<f4", "f16": "<f2"}[found.scale])
         fields: Fields = {"codes": found.counted(codes, cols), "scale": scale.reshape(rows, -1)}
@@ -96,9 +107,11 @@ class MatMulNBits:
         return []
 
     def product(self, product: Product, matrix: GraphMatrix, parts: Parts, names: Names) -> list[Any]:
-        """The operator, and an Add where Gemm has added something."""
+        """The operator, and an Add where Gemm has added something; for a table the one that looks up."""
         from onnx import helper
 
+        if product.looked_up:
+            return [lookup(product, matrix, parts)]
         (rows, cols), found, node = matrix.shape, uniform_of(matrix), product.node
         output = names.new(f"{product.output}_product") if product.bias else product.output
         made = helper.make_node(
@@ -120,7 +133,10 @@ class MatMulNBits:
         return [made, helper.make_node("Add", [output, product.bias], [product.output], name=name)]
 
     def find(self, file: OnnxFile) -> tuple[dict[str, Held], dict[str, str]]:
-        """Every such operator whose codes are an initializer; one of several that share them."""
+        """Every such operator whose codes are an initializer; one of several that share them.
+
+        Codes by which something multiplies are no table, whatever looks them up.
+        """
         found: dict[str, Held] = {}
         strange: dict[str, str] = {}
         seen: set[str] = set()
@@ -136,10 +152,25 @@ class MatMulNBits:
                 strange[node.input[1]] = why
             else:
                 found[name] = _held(name, node, file)
+        for node in filter(is_lookup, all_nodes(file.model.graph)):
+            codes = node.input[0]
+            if codes in seen or codes not in file.initializers:
+                continue
+            seen.add(codes)
+            name = name_of_codes(codes, found)
+            held = held_table(name, node, file)
+            if isinstance(held, str):
+                strange[codes] = held
+            else:
+                found[name] = held
         return found, strange
 
     def product_of(self, node: Any, values: Mapping[str, Held]) -> Product | None:
         """The operator itself."""
+        if is_lookup(node) and node.input[0] in values:
+            return Product(
+                node, node.input[1], values[node.input[0]].matrix.name, False, "", node.output[0], looked_up=True
+            )
         if not _is_own(node) or len(node.input) < 3 or node.input[1] not in values:
             return None
         bias = node.input[_BIAS] if len(node.input) > _BIAS else ""

@@ -1,4 +1,4 @@
-"""QDQ: codes, scales and zero points in front of a standard product, decoded by DequantizeLinear.
+"""QDQ: codes, scales and zero points in front of a standard operator, decoded by DequantizeLinear.
 
     x             INT4, UINT4, INT8, UINT8, INT2 or UINT2, as the matrix lies in the graph
     x_scale       FLOAT or FLOAT16: one, one per output, or one per group of columns
@@ -10,6 +10,7 @@ w = scale * (code - zero). Source: the ONNX specification, operator DequantizeLi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -27,6 +28,7 @@ from fewbits.checkpoints.onnx.dialects.base import (
     name_of_codes,
     uniform_matrix,
 )
+from fewbits.checkpoints.onnx.dialects.lookups import gather
 from fewbits.checkpoints.onnx.elements import FLOAT, FLOAT16, INT2, INT4, INT8, UINT2, UINT4, UINT8, type_name
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.checkpoints.onnx.graphs import Names, all_nodes, whole_numbers
@@ -49,10 +51,17 @@ class QDQ:
     name = "qdq"
     readers = "ONNX Runtime and whatever runs ONNX's standard operators"
     by_rows = False
+    lacks_tables = "a table in qdq would be decoded whole for every row that is looked up; matmulnbits holds it"
+
+    def lacks_filters(self, format: Uniform) -> str | None:
+        """Groups lie along one side."""
+        return "a filter has one scale per output or for all, as int8_row_sym has" if format.group else None
 
     def refuses(self, matrix: GraphMatrix) -> str | None:
         """All but such formats."""
         found = uniform_matrix(matrix)
+        if found is not None and found.group and len(matrix.dims) > 2:
+            return "is a filter of Conv, which has one scale per output or for all, such as int8_row_sym"
         if found is None or found.bits not in _SIGNED or found.scale not in _SCALES:
             return (
                 f"is {matrix.format}, and DequantizeLinear holds whole numbers of 2, 4 or 8 bits, such as "
@@ -122,8 +131,10 @@ class QDQ:
         if product.node.domain in STANDARD:
             node = NodeProto()
             node.CopyFrom(product.node)
-            node.input[1] = parts.decoded
+            node.input[product.place] = parts.decoded
             return [node]
+        if product.looked_up:
+            return [gather(product, parts.decoded)]
         output = names.new(f"{product.output}_product") if product.bias else product.output
         old = product.node
         told = {"name": old.name or None, "doc_string": old.doc_string or None}
@@ -140,7 +151,7 @@ class QDQ:
         """Every constant of two sides or more that a DequantizeLinear decodes."""
         found: dict[str, Held] = {}
         strange: dict[str, str] = {}
-        turned = _turned_values(file)
+        ways = _ways(file)
         for node in all_nodes(file.model.graph):
             tensor = file.initializers.get(node.input[0]) if _is_own(node) and len(node.input) > 1 else None
             if tensor is None or len(tensor.dims) < 2 or tensor.data_type not in _BITS or not all(tensor.dims):
@@ -148,7 +159,8 @@ class QDQ:
             if node.input[0] in strange or any(each.tensors["codes"] is tensor for each in found.values()):
                 continue
             name = name_of_codes(tensor.name, found)
-            held = _held(name, node, file, transposed=turned.get(node.output[0], False))
+            transposed, looked_up = ways.get(node.output[0], (False, False))
+            held = _held(name, node, file, transposed=transposed, looked_up=looked_up)
             if isinstance(held, str):
                 strange[tensor.name] = held
             else:
@@ -161,7 +173,7 @@ class QDQ:
         if product is None or product.weight not in values:
             return None
         name = values[product.weight].matrix.name
-        return Product(node, product.input, name, product.transposed, product.bias, product.output)
+        return replace(product, weight=name)
 
     def decodes(self, node: Any, values: Mapping[str, Held]) -> bool:
         """DequantizeLinear of a matrix."""
@@ -208,17 +220,16 @@ def _unpacked(data: Codes, bits: int, lines: tuple[int, int], matrix: GraphMatri
     return _back(unpack_bits(np.ascontiguousarray(data).reshape(1, -1), bits, prod(lines)), lines, matrix)
 
 
-def _turned_values(file: OnnxFile) -> dict[str, bool]:
-    """Value -> whether it is multiplied with its columns as rows, by the first product that has it."""
-    found: dict[str, bool] = {}
-    for node in all_nodes(file.model.graph):
-        product = product_of(node)
-        if product is not None:
-            found.setdefault(product.weight, product.transposed)
+def _ways(file: OnnxFile) -> dict[str, tuple[bool, bool]]:
+    """Value -> whether it has its columns as rows, by the first product with it; or whether it is only looked up."""
+    found: dict[str, tuple[bool, bool]] = {}
+    products = [each for node in all_nodes(file.model.graph) if (each := product_of(node)) is not None]
+    for product in sorted(products, key=lambda each: each.looked_up):
+        found.setdefault(product.weight, (product.transposed, product.looked_up))
     return found
 
 
-def _held(name: str, node: Any, file: OnnxFile, *, transposed: bool) -> Held | str:
+def _held(name: str, node: Any, file: OnnxFile, *, transposed: bool, looked_up: bool) -> Held | str:
     """The matrix that a node decodes, or why no format here is what it holds."""
     tensors = _constants(node, file)
     if isinstance(tensors, str):
@@ -241,7 +252,7 @@ def _held(name: str, node: Any, file: OnnxFile, *, transposed: bool) -> Held | s
     symmetric = signed and (zero is None or not file.payload(zero).any())
     words = [f"{'' if signed else 'u'}int{bits}", scope, "sym" if symmetric else "asym"]
     format_name = "_".join(words + ([] if word == "f32" else [word]))
-    matrix = GraphMatrix(name, format_name, shape, transposed=turned, dims=dims)
+    matrix = GraphMatrix(name, format_name, shape, transposed=turned, dims=dims, looked_up=looked_up)
     parts = {"codes": codes, "scale": scale} | ({} if symmetric or zero is None else {"zero": zero})
     return Held(matrix, parts, node.output[0])
 
