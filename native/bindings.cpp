@@ -113,10 +113,10 @@ const FieldCodec& required_field_codec(const KernelTable& table, const std::stri
 }
 
 ScaleType scale_type_of(const std::string& name) {
-    constexpr const char* names[] = {"f32", "f16", "bf16", "e8m0", "e4m3"};
-    for (int i = 0; i < 5; ++i)
+    constexpr const char* names[] = {"f32", "f16", "bf16", "e8m0", "e4m3", "e4m3_divided"};
+    for (int i = 0; i < 6; ++i)
         if (name == names[i]) return static_cast<ScaleType>(i);
-    throw std::invalid_argument("scales are f32, f16, bf16, e8m0 or e4m3, not '" + name + "'");
+    throw std::invalid_argument("scales are f32, f16, bf16, e8m0, e4m3 or e4m3_divided, not '" + name + "'");
 }
 
 // (rows, columns) that share a scale, 0 = all; the type of scales; what the rest is multiplied by.

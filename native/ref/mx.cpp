@@ -84,7 +84,7 @@ void encode_nvfp4(const Slab& slab, const float* w, const float* weights) {
     clear_codes(slab, 4);
     for_scopes(slab, [&](const Place& place) {
         std::vector<float> x = numbers_at(slab, place, w);
-        for (float& number : x) number *= inverse_of(slab.tensor_scale);
+        for (float& number : x) number *= inverse_tensor_scale(slab);
         slab.scales[place.scale] = static_cast<uint8_t>(best_scale_code(x, numbers_at(slab, place, weights)));
         store_codes(slab, place, w, 4, [](float number) { return to_mini(e2m1, number); });
     });

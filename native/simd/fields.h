@@ -159,6 +159,9 @@ inline void load_line(const Slab& slab, int64_t line, int64_t count, float* scal
         case ScaleType::e4m3:
             for (int64_t i = 0; i < count; ++i) scales[i] = slab.tensor_scale * from_mini(e4m3, p[i]);
             return;
+        case ScaleType::e4m3_divided:
+            for (int64_t i = 0; i < count; ++i) scales[i] = from_mini(e4m3, p[i]) / slab.tensor_scale;
+            return;
         case ScaleType::f16:
         case ScaleType::bf16: return widen(slab.type == ScaleType::f16 ? Number::f16 : Number::bf16, p, count, scales);
         case ScaleType::f32: std::memcpy(scales, p, static_cast<size_t>(count) * sizeof(float));

@@ -104,7 +104,7 @@ void encode_mx(const Slab& slab, const float* w, const float* weights) {
 }
 
 void encode_nvfp4(const Slab& slab, const float* w, const float* weights) {
-    const float inverse = inverse_of(slab.tensor_scale);
+    const float inverse = inverse_tensor_scale(slab);
     for_sixteens(slab.rows * slab.cols / nv_span, [&](int64_t first, int present) {
         const int64_t at = first * nv_span;
         if (weights) best_scale_codes<true>(w + at, weights + at, inverse, present, slab.scales + first);

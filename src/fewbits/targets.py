@@ -197,9 +197,12 @@ class DirectoryTarget:
         return placement.source.format
 
     def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:
-        """What other readers look up, or multiply the last states with, they want as it was."""
-        if self.dialect is None or kind not in {"token_embd", "output"} or format_name in PLAIN:
+        """What other readers look up, or multiply the last states with, they want as it was; the rest as they round."""
+        if self.dialect is None or format_name in PLAIN:
             return None
+        if kind not in {"token_embd", "output"}:
+            own = dialects.ROUNDED_AS.get((self.dialect.name, format_name))
+            return (own, f"what the readers of {self.dialect.name} make of it, last bits included") if own else None
         return placement.source.format, f"the dialect {self.dialect.name} keeps the embedding and the output matrix"
 
     def prepare(

@@ -159,10 +159,11 @@ def _compressed(folder: Directory, module: str) -> Reading | None:
     weights, inputs = group["weights"], group["input_activations"]
     activation = {None: None, "int": "int8_token", "float": "fp8_token"}[inputs and inputs["type"]]
     scale = folder.tensor(f"{module}.weight_scale")
-    layout = {"pack-quantized": _packed, "mxfp4-pack-quantized": _mxfp4}.get(group["format"], _plain_codes)
+    small = {"mxfp4-pack-quantized": _mxfp4, "nvfp4-pack-quantized": _nvfp4}
+    layout = {"pack-quantized": _packed, **small}.get(group["format"], _plain_codes)
     shape, codes = layout(folder, module, weights, scale)
-    names = folder.part(module, "weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
-    return Reading(shape, names, codes, activation)
+    endings = ("weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_global_scale")
+    return Reading(shape, folder.part(module, *endings), codes, activation)
 
 
 def _packed(
@@ -206,20 +207,56 @@ def _scaled(codes: Numbers, meaning: Floats | None, scale: Numbers, strategy: st
 def _mxfp4(
     folder: Directory, module: str, stated: Mapping[str, Any], scale: Numbers
 ) -> tuple[tuple[int, ...], Callable[[int, int], Floats]]:
-    pairs = folder.tensor(f"{module}.weight_packed")
+    def powers(scale: Numbers) -> Floats:
+        return np.ldexp(np.float32(1), scale.astype(np.int32) - 127)
+
+    return _fours(folder.tensor(f"{module}.weight_packed"), scale, powers)
+
+
+def _nvfp4(
+    folder: Directory, module: str, stated: Mapping[str, Any], scale: Numbers
+) -> tuple[tuple[int, ...], Callable[[int, int], Floats]]:
+    whole = folder.tensor(f"{module}.weight_global_scale").reshape(())
+
+    def quotients(scale: Numbers) -> Floats:
+        return np.asarray(small_float(4, 3)[scale] / whole, np.float32)
+
+    return _fours(folder.tensor(f"{module}.weight_packed"), scale, quotients)
+
+
+def _fours(
+    pairs: Numbers, scale: Numbers, meaning: Callable[[Numbers], Floats]
+) -> tuple[tuple[int, ...], Callable[[int, int], Floats]]:
+    """Numbers of four bits, the first one of a byte below, times what the scales of their groups mean."""
     cols, table = 2 * pairs.shape[1], small_float(2, 1)
 
     def numbers(start: int, stop: int) -> Floats:
         found = np.empty((stop - start, cols), np.float32)
         found[:, ::2], found[:, 1::2] = table[pairs[start:stop] & 15], table[pairs[start:stop] >> 4]
-        powers = np.ldexp(np.float32(1), scale[start:stop].astype(np.int32) - 127)
-        found *= np.repeat(powers, 32, axis=1)
+        found *= np.repeat(meaning(scale[start:stop]), cols // scale.shape[1], axis=1)
         return found
 
     return (len(pairs), cols), numbers
 
 
+def _bitsandbytes_rows(folder: Directory, module: str) -> Reading | None:
+    if not folder.has(f"{module}.SCB"):
+        return None
+    codes, furthest = folder.tensor(f"{module}.weight"), folder.tensor(f"{module}.SCB")
+    if folder.has(f"{module}.weight_format") and folder.tensor(f"{module}.weight_format").any():
+        raise VerificationError(f"the codes of {module} are said to lie in another order; the output is not kept.")
+
+    def numbers(start: int, stop: int) -> Floats:
+        found: Floats = codes[start:stop].astype(np.float32) * furthest[start:stop, None]
+        found *= np.float32(1 / 127)
+        return found
+
+    return Reading(codes.shape, folder.part(module, "weight", "SCB", "weight_format"), numbers)
+
+
 def _bitsandbytes(folder: Directory, module: str) -> Reading | None:
+    if folder.stated.get("load_in_8bit"):
+        return _bitsandbytes_rows(folder, module)
     name = f"{module}.weight"
     states = [n for n in folder.weights.names() if n.startswith(f"{name}.quant_state.")]
     if not states:

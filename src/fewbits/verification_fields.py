@@ -127,6 +127,11 @@ def _integer(found: re.Match[str], slab: Slab) -> Floats:
     return scale * (codes - slab.spread(zero, scope).astype(np.int16)).astype(np.float32)
 
 
+def _absmax(_: re.Match[str], slab: Slab) -> Floats:
+    codes = ((slab.codes(8) ^ 128) - 128).astype(np.float32)
+    return slab.scales("row") * codes * np.float32(1 / 127)
+
+
 def _scaled_float(found: re.Match[str], slab: Slab) -> Floats:
     bits, numbers = _element(found["element"])
     return slab.scales(found["scope"]) * numbers[slab.codes(bits)]
@@ -179,18 +184,23 @@ def _microscaled(found: re.Match[str], slab: Slab) -> Floats:
     return scale * numbers[slab.codes(bits)]
 
 
-def _nvfp4(_: re.Match[str], slab: Slab) -> Floats:
-    group = slab.numbers("tensor_scale").reshape(1, 1) * small_float(4, 3)[slab.fields["scale"]]
+def _nvfp4(found: re.Match[str], slab: Slab) -> Floats:
+    group = small_float(4, 3)[slab.fields["scale"]]
+    if found["divided"]:
+        group = group / slab.numbers("divisor").reshape(1, 1)
+    else:
+        group = slab.numbers("tensor_scale").reshape(1, 1) * group
     return slab.spread(group, "g16").astype(np.float32) * small_float(2, 1)[slab.codes(4)]
 
 
 _READINGS: tuple[tuple[str, Callable[[re.Match[str], Slab], Floats]], ...] = (
     (rf"(?P<unsigned>u?)int(?P<bits>\d){_SCOPE}_(?P<symmetry>a?sym)(?:_restricted)?{_SCALE}", _integer),
+    (r"int8_row_absmax", _absmax),
     (rf"(?P<kind>nf4|nf3|fp4_bnb|learned\d){_SCOPE}{_SCALE}", _codebook),
     (rf"ternary{_SCOPE}{_SCALE}", _ternary),
     (rf"fp\d_(?P<element>e\dm\d){_SCOPE}{_SCALE}", _scaled_float),
     (r"mxint8|mxfp4|mxfp\d_(?P<element>e\dm\d)", _microscaled),
-    (r"nvfp4", _nvfp4),
+    (r"nvfp4(?P<divided>_divided)?", _nvfp4),
 )
 
 

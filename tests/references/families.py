@@ -84,6 +84,9 @@ def steps_of(name: str, fields: dict[str, Any], row: int, col: int, group: int) 
         width = 3 if kind == "nf3" else 4
         return table[bits_of(codes, width * col, width)]
     width = int(kind[-1])
+    if name == "int8_row_absmax":
+        code = bits_of(codes, 8 * col, 8)
+        return code - 256 * (code >= 128)
     code = bits_of(codes, width * col, width)
     if kind.startswith("learned"):
         return float(fields["table"][code])
@@ -110,4 +113,6 @@ def decode(name: str, fields: dict[str, Any], shape: tuple[int, int], span: int)
             group = col // span if span else 0
             scale = scale_at(fields, row if lines > 1 or rows == 1 else 0, group)
             w[row, col] = single(scale * steps_of(name, fields, row, col, group))
+            if name == "int8_row_absmax":
+                w[row, col] = single(float(w[row, col]) * single(1 / 127))
     return w

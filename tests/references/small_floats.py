@@ -109,8 +109,10 @@ def _scales(name: str, fields: Mapping[str, npt.NDArray[Any]]) -> Floats:
     stored = fields["scale"]
     if name.startswith("mx"):
         return np.vectorize(power)(stored)
-    if name == "nvfp4":
+    if name.startswith("nvfp4"):
         own = np.vectorize(lambda code: number("E4M3", code))(stored).astype(np.float32)
+        if name == "nvfp4_divided":
+            return (own / fields["divisor"].astype(np.float32)).astype(np.float64)
         return (fields["tensor_scale"].astype(np.float32) * own).astype(np.float64)
     if stored.dtype == np.uint16:  # bfloat16
         return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -121,7 +123,7 @@ def textbook(name: str, w: Floats) -> Floats:
     """What comes back of w (rows, cols) under the rule that the format's authors state."""
     if name.startswith("mx"):
         return np.concatenate([_mx(kind_of(name), group) for group in w.reshape(-1, 32)]).reshape(w.shape)
-    if name == "nvfp4":
+    if name.startswith("nvfp4"):
         return _nvfp4(w)
     top, back = LARGEST[kind_of(name)], np.empty_like(w)
     for part in _scopes(name, w.shape):

@@ -4,7 +4,8 @@
 
 namespace fewbits {
 
-enum class ScaleType : int { f32 = 0, f16 = 1, bf16 = 2, e8m0 = 3, e4m3 = 4 };
+// Scales of type e4m3 are multiplied by the tensor's, those of e4m3_divided are divided by it.
+enum class ScaleType : int { f32 = 0, f16 = 1, bf16 = 2, e8m0 = 3, e4m3 = 4, e4m3_divided = 5 };
 constexpr int64_t scale_bytes(ScaleType type) { return type == ScaleType::f32 ? 4 : type <= ScaleType::bf16 ? 2 : 1; }
 
 // Rows of a matrix from where a line of scales begins, and their fields.
@@ -14,7 +15,7 @@ struct Slab {
     ScaleType type;
     uint8_t* codes;      // code c of b bits in the bits of its row from b * c on; each row in whole bytes
     uint8_t* scales;     // in the order of their scopes; one of all rows is given, the others are found by encoding
-    float tensor_scale;  // what the rest is multiplied by; 1 where there is none
+    float tensor_scale;  // what the rest is multiplied or divided by; 1 where there is none
 
     int64_t span() const { return scope_cols ? scope_cols : cols; }
     int64_t scales_per_line() const { return cols / span(); }

@@ -17,8 +17,14 @@ inline float load_scale(const Slab& slab, int64_t index) {
         case ScaleType::bf16: return bits_to_float(static_cast<uint32_t>(half) << 16);
         case ScaleType::e8m0: return *p == 255 ? NAN : power_of_two(*p - 127);
         case ScaleType::e4m3: return slab.tensor_scale * from_mini(e4m3, *p);
+        case ScaleType::e4m3_divided: return from_mini(e4m3, *p) / slab.tensor_scale;
     }
     return single;
+}
+
+// What takes numbers to those that scales of the type e4m3 are of.
+inline float inverse_tensor_scale(const Slab& slab) {
+    return slab.type == ScaleType::e4m3_divided ? slab.tensor_scale : inverse_of(slab.tensor_scale);
 }
 
 // Floating-point scales, rounded and saturating; what is no normal number of binary32 is stored as 0.

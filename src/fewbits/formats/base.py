@@ -224,9 +224,9 @@ class Native:
     span: int
     """Rows and columns that share a scale in the codec's eyes; 0 = all."""
     scale: str
-    """The type of the scales: f32, f16, bf16, e8m0 or e4m3."""
+    """The type of the scales: f32, f16, bf16, e8m0, e4m3 or e4m3_divided."""
     given: str = ""
-    """The field that holds what all the rest is multiplied by, where there is one."""
+    """The field that holds what all the rest is multiplied by, or divided, where there is one."""
 
 
 class Gridded(ABC):

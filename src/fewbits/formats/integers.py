@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-PATTERN = r"u?int\d+(_.*)?"
+PATTERN = r"u?int\d+(?!_row_absmax)(_.*)?"
 LISTED = (
     "int7_row_sym",
     "int8_tensor_sym",

@@ -45,17 +45,27 @@ class NV(Microscaled):
     )
     largest: float = 2.0**126
     error_floor: float = 2.0**-105
+    shared: str = "tensor_scale"
+    """The parameter that all of a tensor shares."""
 
     @property
     def native(self) -> Native:
         """The native codec: rows share nothing in it, the tensor's scale is given."""
-        return Native(self.name, 1, self.span, "e4m3", given="tensor_scale")
+        return Native("nvfp4", 1, self.span, "e4m3", given=self.shared)
 
     def prepare(self, slabs: Iterable[torch.Tensor]) -> Params:
         """The scale of the tensor: its largest magnitude to 6 times E4M3's largest number."""
         reach = self.element.largest * E4M3.largest
         largest = torch.stack([slab.abs().amax() for slab in slabs]).amax().clamp(min=2.0**-105).reshape(1, 1)
-        return Params({"tensor_scale": inverse(torch.full_like(largest, reach) / largest)}, {"tensor_scale": 0})
+        return Params({self.shared: self.of_divisor(torch.full_like(largest, reach) / largest)}, {self.shared: 0})
+
+    def of_divisor(self, divisor: torch.Tensor) -> torch.Tensor:
+        """What is stored for the number that takes the tensor to E4M3 times E2M1; and that number of what is stored."""
+        return inverse(divisor)
+
+    def scales(self, params: Params) -> torch.Tensor:
+        """What codes are multiplied with, (rows, groups)."""
+        return params["tensor_scale"] * params["scale"]
 
     def fit(
         self,
@@ -66,11 +76,11 @@ class NV(Microscaled):
         like: Params | None = None,
     ) -> Params:
         """Scales of groups (rows, groups), searched for or nearest to the best at given codes, and the tensor's."""
-        tensor = (like or self.prepare([w]))["tensor_scale"]
-        x = self.grouped(w * inverse(tensor))
+        shared = (like or self.prepare([w]))[self.shared]
+        x = self.grouped(w * self.of_divisor(shared))
         weight = evenly_or(importance, w, x)
         code = self._best(x, weight) if codes is None else self._at_codes(x, weight, self.grouped(codes))
-        return Params({"scale": E4M3.decode(code), "tensor_scale": tensor}, {"tensor_scale": 0})
+        return Params({"scale": E4M3.decode(code), self.shared: shared}, {self.shared: 0})
 
     def usual_scale(self, x: torch.Tensor) -> torch.Tensor:
         """E4M3 codes of the scales that take the largest of x (..., n) to E2M1's; never that of 0."""
@@ -95,22 +105,22 @@ class NV(Microscaled):
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> ElementGrid:
         """What columns `cols` can become."""
-        scale = (params["tensor_scale"] * params["scale"]).repeat_interleave(self.span, 1)
+        scale = self.scales(params).repeat_interleave(self.span, 1)
         return ElementGrid(self.element, scale[:, cols])
 
     def shapes(self, rows: int, cols: int) -> Shapes:
         """The fields of a (rows, cols) matrix."""
-        return super().shapes(rows, cols) | {"tensor_scale": ("float32", (1, 1))}
+        return super().shapes(rows, cols) | {self.shared: ("float32", (1, 1))}
 
     def fields(self, codes: torch.Tensor, params: Params) -> Fields:
         """What is stored, by name."""
-        return super().fields(codes, params) | {"tensor_scale": params["tensor_scale"].cpu().numpy()}
+        return super().fields(codes, params) | {self.shared: params[self.shared].cpu().numpy()}
 
     def from_fields(self, fields: Fields, shape: Shape) -> tuple[torch.Tensor, Params]:
         """Codes (rows, cols) uint8 and the parameters of `fit`."""
         codes, params = super().from_fields(fields, shape)
-        tensor = torch.from_numpy(np.ascontiguousarray(fields["tensor_scale"]))
-        return codes, Params({**params.arrays, "tensor_scale": tensor}, {"tensor_scale": 0})
+        shared = torch.from_numpy(np.ascontiguousarray(fields[self.shared]))
+        return codes, Params({**params.arrays, self.shared: shared}, {self.shared: 0})
 
     def scale_bytes(self, params: Params) -> torch.Tensor:
         """E4M3 codes."""
@@ -121,19 +131,52 @@ class NV(Microscaled):
         return E4M3.decode(stored)
 
 
-NVFP4 = NV(
-    name="nvfp4", source="NVIDIA, Pretraining Large Language Models with NVFP4, arXiv:2509.25149, 2", error_bound=0.251
-)
+@dataclass(frozen=True, kw_only=True)
+class DividedNV(NV):
+    """w = (E4M3[scale] / divisor) * E2M1[code]: what compressed-tensors makes of its files.
+
+    It divides by G where `NV` multiplies by 1 / G. The two round differently, and for no two numbers of float32 are
+    they the same for all codes, so this is a format of its own.
+    """
+
+    equation: str = "w = (E4M3[scale] / divisor) * E2M1[code]"
+    layout: str = (
+        "codes: 4 bits each (E2M1), the lowest bit of a row's byte 0 first; scale: E4M3, one byte per 16 columns; "
+        "divisor: f32, what scales are divided by"
+    )
+    shared: str = "divisor"
+
+    @property
+    def native(self) -> Native:
+        """The same codec, which divides."""
+        return Native("nvfp4", 1, self.span, "e4m3_divided", given=self.shared)
+
+    def of_divisor(self, divisor: torch.Tensor) -> torch.Tensor:
+        """It is stored itself."""
+        return divisor
+
+    def scales(self, params: Params) -> torch.Tensor:
+        """What codes are multiplied with, (rows, groups)."""
+        return params["scale"] / params["divisor"]
+
+
+_SOURCE = "NVIDIA, Pretraining Large Language Models with NVFP4, arXiv:2509.25149, 2"
+NVFP4 = NV(name="nvfp4", source=_SOURCE, error_bound=0.251)
+NVFP4_DIVIDED = DividedNV(name="nvfp4_divided", source=_SOURCE, error_bound=0.251)
 PATTERN = r"nvfp\d.*"
-LISTED = ("nvfp4",)
+LISTED = ("nvfp4", "nvfp4_divided")
+_MEMBERS = {each.name: each for each in (NVFP4, NVFP4_DIVIDED)}
 
 
 def parse(name: str) -> NV:
-    """The format called `name`; raises FormatError: there is one.
+    """The format called `name`; raises FormatError: there are two.
 
     >>> parse("nvfp4").bits(1, 4096) / 4096
     4.5078125
     """
-    if name == NVFP4.name:
-        return NVFP4
-    raise FormatError(f"unknown format {name!r}: NVIDIA defines no such one; did you mean 'nvfp4'?")
+    if name in _MEMBERS:
+        return _MEMBERS[name]
+    raise FormatError(
+        f"unknown format {name!r}: NVIDIA defines no such one; did you mean 'nvfp4', or 'nvfp4_divided', as "
+        "compressed-tensors has it?"
+    )

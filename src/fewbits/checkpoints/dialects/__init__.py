@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from itertools import chain
+from types import MappingProxyType
 
 from fewbits.checkpoints.dialects.base import Configuration, Dialect
 from fewbits.checkpoints.fields import PLAIN, Matrix
 from fewbits.errors import CheckpointError
 from fewbits.registry import Registry
 
-__all__ = ["DIALECTS", "OWN", "READ_ONLY", "Configuration", "Dialect", "get", "recognized", "refusal", "require_held"]
+__all__ = [
+    "DIALECTS",
+    "OWN",
+    "READ_ONLY",
+    "ROUNDED_AS",
+    "Configuration",
+    "Dialect",
+    "get",
+    "recognized",
+    "refusal",
+    "require_held",
+]
 
 OWN = "fewbits"
 """Our own dialect, which holds every format (checkpoints/fields.py)."""
@@ -28,6 +40,14 @@ _DIALECTS = {
 }
 
 _READ_ONLY = {"mxfp4": ("mxfp4_stacks", "MXFP4Stacks")}
+
+ROUNDED_AS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("compressed-tensors", "nvfp4"): "nvfp4_divided",
+        ("bitsandbytes", "int8_row_sym"): "int8_row_absmax",
+    }
+)
+"""Dialect and format -> the format that differs from it in how the dialect's readers round alone."""
 
 DIALECTS: Registry[Dialect] = Registry("dialect", CheckpointError)
 

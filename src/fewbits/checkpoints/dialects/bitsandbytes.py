@@ -6,9 +6,8 @@
     weight.nested_absmax, .nested_quant_map                         F32, with nested scales
     weight.quant_state.bitsandbytes__nf4  U8                        JSON: group size, shape, offset of nested scales
 
-The JSON is filled up with blanks, so that the file's layout is known before its numbers. LLM.int8() is not here: its
-reader works out int8 * absmax / 127 with two roundings, where our scale makes one, so that last bits would differ.
-Source: bitsandbytes' functional.QuantState, the peer in tests.
+The JSON is filled up with blanks, so that the file's layout is known before its numbers. Its eight bits lie in
+bitsandbytes_rows.py. Source: bitsandbytes' functional.QuantState, the peer in tests.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fewbits import formats
+from fewbits.checkpoints.dialects import bitsandbytes_rows
 from fewbits.checkpoints.dialects.base import Arrays, Configuration, Files, Slots, array, one_of
 from fewbits.checkpoints.dialects.packing import halves_swapped
 from fewbits.checkpoints.fields import Matrix
@@ -40,7 +40,7 @@ _STATE = ".quant_state.bitsandbytes__"
 
 
 class BitsAndBytes:
-    """NF4 and bitsandbytes' FP4 per group, scales in 32 bits or quantized."""
+    """NF4 and bitsandbytes' FP4 per group, scales in 32 bits or quantized; LLM.int8()'s rows of 8 bits."""
 
     name = "bitsandbytes"
     readers = "transformers, PEFT (QLoRA), vLLM"
@@ -51,15 +51,17 @@ class BitsAndBytes:
     def refuses(self, matrix: Matrix) -> str | None:
         """All but such formats; its groups run on from row to row, ours end with them."""
         kind, group, _ = _facts(matrix.format)
-        if not kind or group not in SIZES:
+        if matrix.format != bitsandbytes_rows.FORMAT and (not kind or group not in SIZES):
             return (
                 f"is {matrix.format}, and bitsandbytes' dialect holds nf4 and fp4_bnb in groups of "
-                f"{', '.join(map(str, SIZES))} columns, such as nf4_g64_dq"
+                f"{', '.join(map(str, SIZES))} columns, such as nf4_g64_dq, and {bitsandbytes_rows.FORMAT}"
             )
         return None if len(matrix.shape) == 2 else f"has {len(matrix.shape)} sides, and bitsandbytes holds matrices"
 
     def slots(self, matrix: Matrix) -> Slots:
         """`weight` and what its name goes on with."""
+        if matrix.format == bitsandbytes_rows.FORMAT:
+            return bitsandbytes_rows.slots(matrix)
         (rows, cols), name = matrix.shape, matrix.name
         kind, group, double = _facts(matrix.format)
         count = rows * cols // group
@@ -76,6 +78,8 @@ class BitsAndBytes:
 
     def pack(self, matrix: Matrix, fields: Fields) -> Arrays:
         """Halves of bytes swapped, scales as they are."""
+        if matrix.format == bitsandbytes_rows.FORMAT:
+            return bitsandbytes_rows.pack(matrix, fields)
         kind, group, double = _facts(matrix.format)
         name = matrix.name
         state: dict[str, Any] = {
@@ -103,14 +107,13 @@ class BitsAndBytes:
 
     def configuration(self, matrices: Sequence[Matrix], plain: Sequence[str]) -> dict[str, Any]:
         """What transformers' BitsAndBytesConfig writes."""
-        kind, _, double = _facts(one_of(matrices, self.name))
+        format_name = one_of(matrices, self.name)
+        kind, _, double = _facts(format_name)
+        four = {"load_in_4bit": True, "load_in_8bit": False, "_load_in_4bit": True, "_load_in_8bit": False}
         return {
             "quant_method": "bitsandbytes",
-            "load_in_4bit": True,
-            "load_in_8bit": False,
-            "_load_in_4bit": True,
-            "_load_in_8bit": False,
-            "bnb_4bit_quant_type": _KINDS[kind],
+            **(bitsandbytes_rows.configuration() if format_name == bitsandbytes_rows.FORMAT else four),
+            "bnb_4bit_quant_type": _KINDS.get(kind, "fp4"),
             "bnb_4bit_use_double_quant": double,
             "bnb_4bit_compute_dtype": "bfloat16",
             "bnb_4bit_quant_storage": "uint8",
@@ -122,15 +125,13 @@ class BitsAndBytes:
 
     def recognizes(self, configuration: Configuration) -> bool:
         """By its method, or by keys of files from before it was written."""
-        return configuration.get("quant_method") == "bitsandbytes" or bool(configuration.get("load_in_4bit"))
+        known = configuration.get("quant_method") == "bitsandbytes"
+        return known or bool(configuration.get("load_in_4bit")) or bool(configuration.get("load_in_8bit"))
 
     def matrices(self, configuration: Configuration, files: Files) -> dict[str, Matrix]:
-        """Whatever has a state."""
+        """Whatever has a state, or scales of rows."""
         if configuration.get("load_in_8bit"):
-            raise CheckpointError(
-                "the checkpoint is in bitsandbytes' dialect with 8 bits (LLM.int8()), which is not read: only nf4 and "
-                "fp4 are."
-            )
+            return bitsandbytes_rows.matrices(files)
         found = {}
         for each in files.names():
             name, mark, _ = each.partition(_STATE)
@@ -141,6 +142,8 @@ class BitsAndBytes:
 
     def unpack(self, matrix: Matrix, files: Files, configuration: Configuration) -> Fields:
         """Codes and scales row by row."""
+        if matrix.format == bitsandbytes_rows.FORMAT:
+            return bitsandbytes_rows.unpack(matrix, files)
         (rows, cols), name = matrix.shape, matrix.name
         kind, group, double = _facts(matrix.format)
         slots = self.slots(matrix)

@@ -6,9 +6,10 @@
     int-quantized         weight I8 (rows, cols); weight_scale (rows, 1), or (1) for a tensor
     float-quantized       weight F8_E4M3 (rows, cols); weight_scale (rows, 1), (1), or one per tile of 128 x 128
     mxfp4-pack-quantized  weight_packed U8 (rows, cols / 2), the first code below; weight_scale U8 (rows, cols / 32)
+    nvfp4-pack-quantized  weight_packed as there; weight_scale F8_E4M3 (rows, cols / 16); weight_global_scale F32 (1),
+                          by which scales are divided
 
-Scales are F16, BF16 or F32. NVFP4 is not here: its reader divides by a global scale where ours multiplies by one, and
-no two float32 numbers make these the same for every code. Source: the compressed-tensors package, the peer in tests.
+Other scales are F16, BF16 or F32. Source: the compressed-tensors package, the peer in tests.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
 from fewbits.formats.fields import packed_bytes
 
-PACKED, INTEGER, FLOAT, MXFP4 = "pack-quantized", "int-quantized", "float-quantized", "mxfp4-pack-quantized"
+PACKED, INTEGER, FLOAT = "pack-quantized", "int-quantized", "float-quantized"
+MXFP4, NVFP4 = "mxfp4-pack-quantized", "nvfp4-pack-quantized"
+_NV, _NV_GROUP = "nvfp4_divided", 16
 SEVERAL = "mixed-precision"
 TILE = 128
 _FLOATS = {"row": "channel", "tensor": "tensor", "tile128": "block"}
@@ -52,7 +55,7 @@ class Layout:
 
 
 class CompressedTensors:
-    """Whole numbers of 2 to 8 bits, FP8 per row, tensor or tile, and MXFP4; INT8 and FP8 with inputs rounded too."""
+    """Whole numbers of 2 to 8 bits, FP8 per row, tensor or tile, MXFP4, NVFP4; INT8 and FP8 with inputs rounded too."""
 
     name = "compressed-tensors"
     readers = "vLLM, transformers, SGLang"
@@ -66,8 +69,8 @@ class CompressedTensors:
         if layout is None:
             return (
                 f"is {matrix.format}, and compressed-tensors holds whole numbers per group, row or tensor, FP8 E4M3 "
-                "per row, tensor or tile of 128, and mxfp4: int4_g128_sym_f16, int8_row_sym or fp8_e4m3_row for "
-                "instance"
+                "per row, tensor or tile of 128, mxfp4 and nvfp4_divided: int4_g128_sym_f16, int8_row_sym or "
+                "fp8_e4m3_row for instance"
             )
         if len(matrix.shape) != 2:
             return f"has {len(matrix.shape)} sides, and compressed-tensors holds matrices of two"
@@ -84,6 +87,12 @@ class CompressedTensors:
             return {
                 f"{module}.weight_packed": ("U8", (rows, cols // 2)),
                 f"{module}.weight_scale": ("U8", (rows, cols // 32)),
+            }
+        if layout.name == NVFP4:
+            return {
+                f"{module}.weight_packed": ("U8", (rows, cols // 2)),
+                f"{module}.weight_scale": ("F8_E4M3", (rows, cols // _NV_GROUP)),
+                f"{module}.weight_global_scale": ("F32", (1,)),
             }
         scale = {f"{module}.weight_scale": (DTYPES[layout.scale], _lines(layout, rows, cols))}
         if layout.name != PACKED:
@@ -103,6 +112,9 @@ class CompressedTensors:
         module, found = stem(matrix.name), layout.whole
         if layout.name == MXFP4:
             return {f"{module}.weight_packed": fields["codes"], f"{module}.weight_scale": fields["scale"]}
+        if layout.name == NVFP4:
+            divisor = {f"{module}.weight_global_scale": fields["divisor"].reshape(1)}
+            return {f"{module}.weight_packed": fields["codes"], f"{module}.weight_scale": fields["scale"], **divisor}
         scale = {f"{module}.weight_scale": fields["scale"].reshape(_lines(layout, rows, cols))}
         if layout.name == FLOAT:
             return {f"{module}.weight": fields["codes"], **scale}
@@ -170,6 +182,9 @@ class CompressedTensors:
         scale, found = read["weight_scale"], layout.whole
         if layout.name == MXFP4:
             return {"codes": read["weight_packed"], "scale": scale}
+        if layout.name == NVFP4:
+            divisor = read["weight_global_scale"].reshape(1, 1)
+            return {"codes": read["weight_packed"], "scale": scale, "divisor": divisor}
         scale = scale.reshape(_stored_lines(layout, scale.shape))
         if layout.name == FLOAT:
             return {"codes": read["weight"], "scale": scale}
@@ -189,6 +204,8 @@ def _layout(matrix: Matrix) -> Layout | None:
     """How the format of `matrix` lies; None where it has no place."""
     if matrix.format == "mxfp4":
         return Layout(MXFP4, "group", "")
+    if matrix.format == _NV:
+        return Layout(NVFP4, "tensor_group", "")
     small = re.fullmatch(r"fp8_e4m3_(row|tensor|tile128)(?:_(f16|bf16))?", matrix.format)
     if small:
         return Layout(FLOAT, _FLOATS[small[1]], small[2] or "f32")
@@ -224,9 +241,9 @@ def _stored_lines(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _weights(layout: Layout) -> dict[str, Any]:
     """QuantizationArgs of the matrices."""
     found = layout.whole
-    group = {"group": found.group if found else 32, "channel": None, "tensor": None, "block": None}[layout.scope]
+    group = {"group": found.group if found else 32, "tensor_group": _NV_GROUP}.get(layout.scope)
     stated: dict[str, Any] = {
-        "num_bits": found.bits if found else 4 if layout.name == MXFP4 else 8,
+        "num_bits": found.bits if found else 4 if layout.name in (MXFP4, NVFP4) else 8,
         "type": "int" if found else "float",
         "symmetric": found.symmetric if found else True,
         "strategy": layout.scope,
@@ -235,7 +252,10 @@ def _weights(layout: Layout) -> dict[str, Any]:
     }
     if layout.scope == "block":
         stated["block_structure"] = [TILE, TILE]
-    return stated | ({"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"} if layout.name == MXFP4 else {})
+    types = {MXFP4: "torch.uint8", NVFP4: "torch.float8_e4m3fn"}
+    return stated | (
+        {"scale_dtype": types[layout.name], "zp_dtype": types[layout.name]} if layout.name in types else {}
+    )
 
 
 def _input(activation: str | None) -> dict[str, Any] | None:
@@ -302,6 +322,8 @@ def _format_of(stated: Mapping[str, Any], scale: str, dtype: str) -> str | None:
     symmetric, group = stated.get("symmetric", True), stated.get("group_size")
     if kind == "float" and bits == 4 and group == 32 and dtype == "U8":
         return "mxfp4"
+    if kind == "float" and bits == 4 and group == _NV_GROUP and dtype == "F8_E4M3":
+        return _NV
     if not scale:
         return None
     ending = "" if scale == "f32" else f"_{scale}"
