@@ -10,6 +10,7 @@ import torch
 
 from fewbits import formats, kernels
 from fewbits.errors import KernelError
+from fewbits.formats.offsets import Offset
 from fewbits.formats.overrides import Feedback
 from fewbits.kernels import feedback, overrides
 from fewbits.kernels.module import native_module
@@ -37,7 +38,7 @@ def test_other_grids_are_left_to_torch(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not isinstance(formats.get(name), Offset)])
 def test_fits_are_those_of_torch(name: str) -> None:
     format, cols = formats.get(name), 3 * max(formats.get(name).span, 16)
     w, importance = normal(5, cols) ** 3, importance_of(normal(cols, cols, 3).square())
@@ -113,6 +114,7 @@ FAULTS = [
     ("fp8_e4m3_row", "kind", lambda kind: (*kind[:3], 0, kind[4])),
     ("IQ4_NL", "numbers", lambda numbers: [number * 1.001 for number in numbers]),
     ("nf4_g64", "codes", lambda codes: codes[::-1]),
+    ("uint4_g64_floatzero_f16", "kind", lambda kind: (0, *kind[1:])),
 ]
 
 
