@@ -1,4 +1,4 @@
-"""Offsets of their own: fits against least squares and against every choice of codes; never behind whole zero points."""
+"""Offsets of their own: fits against least squares and every choice of codes; never behind whole zero points."""
 
 from __future__ import annotations
 
@@ -68,12 +68,13 @@ def test_never_farther_than_whole_zero_points(member: str, kind: str) -> None:
             assert (own <= allowed).all(), (seed, bits)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-def test_it_gains_where_it_should(bits: int) -> None:
-    w = normal(64, 256, 9)
+@pytest.mark.parametrize(("bits", "share"), [(2, 0.85), (3, 0.91), (4, 0.91)])
+def test_it_gains_where_it_should(bits: int, share: float) -> None:
+    """On normal numbers, in groups of 64: the share of a whole zero point's error that is left."""
+    w = normal(256, 1024, 9)
     for member in MEMBERS:
-        gain = errors(f"uint{bits}_g32_{member}_f16", w).sum() / errors(f"uint{bits}_g32_asym_f16", w).sum()
-        assert gain < 0.93
+        gain = errors(f"uint{bits}_g64_{member}_f16", w).sum() / errors(f"uint{bits}_g64_asym_f16", w).sum()
+        assert gain < share
 
 
 @pytest.mark.parametrize("member", MEMBERS)

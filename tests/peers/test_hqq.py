@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-hqq = pytest.importorskip("hqq.core.quantize")
+pytest.importorskip("hqq.core.quantize")
 
+import hqq.core.quantize as hqq
 from safetensors.torch import load_file, save_file
 
 import fewbits
@@ -111,7 +112,11 @@ def test_hqq_reads_what_we_pack(name: str) -> None:
 
 def as_torch(array: np.ndarray) -> torch.Tensor:
     array = np.ascontiguousarray(array)
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16) if array.dtype == np.uint16 else torch.from_numpy(array.copy())
+    return (
+        torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        if array.dtype == np.uint16
+        else torch.from_numpy(array.copy())
+    )
 
 
 def test_its_modules_in_a_model_of_ours(pocket: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-mx = pytest.importorskip("mlx.core")
+pytest.importorskip("mlx.core")
+
+import mlx.core as mx
 
 import fewbits
 from fewbits import formats
@@ -68,7 +70,9 @@ def test_we_read_what_mlx_quantizes(tmp_path: Path, bits: int, group: int, kind:
     w = (normal(ROWS, COLS, 3) * normal(ROWS, 1, 4) + 0.05).to(TORCH[kind]).float()
     arrays = mx.quantize(mx.array(w.numpy()).astype(TYPES[kind]), group_size=group, bits=bits)
     stored = read(
-        tmp_path / "theirs", dict(zip(("weight", "scales", "biases"), arrays, strict=True)), {"group_size": group, "bits": bits}
+        tmp_path / "theirs",
+        dict(zip(("weight", "scales", "biases"), arrays, strict=True)),
+        {"group_size": group, "bits": bits},
     )
     assert stored.format == f"uint{bits}_g{group}_bias{'_' if kind else ''}{kind}"
     fields = stored.load()
@@ -77,7 +81,10 @@ def test_we_read_what_mlx_quantizes(tmp_path: Path, bits: int, group: int, kind:
     assert len(found.unique()) > 100
     format = formats.get(stored.format)
     codes, params = format.from_fields(fields, (ROWS, COLS))
-    steps, scale, bias = codes.to(TORCH[kind]), *(params[n].repeat_interleave(group, 1).to(TORCH[kind]) for n in ("scale", "bias"))
+    steps, scale, bias = (
+        codes.to(TORCH[kind]),
+        *(params[n].repeat_interleave(group, 1).to(TORCH[kind]) for n in ("scale", "bias")),
+    )
     theirs = to_torch(mx.dequantize(*arrays, group_size=group, bits=bits))
     assert torch.equal(scale * steps + bias, theirs.to(TORCH[kind])), "in its own type it rounds product and sum"
     params = format.fit(w)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewbits.formats.base import Fields, Params, Shapes
 from fewbits.formats.exact import inverse, stored_as
-from fewbits.formats.fields import NUMBERS, from_field, to_field
+from fewbits.formats.fields import from_field, to_field
 from fewbits.formats.grids import MovedGrid, UniformGrid
 from fewbits.formats.integers import ASYMMETRIC, EIGHT
 from fewbits.formats.lines import REFITS, Line, Nearest, line_at, ranged

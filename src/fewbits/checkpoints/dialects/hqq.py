@@ -38,7 +38,7 @@ class HQQ:
     """Whole numbers of 1 to 6 or 8 bits with a zero point of any kind, a scale per group of columns or per row."""
 
     name = "hqq"
-    readers = "hqq, vLLM, transformers 4"
+    readers = "hqq, transformers 4"
     keys: tuple[str, ...] = ("quantization_config",)
     inputs: frozenset[str] = frozenset()
     holds_order = False
@@ -89,8 +89,8 @@ class HQQ:
         both = sorted(set(kept) & quantized)
         if both:
             raise CheckpointError(
-                f"tensor {kept[both[0]]} stays as it is and others called {both[0]} do not, which the hqq dialect cannot "
-                "say; treat them alike, or take --dialect fewbits."
+                f"tensor {kept[both[0]]} stays as it is and others called {both[0]} do not, which the hqq dialect "
+                "cannot say; treat them alike, or take --dialect fewbits."
             )
         found = _facts_of(matrices[0])
         return configured(found.bits, found.group or None, sorted(kept))

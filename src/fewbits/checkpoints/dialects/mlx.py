@@ -90,7 +90,7 @@ class MLX:
         return {**packed, f"{module}.biases": biases}
 
     def configuration(self, matrices: Sequence[Matrix], plain: Sequence[str]) -> dict[str, Any]:
-        """MLX has no method to state; matrices with other facts than the first are named, those that stay set to false."""
+        """MLX has no method to state; matrices with other facts than the first are named, others that stay as well."""
         facts = {stem(matrix.name): asdict(_facts_of(matrix)) for matrix in matrices}
         usual = next(iter(facts.values()))
         others = {module: own for module, own in facts.items() if own != usual}
@@ -189,8 +189,8 @@ def _matrix(module: str, facts: Facts, files: Files) -> Matrix:
     if scale.format not in SCALES:
         raise CheckpointError(f"tensor {quoted(scale.name)} is {quoted(scale.format)}; it is damaged.")
     word = SCALES[scale.format]
-    read = [array(files, f"{module}.{each}", scale.format, scale.shape) for each in ("scales", "biases")]
-    if word in SIXTEEN and _is_symmetric(*read, 2 ** (facts.bits - 1)):
+    numbers, biases = (array(files, f"{module}.{each}", scale.format, scale.shape) for each in ("scales", "biases"))
+    if word in SIXTEEN and _is_symmetric(numbers, biases, 2 ** (facts.bits - 1)):
         name = uniform_name(facts.bits, facts.group_size, symmetric=True, scale=word)
     else:
         name = Offset(facts.bits, facts.group_size, "bias", word).name
@@ -199,7 +199,9 @@ def _matrix(module: str, facts: Facts, files: Files) -> Matrix:
 
 def _is_symmetric(scale: Array, biases: Array, middle: int) -> bool:
     """Whether all biases are minus the middle code times the scale, bit by bit; one row is looked at first."""
-    same = all(np.array_equal(_bits(_biases(scale[part], middle)), _bits(biases[part])) for part in (slice(1), slice(None)))
+    same = all(
+        np.array_equal(_bits(_biases(scale[part], middle)), _bits(biases[part])) for part in (slice(1), slice(None))
+    )
     return scale.size > 0 and same
 
 
