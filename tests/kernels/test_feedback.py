@@ -10,7 +10,6 @@ import torch
 
 from fewbits import formats, kernels
 from fewbits.errors import KernelError
-from fewbits.formats.offsets import Offset
 from fewbits.formats.overrides import Feedback
 from fewbits.kernels import feedback, overrides
 from fewbits.kernels.module import native_module
@@ -38,7 +37,7 @@ def test_other_grids_are_left_to_torch(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not isinstance(formats.get(name), Offset)])
+@pytest.mark.parametrize("name", NAMES)
 def test_fits_are_those_of_torch(name: str) -> None:
     format, cols = formats.get(name), 3 * max(formats.get(name).span, 16)
     w, importance = normal(5, cols) ** 3, importance_of(normal(cols, cols, 3).square())
