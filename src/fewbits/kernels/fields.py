@@ -1,4 +1,4 @@
-"""Native codecs of formats that have several fields on disk: integers and tables in `grouped`, integers with an offset of
+"""Native codecs of formats that have several fields on disk: integers and tables in `grouped`, those with an offset of
 their own in `lines`, small floats here.
 
 Small floats say by `native` how their codec is called.
@@ -9,7 +9,7 @@ is taken for the whole tensor.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,7 +26,31 @@ else:
     torch = LazyModule("torch")
 
 
-_CODECS = (grouped, lines)
+class _Codec(Protocol):
+    """A module of codecs."""
+
+    def has_codec(self, format: Format) -> bool:
+        """Whether it codes `format`."""
+
+    def encode_fields(
+        self,
+        format: Format,
+        source: Bytes,
+        numbers: str,
+        *,
+        like: Params | None = None,
+        importance: Floats | None = None,
+        isa: str = "",
+    ) -> EncodedFields:
+        """As `encode_fields` of this module."""
+
+    def decode_fields(
+        self, format: Format, fields: Fields, shape: Shape, *, into: Floats | None = None, isa: str = ""
+    ) -> Floats:
+        """As `decode_fields` of this module."""
+
+
+_CODECS: tuple[_Codec, ...] = (grouped, lines)
 
 
 def has_fields_codec(format: Format) -> bool:

@@ -38,7 +38,7 @@ def encode_fields(
     importance: Floats | None = None,
     isa: str = "",
 ) -> EncodedFields:
-    """Fit, choose and pack codes for `source`, (rows, bytes of `numbers`); rows share nothing, so `like` is not looked at.
+    """Fit, choose and pack codes for `source`, (rows, bytes of `numbers`); rows share nothing, `like` says nothing.
 
     `importance` (cols,) weighs squared errors. The same numbers give the same fields on every instruction set.
     """
