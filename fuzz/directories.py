@@ -16,7 +16,8 @@ FORMATS = {
     "compressed-tensors": "int4_g32_sym_f16",
     "bitsandbytes": "nf4_g64_dq",
     "fp8": "fp8_e4m3_tile128",
-    "mlx": "int4_g32_sym_f16",
+    "mlx": "uint4_g32_bias_f16",
+    "hqq": "uint4_g32_floatzero_f16",
 }
 """Dialect -> a format that it holds."""
 

@@ -29,6 +29,11 @@ Rounded rounded(const Ladder& s, float x, float scale, float offset, float zero)
         const bool kept = (x >= 0.0f) == (offset >= 0.0f);
         return {kept ? 1.0f : 0.0f, kept ? offset : -offset};
     }
+    if (s.kind == LadderKind::moved) {
+        const float steps = std::nearbyint(x * inverse(scale) + zero);
+        const float code = limited(steps, static_cast<float>(s.bottom), static_cast<float>(s.top));
+        return {code, scale * (code - zero)};
+    }
     const float steps = std::nearbyint((x + offset) * inverse(scale));
     const float code = limited(steps, static_cast<float>(s.bottom) - zero, static_cast<float>(s.top) - zero) + zero;
     return {code, scale * (code - zero) - offset};

@@ -289,6 +289,35 @@ void give_drawn_lattices(std::mt19937& random) {
     }
 }
 
+void check_lines(const LineKernels& slow, const LineKernels& fast, const char* isa, std::mt19937& random) {
+    const std::vector<float> levels = {15.0f, 14.25f, 18.5f, 21.0f};
+    for (int kind = 0; kind < 2; ++kind)
+        for (int type = 0; type < 3; ++type)
+            for (const int64_t group : {1, 7, 16, 64, 100}) {
+                const Lines format = {static_cast<LineKind>(kind), static_cast<ScaleType>(type), group, 15, 0x1p-10f,
+                                      levels.data(), static_cast<int>(levels.size()), 1};
+                const std::string name = "kind " + std::to_string(kind) + ", type " + std::to_string(type) + ", group " + std::to_string(group);
+                const int64_t groups = 3, count = groups * group;
+                for (int of = 0; of < kinds; ++of) {
+                    const auto w = weights(of, count, random), importance = weights(1, count, random);
+                    const std::vector<float> steps = {0.1f, 0.0f, -0.3f};
+                    const std::vector<uint8_t> zeros = {7, 0, 15};
+                    std::vector<float> a(3), b(3), p(3), q(3), x(w.size()), y(w.size());
+                    std::vector<uint8_t> c(w.size()), d(w.size());
+                    const float* weighted = of % 2 ? importance.data() : nullptr;
+                    slow.fit(format, w.data(), weighted, groups, steps.data(), zeros.data(), a.data(), p.data());
+                    fast.fit(format, w.data(), weighted, groups, steps.data(), zeros.data(), b.data(), q.data());
+                    expect(same_bits(a, b) && same_bits(p, q), isa, "fit of a line", name);
+                    slow.encode(format, w.data(), a.data(), p.data(), groups, c.data());
+                    fast.encode(format, w.data(), a.data(), p.data(), groups, d.data());
+                    expect(c == d, isa, "encode on a line", name);
+                    slow.decode(format, c.data(), a.data(), p.data(), groups, x.data());
+                    fast.decode(format, c.data(), a.data(), p.data(), groups, y.data());
+                    expect(same_bits(x, y), isa, "decode on a line", name);
+                }
+            }
+}
+
 }  // namespace
 
 int main() {
@@ -310,6 +339,8 @@ int main() {
         for (size_t f = 0; f < reference.family_count; ++f)
             if (reference.families[f]->grouped)
                 check_groups(*reference.families[f]->grouped, *table->families[f]->grouped, isa, random);
+        for (size_t f = 0; f < reference.family_count; ++f)
+            if (reference.families[f]->lines) check_lines(*reference.families[f]->lines, *table->families[f]->lines, isa, random);
         check_widen(reference, *table);
         check_extent(reference, *table, random);
         std::printf("%s: %zu codecs compared with scalar\n", isa, codecs);

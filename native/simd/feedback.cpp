@@ -28,6 +28,15 @@ struct EvenSteps {
     }
 };
 
+struct MovedSteps {
+    explicit MovedSteps(const Ladder& s) : bottom(Vec::all(static_cast<float>(s.bottom))), top(Vec::all(static_cast<float>(s.top))) {}
+    Vec bottom, top;
+    Rounded operator()(Vec x, Vec scale, Vec, Vec zero) const {
+        const Vec code = clamp(round_even(x * inverse(scale) + zero), bottom, top);
+        return {code, scale * (code - zero)};
+    }
+};
+
 struct SignSteps {
     explicit SignSteps(const Ladder&) {}
     Rounded operator()(Vec x, Vec, Vec offset, Vec) const {
@@ -130,6 +139,7 @@ void round_columns(const Ladder& ladder, const Columns& columns) {
     if (ladder.kind == LadderKind::even) round_rows<EvenSteps>(ladder, columns);
     if (ladder.kind == LadderKind::table) round_rows<TableSteps>(ladder, columns);
     if (ladder.kind == LadderKind::sign) round_rows<SignSteps>(ladder, columns);
+    if (ladder.kind == LadderKind::moved) round_rows<MovedSteps>(ladder, columns);
 }
 
 constexpr FeedbackKernels kernels_of_feedback = {round_columns, round_vectors, add_product};

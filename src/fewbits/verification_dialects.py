@@ -292,21 +292,60 @@ def _fp8(folder: Directory, module: str) -> Reading | None:
 
 
 def _mlx(folder: Directory, module: str) -> Reading | None:
-    if not folder.has(f"{module}.biases"):
+    if not folder.has(f"{module}.scales"):
         return None
-    bits, size = int(folder.stated["bits"]), int(folder.stated["group_size"])
-    words, scale, bias = (folder.tensor(f"{module}.{n}") for n in ("weight", "scales", "biases"))
+    own = folder.stated.get(module)
+    facts = own if isinstance(own, dict) else folder.stated
+    bits, size, mode = int(facts["bits"]), int(facts["group_size"]), facts.get("mode", "affine")
+    words, scale = (folder.tensor(f"{module}.{n}") for n in ("weight", "scales"))
     cols = scale.shape[1] * size
     place = np.arange(cols) // size
+    names = folder.part(module, "weight", "scales", "biases")
+    if mode == "affine":
+        bias = folder.tensor(f"{module}.biases")
+
+        def numbers(start: int, stop: int) -> Floats:
+            codes = stream(words[start:stop], bits, cols)
+            codes *= np.take(np.ascontiguousarray(scale[start:stop], np.float32), place, axis=1)
+            codes += np.take(np.ascontiguousarray(bias[start:stop], np.float32), place, axis=1)
+            return codes
+
+        return Reading((len(words), cols), names, numbers)
+
+    table = {"mxfp4": small_float(2, 1), "mxfp8": small_float(4, 3)}[mode]
+
+    def powers(start: int, stop: int) -> Floats:
+        codes = stream(words[start:stop], bits, cols).astype(np.int64)
+        return np.ldexp(table[codes], scale[start:stop].astype(np.int32)[:, place] - 127)
+
+    return Reading((len(words), cols), names, powers)
+
+
+_HQQ = (
+    *("W_q", "scale", "zero", "nbits", "group_size", "shape", "axis", "packing", "unpack_view_dtype", "view_as_float"),
+    *("quant_scale", "quant_zero", "compute_dtype", "offload_meta", "encoded_state_dict", "stores_quant_config"),
+    *("channel_wise", "optimize", "round_zero"),
+)
+
+
+def _hqq(folder: Directory, module: str) -> Reading | None:
+    if not folder.has(f"{module}.W_q"):
+        return None
+    words, scale, zero = (folder.tensor(f"{module}.{n}") for n in ("W_q", "scale", "zero"))
+    rows, cols = (int(n) for n in folder.tensor(f"{module}.shape"))
+    bits, size = (int(folder.tensor(f"{module}.{n}").reshape(1)[0]) for n in ("nbits", "group_size"))
+    whole_bytes = 1 if bits in (5, 6) else 8 // bits
+    parts = 10 if bits == 3 else whole_bytes
+    each = cols // size
 
     def numbers(start: int, stop: int) -> Floats:
-        codes = stream(words[start:stop], bits, cols)
-        # In float64, where product and sum are exact: readers fuse the two, or round to the type of the model.
-        exact = np.take(scale[start:stop].astype(np.float64), place, axis=1) * codes
-        exact += np.take(bias[start:stop].astype(np.float64), place, axis=1)
-        return exact.astype(np.float32)
+        line = np.arange(start * each, stop * each)
+        shift = (bits * (parts - 1 - line // len(words))).astype(words.dtype)
+        codes = (words[line % len(words)] >> shift[:, None] & words.dtype.type(2**bits - 1)).astype(np.float32)
+        found: Floats = (codes - zero[line].astype(np.float32)) * scale[line].astype(np.float32)
+        return found.reshape(stop - start, cols)
 
-    return Reading((len(words), cols), folder.part(module, "weight", "scales", "biases"), numbers)
+    return Reading((rows, cols), folder.part(module, *_HQQ), numbers)
 
 
 def _stacked_mxfp4(folder: Directory, module: str) -> Reading | None:
@@ -335,5 +374,6 @@ _READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
     "bitsandbytes": _bitsandbytes,
     "fp8": _fp8,
     "mlx": _mlx,
+    "hqq": _hqq,
     "mxfp4": _stacked_mxfp4,
 }

@@ -132,6 +132,12 @@ def _absmax(_: re.Match[str], slab: Slab) -> Floats:
     return slab.scales("row") * codes * np.float32(1 / 127)
 
 
+def _offset(found: re.Match[str], slab: Slab) -> Floats:
+    codes, scale = slab.codes(int(found["bits"])).astype(np.float32), slab.scales(found["scope"])
+    own = slab.spread(slab.numbers("bias" if found["offset"] == "bias" else "zero"), found["scope"]).astype(np.float32)
+    return scale * codes + own if found["offset"] == "bias" else scale * (codes - own)
+
+
 def _scaled_float(found: re.Match[str], slab: Slab) -> Floats:
     bits, numbers = _element(found["element"])
     return slab.scales(found["scope"]) * numbers[slab.codes(bits)]
@@ -196,6 +202,7 @@ def _nvfp4(found: re.Match[str], slab: Slab) -> Floats:
 _READINGS: tuple[tuple[str, Callable[[re.Match[str], Slab], Floats]], ...] = (
     (rf"(?P<unsigned>u?)int(?P<bits>\d){_SCOPE}_(?P<symmetry>a?sym)(?:_restricted)?{_SCALE}", _integer),
     (r"int8_row_absmax", _absmax),
+    (rf"uint(?P<bits>\d){_SCOPE}_(?P<offset>bias|floatzero){_SCALE}", _offset),
     (rf"(?P<kind>nf4|nf3|fp4_bnb|learned\d){_SCOPE}{_SCALE}", _codebook),
     (rf"ternary{_SCOPE}{_SCALE}", _ternary),
     (rf"fp\d_(?P<element>e\dm\d){_SCOPE}{_SCALE}", _scaled_float),

@@ -35,7 +35,8 @@ RUNS = {
     "compressed-tensors": "uint4_g32_asym_bf16",
     "bitsandbytes": "nf4_g64_dq",
     "fp8": "fp8_e4m3_tile128",
-    "mlx": "int4_g64_sym_f16",
+    "mlx": "uint4_g64_bias_f16",
+    "hqq": "uint4_g64_floatzero_f16",
 }
 
 
@@ -138,7 +139,11 @@ def test_recipes_bring_their_dialect(pocket: Path, tmp_path: Path) -> None:
         ({"to": "int4_g32_sym", "dialect": "gptq"}, "scales of 16 bits"),
         ({"to": "int4_g32_sym_f16", "dialect": "awq"}, "4 bits with zero points"),
         ({"to": "w8a8", "dialect": "bitsandbytes"}, "rounded as int8_token"),
-        ({"to": "Q4_K", "dialect": "mlx"}, "symmetric whole numbers"),
+        ({"to": "Q4_K", "dialect": "mlx"}, "whole numbers with a bias"),
+        ({"to": "int4_g64_sym", "dialect": "mlx"}, "MLX rounds twice"),
+        ({"to": "uint4_g64_asym_f16", "dialect": "mlx"}, "biases that would be rounded"),
+        ({"to": "uint4_g64_floatzero", "dialect": "mlx"}, "rounds otherwise"),
+        ({"to": "uint4_g64_bias_f16", "dialect": "hqq"}, r"\(code - zero\) \* scale"),
     ],
 )
 def test_what_cannot_be_held_is_refused_before_any_work(

@@ -25,6 +25,7 @@ FORMATS = {
     "bitsandbytes": "nf4_g64_dq",
     "fp8": "fp8_e4m3_tile128",
     "mlx": "int4_g64_sym_bf16",
+    "hqq": "uint4_g64_asym_f16",
 }
 
 
@@ -61,7 +62,7 @@ def test_to_our_dialect_and_back_changes_no_bit(made: Path, tmp_path: Path, dial
 
 @pytest.mark.parametrize(
     ("source", "dialects"),
-    [("gptq", ("mlx", "compressed-tensors")), ("awq", ("compressed-tensors",)), ("fp8", ("compressed-tensors",))],
+    [("gptq", ("mlx", "compressed-tensors")), ("awq", ("compressed-tensors", "hqq")), ("fp8", ("compressed-tensors",))],
 )
 def test_from_dialect_to_dialect(made: Path, tmp_path: Path, source: str, dialects: tuple[str, ...]) -> None:
     """Whoever holds the format: another packing of the same codes."""
@@ -75,7 +76,8 @@ def test_from_dialect_to_dialect(made: Path, tmp_path: Path, source: str, dialec
 
 
 @pytest.mark.parametrize(
-    ("to", "kind"), [("int4_g32_sym_f16", "Q4_0"), ("int8_g32_sym_f16", "Q8_0"), ("mxfp4", "MXFP4"), ("Q5_0", "Q5_0")]
+    ("to", "kind"),
+    [("int4_g32_sym_f16", "Q4_0"), ("int8_g32_sym_f16", "Q8_0"), ("mxfp4", "MXFP4"), ("uint5_g32_bias_f16", "Q5_1")],
 )
 def test_to_gguf_and_back(pocket: Path, tmp_path: Path, to: str, kind: str) -> None:
     """Formats that ggml has, by whatever name; rows go to llama.cpp's order and come back."""

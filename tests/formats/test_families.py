@@ -12,7 +12,8 @@ import torch
 import references.families as references
 from fewbits import formats
 from fewbits.errors import FormatError
-from fewbits.formats import codebooks, doubled, lattice_bits
+from fewbits.formats import codebooks, doubled, lattice_bits, offsets
+from fewbits.formats.lines import Line
 from fewbits.formats.names import Scope
 from fewbits.qtensor import QTensor
 
@@ -46,6 +47,7 @@ def test_a_matrix_is_its_fields_and_its_json(name: str) -> None:
         ("int8_row_sym_f32", "int8_row_sym"),
         ("int3_g96_asym_f16", "int3_g96_asym_f16"),
         ("uint8_tensor_asym", "uint8_tensor_asym"),
+        ("uint4_g64_bias_f32", "uint4_g64_bias"),
     ],
 )
 def test_what_goes_without_saying(name: str, canonical: str) -> None:
@@ -66,6 +68,10 @@ def test_what_goes_without_saying(name: str, canonical: str) -> None:
         ("int4", r"share a scale.*'int4_row'"),
         ("int4_row_asym_restricted", r"no word 'restricted'"),
         ("int1_row_sym_restricted", r"no word 'restricted'"),
+        ("int4_g64_bias", r"counted from 0; did you mean 'uint4_g64_bias'\?"),
+        ("uint9_g64_bias", r"codes have 1 to 8 bits; did you mean 'uint8_g64_bias'\?"),
+        ("uint4_tensor_floatzero", r"share a scale.*'uint4_row_floatzero'"),
+        ("uint4_g64_bias_dq", r"'dq'"),
         ("Q4_X", r"unknown format 'Q4_X'; did you mean"),
     ],
 )
@@ -167,10 +173,14 @@ def test_the_search_beats_the_usual_choice(name: str) -> None:
         w = torch.randn(8, cols, generator=torch.Generator().manual_seed(9)) ** power
         params = format.fit(w)
         x = format.grouped(w)
-        if name.startswith("uint") or "_asym" in name:
+        if "_asym" in name:
             low, high = x.amin(-1).clamp(max=0), x.amax(-1).clamp(min=0)
             scale = (high - low) / (2**format.code_bits - 1)
             usual = format._stored((-low / scale).round(), scale)
+        elif isinstance(format, offsets.Offset):
+            low, high = x.amin(-1), x.amax(-1)
+            zero = torch.zeros_like(low)
+            usual = format.shared(**format.through(Line((high - low) / format.top, zero, low)))
         else:
             steps = 1 if format.code_bits == 2 or not hasattr(format, "top") else 2 ** (format.code_bits - 1) - 1
             usual = format.shared(**format.stored_scales(x.abs().amax(-1) / steps))

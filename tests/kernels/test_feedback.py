@@ -113,6 +113,7 @@ FAULTS = [
     ("fp8_e4m3_row", "kind", lambda kind: (*kind[:3], 0, kind[4])),
     ("IQ4_NL", "numbers", lambda numbers: [number * 1.001 for number in numbers]),
     ("nf4_g64", "codes", lambda codes: codes[::-1]),
+    ("uint4_g64_floatzero_f16", "kind", lambda kind: (0, *kind[1:])),
 ]
 
 

@@ -38,6 +38,13 @@ def test_members_that_are_not_listed_and_fill_no_vector(name: str) -> None:
     check_field_kernel(formats.get(name))
 
 
+@pytest.mark.parametrize(
+    "name", ["uint3_g7_bias", "uint5_g20_floatzero_f16", "uint1_g33_bias_bf16", "uint6_row_floatzero_bf16"]
+)
+def test_offsets_of_their_own_in_groups_that_fill_no_vector(name: str) -> None:
+    check_field_kernel(formats.get(name))
+
+
 def test_a_format_without_a_codec_is_refused() -> None:
     without = formats.get("Q8_0")
     with pytest.raises(KernelError, match="no native codec for Q8_0"):

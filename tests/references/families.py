@@ -90,6 +90,8 @@ def steps_of(name: str, fields: dict[str, Any], row: int, col: int, group: int) 
     code = bits_of(codes, width * col, width)
     if kind.startswith("learned"):
         return float(fields["table"][code])
+    if "_bias" in name or "_floatzero" in name:
+        return code
     half = 2 ** (width - 1)
     if width == 1 and "_sym" in name:
         return 1 if bool(code) != kind.startswith("int") else -1
@@ -104,7 +106,7 @@ def steps_of(name: str, fields: dict[str, Any], row: int, col: int, group: int) 
 
 
 def decode(name: str, fields: dict[str, Any], shape: tuple[int, int], span: int) -> np.ndarray:
-    """The numbers (rows, cols), each product rounded once to float32."""
+    """The numbers (rows, cols), each product, sum and difference rounded once to float32."""
     rows, cols = shape
     lines = len(fields["scale"])
     w = np.empty(shape, np.float32)
@@ -112,7 +114,12 @@ def decode(name: str, fields: dict[str, Any], shape: tuple[int, int], span: int)
         for col in range(cols):
             group = col // span if span else 0
             scale = scale_at(fields, row if lines > 1 or rows == 1 else 0, group)
-            w[row, col] = single(scale * steps_of(name, fields, row, col, group))
+            steps = steps_of(name, fields, row, col, group)
+            if "_floatzero" in name:
+                steps = single(steps - number(fields["zero"], (row, group)))
+            w[row, col] = single(scale * steps)
+            if "_bias" in name:
+                w[row, col] = single(float(w[row, col]) + number(fields["bias"], (row, group)))
             if name == "int8_row_absmax":
                 w[row, col] = single(float(w[row, col]) * single(1 / 127))
     return w

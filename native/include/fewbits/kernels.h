@@ -6,6 +6,7 @@
 #include "fewbits/feedback.h"
 #include "fewbits/fields.h"
 #include "fewbits/grouped.h"
+#include "fewbits/lines.h"
 
 namespace fewbits {
 
@@ -54,6 +55,7 @@ struct CodecFamily {
     size_t field_count = 0;
     const GroupedKernels* grouped = nullptr;    // in one family alone
     const FeedbackKernels* feedback = nullptr;  // in one family alone
+    const LineKernels* lines = nullptr;         // in one family alone
 };
 
 struct KernelTable {

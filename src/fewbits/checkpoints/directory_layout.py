@@ -140,6 +140,15 @@ def _bytes(dtype: str, lines: tuple[int, ...]) -> int:
     return prod(lines) * np.dtype(WIDTHS[dtype]).itemsize
 
 
+def _place(dtype: str, lines: tuple[int, ...]) -> int:
+    """Where a tensor belongs: what would leave the next one at an odd place comes last, wide numbers first.
+
+    Readers take numbers as they lie in the file, and there are no holes between tensors.
+    """
+    width = np.dtype(WIDTHS[dtype]).itemsize
+    return 8 - width if _bytes(dtype, lines) % 8 else 0
+
+
 def _planned_file(
     file_name: str, number: int, tensors: list[Matrix], dialect: Dialect | None
 ) -> tuple[WeightsFile, dict[tuple[str, str], FieldSlot]]:
@@ -150,14 +159,13 @@ def _planned_file(
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **stated}}
     slots: dict[tuple[str, str], FieldSlot] = {}
     position = 0
-    for tensor in tensors:
-        shape = tensor.shape
-        for key, name, dtype, lines in _entries(tensor, dialect):
-            size = _bytes(dtype, lines)
-            header[name] = {"dtype": dtype, "shape": list(lines), "data_offsets": [position, position + size]}
-            rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
-            slots[tensor.name, key] = FieldSlot(number, position, lines[0], size // lines[0], rows)
-            position += size
+    entries = [(tensor, *entry) for tensor in tensors for entry in _entries(tensor, dialect)]
+    for tensor, key, name, dtype, lines in sorted(entries, key=lambda entry: _place(*entry[3:])):
+        size, count, shape = _bytes(dtype, lines), lines[0] if lines else 1, tensor.shape
+        header[name] = {"dtype": dtype, "shape": list(lines), "data_offsets": [position, position + size]}
+        rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
+        slots[tensor.name, key] = FieldSlot(number, position, count, size // count, rows)
+        position += size
     text = json.dumps(header, separators=(",", ":")).encode()
     parse_object(text, f"the header for {len(tensors)} tensors")  # what no reader of ours would take is not written
     text += b" " * (-len(text) % 8)

@@ -88,6 +88,9 @@ def _header(path: Path, data: Bytes) -> tuple[dict[str, Any], int]:
 
 
 def _text_metadata(path: Path, raw: object) -> dict[str, str]:
+    """The metadata of a header; MLX writes null where it has none."""
+    if raw is None:
+        return {}
     if not isinstance(raw, dict) or not all(isinstance(v, str) for v in raw.values()):
         raise CheckpointError(f"__metadata__ in {path} must map names to strings; the file is damaged.")
     return raw
@@ -124,7 +127,7 @@ class SafetensorsReader:
         self.path = path
         data = map_file(path)
         header, start = _header(path, data)
-        self.metadata: Mapping[str, Any] = MappingProxyType(_text_metadata(path, header.pop("__metadata__", {})))
+        self.metadata: Mapping[str, Any] = MappingProxyType(_text_metadata(path, header.pop("__metadata__", None)))
         self._entries = {name: _entry(f"tensor {quoted(name)} in {path}", raw) for name, raw in header.items()}
         _check_tiling(path, self._entries, data.size - start)
         self._data = data[start:]

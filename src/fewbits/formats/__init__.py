@@ -66,7 +66,7 @@ _ROWS = (
     ("micro", "MXFP4 NVFP4"),
 )
 # Modules with a PATTERN of names, the function `parse`, and LISTED, the members that are tested for all.
-_FAMILIES = ("integers", "absmax", "ternary", "codebooks", "learned", "fp8", "mx", "nvfp4")
+_FAMILIES = ("integers", "absmax", "offsets", "ternary", "codebooks", "learned", "fp8", "mx", "nvfp4")
 
 ROWS = tuple(name for _, names in _ROWS for name in names.split())
 """Names of the formats that are a string of bytes per row."""

@@ -51,6 +51,25 @@ class UniformGrid:
 
 
 @dataclass(frozen=True)
+class MovedGrid(UniformGrid):
+    """Numbers scale * (code - zero) where the zero point is no whole number; `offset` is 0.
+
+    >>> import torch
+    >>> grid = MovedGrid(torch.tensor([[0.5]]), torch.zeros(1, 1), top=15, zero=torch.tensor([[7.25]]))
+    >>> grid.value(grid.nearest(torch.tensor([[0.3, -9.0]])))
+    tensor([[ 0.3750, -3.6250]])
+    """
+
+    def nearest(self, x: torch.Tensor) -> torch.Tensor:
+        """Codes (rows, cols) uint8; where the scale is 0 every code means the same and the one at zero is taken."""
+        return (x * inverse(self.scale) + self.zero).round().clamp(self.bottom, self.top).to(torch.uint8)
+
+    def value(self, codes: torch.Tensor) -> torch.Tensor:
+        """Numbers (rows, cols) float32."""
+        return self.scale * (codes.float() - self.zero)
+
+
+@dataclass(frozen=True)
 class FloatGrid:
     """The numbers of a floating-point type; codes are the numbers themselves in that type."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-PATTERN = r"u?int\d+(?!_row_absmax)(_.*)?"
+PATTERN = r"u?int\d+(?!_row_absmax|_[a-z0-9]+_(bias|floatzero))(_.*)?"
 LISTED = (
     "int7_row_sym",
     "int8_tensor_sym",
@@ -45,8 +45,8 @@ LISTED = (
 )
 
 _SYMMETRIC = {2: (1.7, 4.2), 3: (1.15, 2.5), 4: (0.95, 1.6), 5: (0.93, 1.2), 6: (0.92, 1.08), 7: (0.92, 1.04)}
-_ASYMMETRIC = {1: (1.0, 2.5), 2: (1.0, 2.2), 3: (1.0, 1.8), 4: (0.95, 1.4), 5: (0.93, 1.15), 6: (0.93, 1.06)}
-_EIGHT = (0.92, 1.02)
+ASYMMETRIC = {1: (1.0, 2.5), 2: (1.0, 2.2), 3: (1.0, 1.8), 4: (0.95, 1.4), 5: (0.93, 1.15), 6: (0.93, 1.06)}
+EIGHT = (0.92, 1.02)
 """Windows of `levels` per number of bits: they hold the best one for nine in ten spans, normal or heavy-tailed."""
 
 
@@ -180,7 +180,7 @@ class Integer(Scaled):
     @property
     def levels(self) -> tuple[float, ...]:
         """Into how many steps the search divides the largest magnitude, or the range."""
-        window = (_SYMMETRIC if self.symmetric else _ASYMMETRIC).get(self.code_bits, _EIGHT)
+        window = (_SYMMETRIC if self.symmetric else ASYMMETRIC).get(self.code_bits, EIGHT)
         steps = self.top - self.middle if self.symmetric else self.top
         return levels(steps, window, 7 if self.code_bits < 6 else 4, self.span)
 

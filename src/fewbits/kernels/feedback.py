@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewbits.formats.base import Grid
-from fewbits.formats.grids import Element, ElementGrid, TableGrid, UniformGrid, halfways
+from fewbits.formats.grids import Element, ElementGrid, MovedGrid, TableGrid, UniformGrid, halfways
 from fewbits.formats.iq1 import ShiftedLattice
 from fewbits.formats.iq1_lattice import NAME as TERNARY
 from fewbits.formats.iq1_lattice import WIDTH
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-EVEN, TABLE, SIGN = range(3)
+EVEN, TABLE, SIGN, MOVED = range(4)
 """How a native kernel rounds (native/include/fewbits/feedback.h)."""
 
 
@@ -103,6 +103,10 @@ def _uniform(grid: UniformGrid, rows: int) -> Steps:
     return Steps(_ladder(EVEN, grid.bottom, grid.top), grid.scale, grid.offset, zero)
 
 
+def _moved(grid: MovedGrid, rows: int) -> Steps:
+    return Steps(_ladder(MOVED, grid.bottom, grid.top), grid.scale, _nothing(), torch.as_tensor(grid.zero))
+
+
 def _sign(grid: SignGrid, rows: int) -> Steps:
     return Steps(_ladder(SIGN), grid.scale, grid.offset, _nothing())
 
@@ -121,6 +125,7 @@ def _e2m1(grid: E2M1Grid, rows: int) -> Steps:
 
 _GRIDS: dict[type, Callable[[Any, int], Steps]] = {
     UniformGrid: _uniform,
+    MovedGrid: _moved,
     SignGrid: _sign,
     TableGrid: _table,
     ElementGrid: _element,

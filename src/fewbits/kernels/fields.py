@@ -1,4 +1,5 @@
-"""Native codecs of formats that have several fields on disk: integers and tables in `grouped`, small floats here.
+"""Native codecs of formats that have several fields on disk: integers and tables in `grouped`, those with an offset of
+their own in `lines`, small floats here.
 
 Small floats say by `native` how their codec is called.
 
@@ -8,14 +9,14 @@ is taken for the whole tensor.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fewbits.errors import KernelError
 from fewbits.formats.base import Fields, Format, Native, Params, Shape
 from fewbits.formats.fields import to_field
-from fewbits.kernels import NUMBERS, Bytes, EncodedFields, Floats, extent, grouped
+from fewbits.kernels import NUMBERS, Bytes, EncodedFields, Floats, extent, grouped, lines
 from fewbits.kernels.module import native_module
 from fewbits.lazy import LazyModule
 
@@ -25,10 +26,38 @@ else:
     torch = LazyModule("torch")
 
 
+class _Codec(Protocol):
+    """A module of codecs."""
+
+    def has_codec(self, format: Format) -> bool:
+        """Whether it codes `format`."""
+
+    def encode_fields(
+        self,
+        format: Format,
+        source: Bytes,
+        numbers: str,
+        *,
+        like: Params | None = None,
+        importance: Floats | None = None,
+        isa: str = "",
+    ) -> EncodedFields:
+        """As `encode_fields` of this module."""
+
+    def decode_fields(
+        self, format: Format, fields: Fields, shape: Shape, *, into: Floats | None = None, isa: str = ""
+    ) -> Floats:
+        """As `decode_fields` of this module."""
+
+
+_CODECS: tuple[_Codec, ...] = (grouped, lines)
+
+
 def has_fields_codec(format: Format) -> bool:
     """Whether `format` has a native codec."""
     native = getattr(format, "native", None)
-    return grouped.has_codec(format) or (isinstance(native, Native) and native.kind in native_module().kinds())
+    own = isinstance(native, Native) and native.kind in native_module().kinds()
+    return own or any(codec.has_codec(format) for codec in _CODECS)
 
 
 def encode_fields(
@@ -45,8 +74,9 @@ def encode_fields(
     `like` brings what `Format.prepare` made. `importance` (cols,) weighs squared errors. The same numbers give the same
     fields on every instruction set and in every slab. Raises FormatError when the width does not fit.
     """
-    if grouped.has_codec(format):
-        return grouped.encode_fields(format, source, numbers, like=like, importance=importance, isa=isa)
+    for codec in _CODECS:
+        if codec.has_codec(format):
+            return codec.encode_fields(format, source, numbers, like=like, importance=importance, isa=isa)
     native, rows, cols = _native(format), len(source), source.shape[1] // NUMBERS[numbers]
     shapes = format.shapes(rows, cols)
     fields: Fields = {name: np.empty(shape, dtype) for name, (dtype, shape) in shapes.items()}
@@ -64,8 +94,9 @@ def encode_fields(
 
 def decode_fields(format: Format, fields: Fields, shape: Shape, *, into: Floats | None = None, isa: str = "") -> Floats:
     """The numbers (rows, cols) float32 of stored fields, written `into` an array or a new one."""
-    if grouped.has_codec(format):
-        return grouped.decode_fields(format, fields, shape, into=into, isa=isa)
+    for codec in _CODECS:
+        if codec.has_codec(format):
+            return codec.decode_fields(format, fields, shape, into=into, isa=isa)
     w = np.empty(shape, np.float32) if into is None else into
     native = _native(format)
     native_module().decode_fields(native.kind, *_arrays(native, fields), w, isa)

@@ -107,6 +107,16 @@ def _scales(format: Scaled, fields: Fields) -> tuple[Bytes, str, Floats, Floats,
     return stored, format.scale, _NO_NUMBERS, _NO_NUMBERS, 0.0
 
 
+def steps_and_zeros(
+    coding: Coding, source: Bytes, numbers: str, importance: Floats | None, isa: str
+) -> tuple[Floats, npt.NDArray[np.uint8], tuple[float, int]]:
+    """The best steps and whole zero points (rows, groups of a row) of `coding`, and the extent of the numbers."""
+    rows, cols = len(source), source.shape[1] // NUMBERS[numbers]
+    shape = (rows, cols // (coding.group or cols))
+    found, seen = _fitted(_groups(coding, cols, ()), shape, source, numbers, importance, isa)
+    return found["step"].numpy(), found["zero"].numpy().astype(np.uint8), seen
+
+
 def coding_of(format: Format) -> Coding:
     """How the native kernel codes `format`; raises KernelError where there is none."""
     return _required(format)[1]

@@ -31,6 +31,8 @@ MORE = (
     *("int4_g64_sym_f16", "int4_g64_sym_bf16", "int4_row_sym_f16", "int8_g32_sym_f16", "int3_g32_sym_f16"),
     *("int2_g64_sym_f16", "uint4_g64_asym_f16", "uint4_g32_asym_bf16", "uint8_g64_asym_f16", "uint3_g32_asym_f16"),
     *("uint2_g128_asym_f16", "int5_g64_sym_bf16", "int6_g32_sym_f16", "nf4_g128_dq", "fp4_bnb_g128"),
+    *("uint8_g64_bias_bf16", "uint6_g128_bias_f16", "uint5_g32_bias", "uint2_g64_bias_f16", "uint8_g64_floatzero_bf16"),
+    *("uint3_g64_floatzero_f16", "uint1_g32_floatzero_f16"),
 )
 """Formats beside the registry's listed members that some dialect is made for."""
 

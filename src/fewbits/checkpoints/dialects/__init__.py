@@ -37,6 +37,7 @@ _DIALECTS = {
     "bitsandbytes": ("bitsandbytes", "BitsAndBytes"),
     "fp8": ("fp8_tiles", "FP8Tiles"),
     "mlx": ("mlx", "MLX"),
+    "hqq": ("hqq", "HQQ"),
 }
 
 _READ_ONLY = {"mxfp4": ("mxfp4_stacks", "MXFP4Stacks")}

@@ -220,7 +220,10 @@ def _layout(matrix: Matrix) -> Layout | None:
 
 def _stated(matrix: Matrix) -> Layout:
     found = _layout(matrix)
-    assert found is not None, "what is refused is neither packed nor read"
+    if found is None:
+        raise CheckpointError(
+            f"tensor {quoted(matrix.name)} is said to be {quoted(matrix.format)}, which is no format; it is damaged."
+        )
     return found
 
 
