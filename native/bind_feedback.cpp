@@ -43,7 +43,7 @@ const FeedbackKernels& feedback_of(const KernelTable& table) {
 std::unique_ptr<Ladder> ladder_of(const std::tuple<int, int, int, int, float>& kind, const std::vector<float>& starts,
                                   const std::vector<float>& numbers, const std::vector<float>& codes) {
     const auto& [number, bottom, top, mirror, times] = kind;
-    require(number >= 0 && number <= 3 && bottom >= 0 && top <= 255, "there is no such ladder");
+    require(number >= 0 && number <= 4 && bottom >= 0 && top <= 255, "there is no such ladder");
     require(number != 1 || (!starts.empty() && starts.size() <= 256), "a table has 1 to 256 numbers");
     require(starts.size() == numbers.size() && starts.size() == codes.size(), "a table has a start and a code for each number");
     auto made = std::make_unique<Ladder>();

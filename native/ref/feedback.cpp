@@ -34,6 +34,11 @@ Rounded rounded(const Ladder& s, float x, float scale, float offset, float zero)
         const float code = limited(steps, static_cast<float>(s.bottom), static_cast<float>(s.top));
         return {code, scale * (code - zero)};
     }
+    if (s.kind == LadderKind::twice) {
+        const float steps = std::nearbyint(x * inverse(scale * offset));
+        const float code = limited(steps, static_cast<float>(s.bottom) - zero, static_cast<float>(s.top) - zero) + zero;
+        return {code, (scale * (code - zero)) * offset};
+    }
     const float steps = std::nearbyint((x + offset) * inverse(scale));
     const float code = limited(steps, static_cast<float>(s.bottom) - zero, static_cast<float>(s.top) - zero) + zero;
     return {code, scale * (code - zero) - offset};

@@ -37,6 +37,15 @@ struct MovedSteps {
     }
 };
 
+struct TwiceSteps {
+    explicit TwiceSteps(const Ladder& s) : bottom(Vec::all(static_cast<float>(s.bottom))), top(Vec::all(static_cast<float>(s.top))) {}
+    Vec bottom, top;
+    Rounded operator()(Vec x, Vec scale, Vec unit, Vec zero) const {
+        const Vec code = clamp(round_even(x * inverse(scale * unit)), bottom - zero, top - zero) + zero;
+        return {code, (scale * (code - zero)) * unit};
+    }
+};
+
 struct SignSteps {
     explicit SignSteps(const Ladder&) {}
     Rounded operator()(Vec x, Vec, Vec offset, Vec) const {
@@ -140,6 +149,7 @@ void round_columns(const Ladder& ladder, const Columns& columns) {
     if (ladder.kind == LadderKind::table) round_rows<TableSteps>(ladder, columns);
     if (ladder.kind == LadderKind::sign) round_rows<SignSteps>(ladder, columns);
     if (ladder.kind == LadderKind::moved) round_rows<MovedSteps>(ladder, columns);
+    if (ladder.kind == LadderKind::twice) round_rows<TwiceSteps>(ladder, columns);
 }
 
 constexpr FeedbackKernels kernels_of_feedback = {round_columns, round_vectors, add_product};

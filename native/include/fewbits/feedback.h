@@ -10,6 +10,7 @@ enum class LadderKind : int {
     table = 1,  // scale * numbers[k], codes[k]
     sign = 2,   // offset or -offset, codes 1 and 0
     moved = 3,  // scale * (code - zero), where the zero point is no whole number
+    twice = 4,  // (scale * (code - zero)) * offset
 };
 
 // What a column can become, its scale, offset and zero point aside. In a table, the k-th number is nearest from starts[k]

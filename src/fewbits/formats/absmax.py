@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fewbits.errors import FormatError
 from fewbits.formats.base import Params
+from fewbits.formats.coding import Coding
 from fewbits.formats.exact import inverse, stored_as
 from fewbits.formats.grids import UniformGrid
 from fewbits.formats.names import Scope
@@ -75,6 +76,24 @@ class AbsMax(Scaled):
         return f"{super().layout}, what code 127 stands for; codes are two's complement"
 
     @property
+    def steps(self) -> Coding:
+        """How a native kernel finds steps and codes."""
+        return Coding(
+            "symmetric",
+            self.code_bits,
+            self.span,
+            bottom=1,
+            top=2 * MIDDLE - 1,
+            middle=MIDDLE,
+            flip=MIDDLE,
+            levels=self.levels,
+        )
+
+    def of_steps(self, steps: torch.Tensor) -> torch.Tensor:
+        """What code 127 stands for where a code is a step, as it is stored."""
+        return stored_as((steps * FURTHEST).clamp(max=LARGEST), self.scale)
+
+    @property
     def levels(self) -> tuple[float, ...]:
         """Into how many steps the search divides the largest magnitude."""
         return levels(FURTHEST, WINDOW, 4, self.span)
@@ -93,7 +112,7 @@ class AbsMax(Scaled):
             step = symmetric_step(m, -FURTHEST, FURTHEST, self.levels)
         else:
             step = step_at(m, self.grouped(codes.float()) - MIDDLE)
-        return self.shared(scale=stored_as((step * FURTHEST).clamp(max=LARGEST), self.scale))
+        return self.shared(scale=self.of_steps(step))
 
     def grid(self, params: Params, cols: slice | torch.Tensor) -> AbsMaxGrid:
         """What columns `cols` can become."""

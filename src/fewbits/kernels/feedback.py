@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fewbits.formats.absmax import UNIT, AbsMaxGrid
 from fewbits.formats.base import Grid
 from fewbits.formats.grids import Element, ElementGrid, MovedGrid, TableGrid, UniformGrid, halfways
 from fewbits.formats.iq1 import ShiftedLattice
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-EVEN, TABLE, SIGN, MOVED = range(4)
+EVEN, TABLE, SIGN, MOVED, TWICE = range(5)
 """How a native kernel rounds (native/include/fewbits/feedback.h)."""
 
 
@@ -107,6 +108,13 @@ def _moved(grid: MovedGrid, rows: int) -> Steps:
     return Steps(_ladder(MOVED, grid.bottom, grid.top), grid.scale, _nothing(), torch.as_tensor(grid.zero))
 
 
+def _absmax(grid: AbsMaxGrid, rows: int) -> Steps:
+    unit = torch.full((1, 1), UNIT)
+    return Steps(
+        _ladder(TWICE, grid.bottom, grid.top), grid.scale, unit, torch.as_tensor(grid.zero, dtype=torch.float32)
+    )
+
+
 def _sign(grid: SignGrid, rows: int) -> Steps:
     return Steps(_ladder(SIGN), grid.scale, grid.offset, _nothing())
 
@@ -126,6 +134,7 @@ def _e2m1(grid: E2M1Grid, rows: int) -> Steps:
 _GRIDS: dict[type, Callable[[Any, int], Steps]] = {
     UniformGrid: _uniform,
     MovedGrid: _moved,
+    AbsMaxGrid: _absmax,
     SignGrid: _sign,
     TableGrid: _table,
     ElementGrid: _element,

@@ -16,7 +16,7 @@ import numpy as np
 from fewbits.errors import KernelError
 from fewbits.formats.base import Fields, Format, Native, Params, Shape
 from fewbits.formats.fields import to_field
-from fewbits.kernels import NUMBERS, Bytes, EncodedFields, Floats, extent, grouped, lines
+from fewbits.kernels import NUMBERS, Bytes, EncodedFields, Floats, absmax, extent, grouped, lines
 from fewbits.kernels.module import native_module
 from fewbits.lazy import LazyModule
 
@@ -50,7 +50,7 @@ class _Codec(Protocol):
         """As `decode_fields` of this module."""
 
 
-_CODECS: tuple[_Codec, ...] = (grouped, lines)
+_CODECS: tuple[_Codec, ...] = (grouped, lines, absmax)
 
 
 def has_fields_codec(format: Format) -> bool:

@@ -16,6 +16,7 @@ from fewbits.errors import KernelError
 from fewbits.formats import doubled
 from fewbits.formats.base import Fields, Format, Params, Shape, check_fields, spans_per_row
 from fewbits.formats.coding import STEPS, Coding
+from fewbits.formats.fields import packed_bytes
 from fewbits.formats.scaled import Scaled
 from fewbits.kernels import NUMBERS, Bytes, EncodedFields, Floats, decode_rows, extent
 from fewbits.kernels.module import native_module
@@ -115,6 +116,17 @@ def steps_and_zeros(
     shape = (rows, cols // (coding.group or cols))
     found, seen = _fitted(_groups(coding, cols, ()), shape, source, numbers, importance, isa)
     return found["step"].numpy(), found["zero"].numpy().astype(np.uint8), seen
+
+
+def encode_codes(coding: Coding, source: Bytes, numbers: str, scales: Floats, isa: str) -> Bytes:
+    """The codes alone, packed, under the steps `scales` (rows, groups of a row)."""
+    rows, cols = len(source), source.shape[1] // NUMBERS[numbers]
+    codes, measured = np.empty((rows, packed_bytes(cols, coding.bits)), np.uint8), (np.empty(rows), np.empty(rows))
+    zeros = np.zeros(scales.shape, np.uint8)
+    native_module().encode_groups(
+        _groups(coding, cols, ()), source, numbers, np.ascontiguousarray(scales), zeros, codes, *measured, isa
+    )
+    return codes
 
 
 def coding_of(format: Format) -> Coding:
