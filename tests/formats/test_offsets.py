@@ -55,17 +55,15 @@ def test_a_fit_at_codes_is_least_squares(member: str) -> None:
 @pytest.mark.parametrize("member", MEMBERS)
 def test_never_farther_than_whole_zero_points(member: str, kind: str) -> None:
     """Group by group, on hard numbers and weighted: but for a bias that is rounded where a zero point is exact."""
-    hard = [*matrices(5, 128, 60000.0).values(), normal(5, 128, 8) + 20.0, torch.full((5, 128), -0.37)]
-    for seed, w in enumerate(hard):
-        importance = normal(1, 128, seed)[0].square() + 0.01
-        for bits in (2, 4, 8):
-            whole = errors(f"uint{bits}_g32_asym{kind}", w, importance)
-            own = errors(f"uint{bits}_g32_{member}{kind}", w, importance)
-            largest = w.double().reshape(len(w), -1, 32).abs().amax(-1)
-            rounding = {"": 2.0**-23, "_f16": 2.0**-11, "_bf16": 2.0**-8}[kind] * largest
-            rounding = 2.0**-22 * largest if member == "floatzero" else rounding
-            allowed = (whole.sqrt() + importance.double().sum().sqrt() * rounding).square()
-            assert (own <= allowed).all(), (seed, bits)
+    w = torch.cat([*matrices(3, 128, 60000.0).values(), normal(3, 128, 8) + 20.0, torch.full((1, 128), -0.37)])
+    importance = normal(1, 128, 5)[0].square() + 0.01
+    largest = w.double().reshape(len(w), -1, 32).abs().amax(-1)
+    rounding = {"": 2.0**-22, "_f16": 2.0**-11, "_bf16": 2.0**-8}[kind] if member == "bias" else 2.0**-22
+    for bits in (2, 4, 8):
+        whole = errors(f"uint{bits}_g32_asym{kind}", w, importance)
+        own = errors(f"uint{bits}_g32_{member}{kind}", w, importance)
+        allowed = (whole.sqrt() + importance.double().sum().sqrt() * rounding * largest).square()
+        assert (own <= allowed).all(), bits
 
 
 @pytest.mark.parametrize(("bits", "share"), [(2, 0.85), (3, 0.91), (4, 0.91)])

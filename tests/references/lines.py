@@ -8,16 +8,16 @@ import numpy as np
 
 
 def least_error(x: np.ndarray, weight: np.ndarray, codes: int) -> float:
-    """The least weighted squared error of scale * code + offset for `x` (n,), over all codes, scales and offsets."""
-    root = np.sqrt(weight)
-    best = float((weight * (x - np.average(x, weights=weight)) ** 2).sum())
-    for chosen in product(range(codes), repeat=len(x)):
-        q = np.array(chosen, np.float64)
-        if len(set(chosen)) > 1:
-            sides = np.stack([root * q, root], axis=1)
-            line, *_ = np.linalg.lstsq(sides, root * x, rcond=None)
-            best = min(best, float((weight * (x - line[0] * q - line[1]) ** 2).sum()))
-    return best
+    """The least weighted squared error of scale * code + offset for `x` (n,), over all codes, scales and offsets.
+
+    What a line leaves is the energy about the mean less the covariance with the codes squared over their variance.
+    """
+    every = np.array(list(product(range(codes), repeat=len(x))), np.float64)
+    share = weight / weight.sum()
+    apart, about = every - (every @ share)[:, None], x - x @ share
+    variance, covariance = (apart**2) @ weight, apart @ (weight * about)
+    gained = np.divide(covariance**2, variance, out=np.zeros_like(variance), where=variance > 1e-9)
+    return float((weight * about**2).sum() - gained.max())
 
 
 def line_at(x: np.ndarray, weight: np.ndarray, codes: np.ndarray) -> tuple[float, float]:
