@@ -130,7 +130,7 @@ def _plan(
         activation = activation_of(decision, site)
         if kept := container.instead(site.kind, format_name, placement):
             format_name, fallback = kept
-            activation = None if format_name in PLAIN else activation
+            activation = None
     else:
         format_name = container.plain_format(placement)
     refused = container.refuses_inputs(f"the recipe {recipe.name} rounds activations") if activation else None

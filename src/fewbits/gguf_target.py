@@ -37,6 +37,11 @@ class GGUFTarget:
 
     largest: int | None = None
 
+    @property
+    def own_formats(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
     def overwrites(self, output: Path, file: Path) -> bool:
         """The file itself, or any of its parts."""
         real, own = file.resolve(), output.resolve()

@@ -69,6 +69,11 @@ class OnnxTarget:
         """The target in `dialect`, or in the usual one."""
         return OnnxTarget(output, get(dialect or USUAL))
 
+    @property
+    def own_formats(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
     def overwrites(self, output: Path, file: Path) -> bool:
         """The file itself, or the one beside it."""
         return file.resolve() in (output.resolve(), data_path(output).resolve())

@@ -56,6 +56,7 @@ def run(
     chosen = _way(request, recipe)
     _require_same_columns(request, chosen)
     target = _target(request, recipe, chosen)
+    recipe, renamed = recipe.renamed(target.own_formats)
     target.require_room_for(request.output, force=request.force, dry_run=request.dry_run)
     if kept := request.calibration.importance:
         require_writable(kept, kept, force=request.force, dry_run=request.dry_run)
@@ -78,7 +79,7 @@ def run(
     if calibration:
         assignment = replace(assignment, tensors=calibration.with_methods(assignment.tensors))
     job = _plan(request, target, conversion, recipe, assignment, calibration, turning, workers.threads)
-    notes = (*located.notes, *job.preview.notes)
+    notes = (*located.notes, *renamed, *job.preview.notes)
     job = replace(job, preview=replace(job.preview, notes=notes, hub=located.hub, push=request.push))
     if on_preview:
         on_preview(job.preview)

@@ -93,6 +93,10 @@ class Prepared(Protocol):
 class Target(Protocol):
     """A kind of output."""
 
+    @property
+    def own_formats(self) -> Mapping[str, str]:
+        """Format -> the one that stands for it there, because readers round otherwise."""
+
     def overwrites(self, output: Path, file: Path) -> bool:
         """Whether writing `output` would replace `file`."""
 
@@ -160,6 +164,12 @@ class DirectoryTarget:
     largest: int | None = None
     """Bytes of a file of weights, at most; None for one file."""
 
+    @property
+    def own_formats(self) -> Mapping[str, str]:
+        """Those of the dialect."""
+        known = dialects.ROUNDED_AS.items()
+        return {name: own for (dialect, name), own in known if self.dialect and dialect == self.dialect.name}
+
     def overwrites(self, output: Path, file: Path) -> bool:
         """The directory itself."""
         return file.resolve() == output.resolve()
@@ -197,12 +207,9 @@ class DirectoryTarget:
         return placement.source.format
 
     def instead(self, kind: str, format_name: str, placement: Placement) -> tuple[str, str] | None:
-        """What other readers look up, or multiply the last states with, they want as it was; the rest as they round."""
-        if self.dialect is None or format_name in PLAIN:
+        """What other readers look up, or multiply the last states with, they want as it was."""
+        if self.dialect is None or kind not in {"token_embd", "output"} or format_name in PLAIN:
             return None
-        if kind not in {"token_embd", "output"}:
-            own = dialects.ROUNDED_AS.get((self.dialect.name, format_name))
-            return (own, f"what the readers of {self.dialect.name} make of it, last bits included") if own else None
         return placement.source.format, f"the dialect {self.dialect.name} keeps the embedding and the output matrix"
 
     def prepare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,23 @@ def scheme_of(matrix: Matrix) -> tuple[Any, QuantizationScheme]:
 
 
 PACKED = ("int4_g32_sym", "uint4_g32_asym", "uint8_g64_asym", "uint3_g32_asym", "int5_g64_sym", "int8_row_sym", "mxfp4")
+PACKED += ("nvfp4_divided",)
 WHOLE = ("int8_row_sym", "fp8_e4m3_row")
 
 
 def matrix_of(name: str, activation: str | None = None) -> Matrix:
     return Matrix(NAME, name, (ROWS, COLS), activation)
+
+
+def its_numbers(kind: Any, state: dict[str, torch.Tensor], scheme: QuantizationScheme) -> torch.Tensor:
+    """What its module decodes, in float32: four-bit floats it decodes in bfloat16 unless it is told otherwise."""
+    module = sys.modules[kind.__module__]
+    usual = getattr(module, "unpack_fp4_from_uint8", None)
+    with pytest.MonkeyPatch.context() as patch:
+        if usual is not None and scheme.weights.group_size == 16:
+            patch.setattr(module, "unpack_fp4_from_uint8", lambda *given: usual(*given, dtype=torch.float32))
+        found: torch.Tensor = kind.decompress(state, scheme)["weight"].float()
+    return found
 
 
 @pytest.mark.parametrize("matrix", [*map(matrix_of, PACKED), matrix_of("int8_row_sym", "int8_token")], ids=str)
@@ -110,7 +123,9 @@ def test_its_module_reads_our_tensors(matrix: Matrix) -> None:
     packed = get("compressed-tensors").pack(matrix, fields)
     kind, scheme = scheme_of(matrix)
     state = {name.rpartition(".")[2]: torch.from_numpy(np.ascontiguousarray(a)) for name, a in packed.items()}
-    theirs = kind.decompress(state, scheme)["weight"].float()
+    if matrix.format == "nvfp4_divided":
+        state["weight_scale"] = state["weight_scale"].view(torch.float8_e4m3fn)
+    theirs = its_numbers(kind, state, scheme)
     assert torch.equal(theirs, stored_numbers(formats.get(matrix.format), fields, (ROWS, COLS)))
 
 
@@ -120,10 +135,16 @@ def test_its_module_reads_our_tensors(matrix: Matrix) -> None:
 def test_we_read_what_its_module_writes(tmp_path: Path, matrix: Matrix) -> None:
     kind, scheme = scheme_of(matrix)
     w = normal(ROWS, COLS, 11) * normal(ROWS, 1, 12)
-    scale, zero = parameters(w, matrix.format)
-    given = {"weight": w, "weight_scale": scale} | ({} if zero is None else {"weight_zero_point": zero})
+    given = {"weight": w}
+    if matrix.format == "nvfp4_divided":
+        whole = 448 * 6 / w.abs().max()[None]
+        scale = (w.reshape(ROWS, -1, 16).abs().amax(-1) / 6 * whole).to(torch.float8_e4m3fn)
+        given |= {"weight_scale": scale.float(), "weight_global_scale": whole}
+    else:
+        scale, zero = parameters(w, matrix.format)
+        given |= {"weight_scale": scale} | ({} if zero is None else {"weight_zero_point": zero})
     state = kind.compress(given, scheme)
-    theirs = kind.decompress(state, scheme)["weight"].float()
+    theirs = its_numbers(kind, state, scheme)
     stated = get("compressed-tensors").configuration([matrix], [])
     folder = tmp_path / "theirs"
     folder.mkdir()
@@ -170,6 +191,39 @@ def test_we_read_what_bitsandbytes_saves(pocket: Path, tmp_path: Path, kind: str
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "theirs" / name).write_bytes((pocket / name).read_bytes())
     compare_with_bitsandbytes(tmp_path / "theirs", model)
+
+
+def test_transformers_reads_our_eight_bits(pocket: Path, tmp_path: Path) -> None:
+    """Its matrices bit by bit, and its logits with inputs that it does not round: all of them count as outliers."""
+    fewbits.quantize(pocket, tmp_path / "out", to="int8_row_sym", dialect="bitsandbytes", threads=2)
+    compare_rows(tmp_path / "out", loaded(tmp_path / "out"))
+
+
+def test_we_read_the_eight_bits_that_bitsandbytes_saves(pocket: Path, tmp_path: Path) -> None:
+    asked = transformers.BitsAndBytesConfig(load_in_8bit=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(pocket, quantization_config=asked, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "theirs")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "theirs" / name).write_bytes((pocket / name).read_bytes())
+    compare_rows(tmp_path / "theirs", model)
+
+
+def compare_rows(folder: Path, theirs: Any) -> None:
+    """Its numbers of every matrix, and what it makes of inputs, against ours from the same directory."""
+    import bitsandbytes.functional as bnb
+
+    ours = open_model(folder).load().network
+    matrices, compared = dict(theirs.named_modules()), 0
+    for name, module in ours.named_modules():
+        weight = getattr(matrices.get(name), "weight", None)
+        if isinstance(module, torch.nn.Linear) and getattr(weight, "SCB", None) is not None:
+            found = bnb.int8_vectorwise_dequant(weight.data, weight.SCB)
+            assert torch.equal(found, module.weight), name
+            x = normal(300, module.in_features, 4)
+            assert relative(matrices[name](x).double(), module(x).double()) < 2e-2, "inputs are rounded to 8 bits"
+            compared += 1
+    assert compared == 28
+    assert divergence(logits_of(theirs), logits_of(ours)) < 1e-2
 
 
 def compare_with_bitsandbytes(folder: Path, theirs: Any) -> None:

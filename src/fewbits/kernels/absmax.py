@@ -51,6 +51,7 @@ def decode_fields(format: Format, fields: Fields, shape: Shape, *, into: Floats 
     """The numbers (rows, cols) float32 of stored fields, written `into` an array or a new one."""
     check_fields(format.name, fields, format.shapes(*shape))
     w = np.empty(shape, np.float32) if into is None else into
-    np.multiply(fields["codes"].view(np.int8), fields["scale"], out=w)
-    w *= np.float32(UNIT)
+    with np.errstate(over="ignore", invalid="ignore"):  # a file may bring any scale
+        np.multiply(fields["codes"].view(np.int8), fields["scale"], out=w)
+        w *= np.float32(UNIT)
     return w

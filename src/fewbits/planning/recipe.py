@@ -68,6 +68,13 @@ class Recipe:
             f"recipe {self.name} has no rule for tensor {site.name}; end it with a rule for every matrix."
         )
 
+    def renamed(self, names: Mapping[str, str]) -> tuple[Recipe, tuple[str, ...]]:
+        """The same recipe with other formats for those in `names`, and a note on each that it has."""
+        rules = tuple(replace(rule, format=names.get(rule.format, rule.format)) for rule in self.rules)
+        found = dict.fromkeys(rule.format for rule in self.rules if rule.format in names)
+        notes = tuple(f"{name} becomes {names[name]}: the same, rounded as the output's readers do." for name in found)
+        return replace(self, rules=rules, nominal=names.get(self.nominal, self.nominal)), notes
+
     def with_overrides(self, rules: tuple[Rule, ...]) -> Recipe:
         """The same recipe with `rules`, a pattern each, before its own."""
         overrides = tuple(f"{rule.match[0]}={rule.format}" for rule in rules)
