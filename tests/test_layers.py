@@ -69,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints",
         "encoding",
         "evaluation",
+        "fused",
         "reporting.measures",
         "reporting.record",
         "request",
@@ -191,6 +192,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "verification_rotation": {"errors", "kernels", "checkpoints.base", "models"},
     "verification_fields": {"errors", "formats"},  # for the type of fields alone: it shares no reading with formats
+    "fused": {"formats"},
     "encoding": {"errors", "formats", "kernels", "methods", "checkpoints", "reporting.record", "workers"},
     "expecting": {
         "errors",
@@ -271,6 +273,7 @@ ALLOWED: dict[str, set[str]] = {
         "assignment",
         "digest",
         "encoding",
+        "fused",
         "onnx_target",
         "targets",
         "memory",

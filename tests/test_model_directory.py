@@ -194,6 +194,19 @@ def test_a_gguf_source_makes_no_directory(model: Path, tmp_path: Path) -> None:
         quantize(tmp_path / "f16.gguf", tmp_path / "out", "int8_row_sym")
 
 
+@pytest.mark.parametrize("method", ["nearest", "gptq"])
+def test_what_readers_put_together_shares_a_divisor(method: str, model: Path, tmp_path: Path) -> None:
+    """vLLM multiplies queries, keys and values at once, and takes the largest divisor for all of them."""
+    asked: dict[str, Any] = {} if method == "nearest" else {"calibration": "docs/glossary.md", "windows": 1}
+    quantize(model, tmp_path / "out", "nvfp4", method=method, dialect="compressed-tensors", **asked)
+
+    file = load_torch(tmp_path / "out" / "model.safetensors")
+    found = {name.split(".")[-2]: float(array) for name, array in file.items() if ".1." in name and "global_scale" in name}
+    assert len(found) == 7
+    assert found["q_proj"] == found["k_proj"] == found["v_proj"] != found["o_proj"]
+    assert found["gate_proj"] == found["up_proj"] != found["down_proj"]
+
+
 def edited(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the JSON header and keep the tensors' bytes."""
     data = file.read_bytes()

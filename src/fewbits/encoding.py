@@ -118,12 +118,12 @@ def as_tensor(numbers: str, slab: Bytes) -> torch.Tensor:
     return torch.from_numpy(kernels.decode_rows(numbers, slab, slab.shape[1] // kernels.NUMBERS[numbers]))
 
 
-def shared_parameters(format: Format, source: StoredTensor) -> Params | None:
-    """What all rows of `source` share in `format`, from one pass over slabs; None where rows share nothing."""
+def shared_parameters(format: Format, *sources: StoredTensor) -> Params | None:
+    """What all rows of `sources` share in `format`, from one pass over slabs; None where rows share nothing."""
     if format.rows == 1:
         return None
-    slabs = row_slabs(source.rows, source.row_bytes)
-    return format.prepare(as_tensor(source.format, source.slab(start, stop)) for start, stop in slabs)
+    slabs = ((source, *slab) for source in sources for slab in row_slabs(source.rows, source.row_bytes))
+    return format.prepare(as_tensor(source.format, source.slab(start, stop)) for source, start, stop in slabs)
 
 
 def slabs(source: StoredTensor, format: Format, importance: Importance | None) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from fewbits import formats, kernels, methods, planning
 from fewbits.assignment import Assignment, assign, with_outliers
-from fewbits.checkpoints.base import Conversion, Placement
+from fewbits.checkpoints.base import Conversion, Placement, StoredTensor
 from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.checkpoints.opening import open_source
@@ -27,6 +27,7 @@ from fewbits.digest import Digests, OutputDigest
 from fewbits.encoding import Encoded, encode_slab, is_native, require_representable, shared_parameters, slabs
 from fewbits.errors import CalibrationError, CheckpointError, RecipeError
 from fewbits.formats import Params
+from fewbits.fused import is_fused, put_together
 from fewbits.hub.locating import Located, locate
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.methods import Method
@@ -347,9 +348,18 @@ def _pieces(job: _Job, tensor: PlannedTensor, placement: Placement, whole: bool)
         return
     format = formats.get(tensor.format)
     # Rows of another order would be cut elsewhere; no container wants both an order and tiles.
-    shared = shared_parameters(format, placement.source)
+    shared = shared_parameters(format, *_sharing(job, tensor, placement))
     for start, stop in slabs(placement.source, format, job.importance.get(tensor.name)):
         yield _Piece(tensor, placement, start, stop, shared.slice(start, stop) if shared else None)
+
+
+def _sharing(job: _Job, tensor: PlannedTensor, placement: Placement) -> list[StoredTensor]:
+    """The source of a tensor, and those of the tensors that it has to share parameters with."""
+    if not is_fused(formats.get(tensor.format)):
+        return [placement.source]
+    alike = {t.name for t in job.preview.tensors if t.format == tensor.format}
+    together = put_together(tensor.name, alike)
+    return [each.source for each in job.conversion.placements if each.name in together]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from fewbits.calibrated.ground import CALIBRATION, HEAD, Ground, layer_folder, s
 from fewbits.calibrated.inputs import rounded_inputs
 from fewbits.calibrated.learning import learn_layer, lesson_of
 from fewbits.calibrated.outliers import columns_of, solved_rest, without
+from fewbits.calibrated.parameters import Parameter
 from fewbits.calibrated.pieces import Piece, Squares, record_of, squares_of
 from fewbits.calibrated.scaling import KIND as SCALING
 from fewbits.calibrated.scaling import Scaling, scale
@@ -20,6 +21,7 @@ from fewbits.calibration.network import Head
 from fewbits.calibration.walk import Measured, forward, measure, tensor_of
 from fewbits.encoding import joined
 from fewbits.formats import Fields
+from fewbits.fused import is_fused
 from fewbits.methods.gptq import importance_of
 
 if TYPE_CHECKING:
@@ -89,11 +91,14 @@ def _solve(
         kept = columns_of(ground.way.split, measured, leader, scalings.get(targets_of_group[0]))
         stats = _stats(ground, hessian, scalings.get(targets_of_group[0]), asked, kept)
         del hessian  # the largest thing in memory
+        beside = _beside(ground, prefix, names, scalings) if any(map(is_fused, map(formats.get, asked))) else []
         for name in names:
             parameter = ground.parameters.find(_weight(prefix, name))
-            planned, scaling = ground.planned[parameter.target], scalings.get(parameter.target)
-            w = parameter.rows() if scaling is None else tensor_of(scaling.applied(parameter.rows().numpy()))
-            run = partial(solve, planned=planned, method=ground.way.method, stats=stats, workers=ground.workers)
+            planned, w = ground.planned[parameter.target], _rows(parameter, scalings)
+            fused = beside if is_fused(formats.get(planned.format)) else []
+            run = partial(
+                solve, planned=planned, method=ground.way.method, stats=stats, workers=ground.workers, beside=fused
+            )
             solved = run(w) if kept is None else solved_rest(w, kept, run)
             sites[name].weight.data.copy_(parameter.in_network(solved.numbers["solved"]))
             first = parameter.part.start if parameter.part else 0
@@ -104,6 +109,18 @@ def _solve(
     fields = {kind: {name: joined([p.fields[kind] for p in own]) for name, own in in_order.items()} for kind in KINDS}
     fields[SCALING] = {name: scaling.fields() for name, scaling in scalings.items()}
     return fields, {n: record_of(own, fused=len(ground.planned[n].shape) == 2) for n, own in in_order.items()}
+
+
+def _rows(parameter: Parameter, scalings: Mapping[str, Scaling]) -> torch.Tensor:
+    """The rows of a parameter in the target's order, scaled where they are to be."""
+    scaling = scalings.get(parameter.target)
+    return parameter.rows() if scaling is None else tensor_of(scaling.applied(parameter.rows().numpy()))
+
+
+def _beside(ground: Ground, prefix: str, names: Collection[str], scalings: Mapping[str, Scaling]) -> list[torch.Tensor]:
+    """The largest magnitude of each of the matrices with the same inputs, as a matrix (1, 1)."""
+    parameters = (ground.parameters.find(_weight(prefix, name)) for name in names)
+    return [_rows(parameter, scalings).abs().max().reshape(1, 1) for parameter in parameters]
 
 
 def _weight(prefix: str, module: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING, Any
@@ -43,11 +43,19 @@ class Solved:
 
 
 def solve(
-    w: torch.Tensor, planned: PlannedTensor, method: Method, stats: Mapping[str, Any], workers: Workers
+    w: torch.Tensor,
+    planned: PlannedTensor,
+    method: Method,
+    stats: Mapping[str, Any],
+    workers: Workers,
+    beside: Sequence[torch.Tensor] = (),
 ) -> Solved:
-    """Codes for `w` (rows, cols) float32, slab by slab of rows, which do not influence each other."""
+    """Codes for `w` (rows, cols) float32, slab by slab of rows, which do not influence each other.
+
+    What all rows share is that of `beside` too.
+    """
     format = formats.get(planned.format)
-    shared = format.prepare([w]) if format.rows != 1 else None
+    shared = format.prepare([w, *beside]) if format.rows != 1 else None
     importance = stats["importance"].numpy()
     step = max(rows_together(format, w.shape[1]), ROWS)
     starts = range(0, len(w), step)

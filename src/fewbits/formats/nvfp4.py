@@ -145,6 +145,8 @@ class DividedNV(NV):
         "divisor: f32, what scales are divided by"
     )
     shared: str = "divisor"
+    fused: bool = True
+    """vLLM puts matrices together and takes the largest divisor of them for all."""
 
     @property
     def native(self) -> Native:
