@@ -218,6 +218,21 @@ def test_a_configuration_that_is_a_whole_model(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    ("dialect", "place"),
+    [("compressed-tensors", ("config_groups", "group_0", "weights")), ("mlx", ()), ("gptq", ()), ("awq", ())],
+)
+def test_a_group_that_no_format_has(dialect: str, place: tuple[str, ...], tmp_path: Path) -> None:
+    told = described(dialect)
+    stated = told["quantization_config"]
+    for key in place:
+        stated = stated[key]
+    stated["group_size"] = 2**64 - 32
+
+    with pytest.raises(CheckpointError):
+        read("directory", json.dumps(told).encode(), tmp_path)
+
+
 @pytest.mark.parametrize("default", ["", "interleave_moe_layer_step = 0"])
 def test_layers_that_are_counted_by_nothing(default: str, tmp_path: Path) -> None:
     """A KeyError or a division by zero, where nothing said which layers have experts."""
