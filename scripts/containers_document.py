@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fewbits import formats
 from fewbits.checkpoints import gguf_writer
-from fewbits.checkpoints.dialects import DIALECTS, get, refusal
+from fewbits.checkpoints.dialects import DIALECTS, ROUNDED_AS, get, refusal
 from fewbits.checkpoints.equivalents import BY_FIELDS, BY_ROWS
 from fewbits.checkpoints.fields import PLAIN, Matrix
 from fewbits.checkpoints.onnx.dialects import GRAPH_DIALECTS, GraphMatrix
@@ -144,11 +144,11 @@ def _refusals() -> str:
             f"- `--to {name} --dialect {dialect}`: tensor {MATRIX} {why}; --dialect fewbits holds every format."
         )
     lines.append("- columns kept in 16 bits (`outliers`) and GPT-2's Conv1D: only `--dialect fewbits` can say them.")
-    lines.append(
-        "- NVFP4 in `compressed-tensors`: its reader divides by a global scale where ours multiplies by one, and no\n"
-        "  float32 number makes the two the same for every code; LLM.int8() in `bitsandbytes` rounds twice where we\n"
-        "  round once."
-    )
+    lines.append("")
+    lines += [
+        f"`--to {old} --dialect {dialect}` becomes `{own}`: readers round so."
+        for (dialect, old), own in ROUNDED_AS.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

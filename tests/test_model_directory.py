@@ -201,7 +201,9 @@ def test_what_readers_put_together_shares_a_divisor(method: str, model: Path, tm
     quantize(model, tmp_path / "out", "nvfp4", method=method, dialect="compressed-tensors", **asked)
 
     file = load_torch(tmp_path / "out" / "model.safetensors")
-    found = {name.split(".")[-2]: float(array) for name, array in file.items() if ".1." in name and "global_scale" in name}
+    found = {
+        name.split(".")[-2]: float(array) for name, array in file.items() if ".1." in name and "global_scale" in name
+    }
     assert len(found) == 7
     assert found["q_proj"] == found["k_proj"] == found["v_proj"] != found["o_proj"]
     assert found["gate_proj"] == found["up_proj"] != found["down_proj"]
