@@ -136,7 +136,7 @@ def _refusals() -> str:
     for dialect, name in (
         ("gptq", "nf4_g64"),
         ("awq", "int4_g128_sym_f16"),
-        ("bitsandbytes", "int8_row_sym"),
+        ("bitsandbytes", "int8_g64_sym"),
         ("mlx", "Q4_K"),
     ):
         why = refusal(get(dialect), Matrix(MATRIX, name, SHAPE))
