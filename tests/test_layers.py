@@ -151,7 +151,14 @@ ALLOWED: dict[str, set[str]] = {
         "verification_rotation",
         "workers",
     },
-    "verification_dialects": {"errors", "checkpoints.base", "checkpoints.safetensors", "verification_fields"},
+    "verification_dialects": {
+        "errors",
+        "checkpoints.base",
+        "checkpoints.safetensors",
+        "verification_fields",
+        "verification_torchao",
+    },
+    "verification_torchao": {"errors", "verification_fields"},
     "verification_onnx": {
         "errors",
         "checkpoints.onnx.file",

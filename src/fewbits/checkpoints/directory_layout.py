@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fewbits.checkpoints import pickled
-from fewbits.checkpoints.dialects.base import WIDTHS, Dialect
+from fewbits.checkpoints.dialects.base import WIDTHS, Dialect, InHeaders
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
 from fewbits.checkpoints.jsonfile import load_object, parse_object
 from fewbits.checkpoints.safetensors import INDEX_NAME, SHARD_NAME, SINGLE_NAME
@@ -95,12 +95,13 @@ def plan_directory(
     if not quantized:
         _refuse_quantized(source)
     shards = _shards(tensors, dialect, largest)
+    said = _in_headers(load_object(source / "config.json"), tensors, dialect)
     files: list[WeightsFile] = []
     slots: dict[tuple[str, str], FieldSlot] = {}
     where: dict[str, str] = {}
     for number, shard in enumerate(shards):
         name = SINGLE_NAME if len(shards) == 1 else SHARD_NAME.format(number + 1, len(shards))
-        file, own = _planned_file(name, number, shard, dialect)
+        file, own = _planned_file(name, number, shard, dialect, said)
         files.append(file)
         slots |= own
         where |= {entry[1]: name for tensor in shard for entry in _entries(tensor, dialect)}
@@ -140,14 +141,30 @@ def _bytes(dtype: str, lines: tuple[int, ...]) -> int:
     return prod(lines) * np.dtype(WIDTHS[dtype]).itemsize
 
 
+def _in_headers(config: Mapping[str, Any], tensors: list[Matrix], dialect: Dialect | None) -> dict[str, str]:
+    """What the dialect's readers want to know from the header of every file."""
+    if not isinstance(dialect, InHeaders):
+        return {}
+    plain = [tensor for tensor in tensors if _is_plain(tensor)]
+    stated = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    first = next((_TORCH[tensor.format] for tensor in plain if tensor.format in _TORCH), "float32")
+    dtype = stated if stated in _TORCH.values() else first
+    matrices = [tensor for tensor in tensors if not _is_plain(tensor)]
+    return dialect.header(matrices, [tensor.name for tensor in plain], dtype)
+
+
+_TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""What a model may compute in: dtype of safetensors -> torch's name of it."""
+
+
 def _planned_file(
-    file_name: str, number: int, tensors: list[Matrix], dialect: Dialect | None
+    file_name: str, number: int, tensors: list[Matrix], dialect: Dialect | None, said: Mapping[str, str]
 ) -> tuple[WeightsFile, dict[tuple[str, str], FieldSlot]]:
     """The file and the places of `tensors` in it."""
     stated = (
         {METHOD: statement(t for t in tensors if not _is_plain(t))} if dialect is None else {"quantized_by": METHOD}
     )
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **stated}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **stated, **said}}
     slots: dict[tuple[str, str], FieldSlot] = {}
     position = 0
     for tensor in tensors:
@@ -156,7 +173,8 @@ def _planned_file(
             size = _bytes(dtype, lines)
             header[name] = {"dtype": dtype, "shape": list(lines), "data_offsets": [position, position + size]}
             rows = prod(shape[:-1]) if len(shape) > 1 else prod(shape)
-            slots[tensor.name, key] = FieldSlot(number, position, lines[0], size // lines[0], rows)
+            count = lines[0] if lines else 1
+            slots[tensor.name, key] = FieldSlot(number, position, count, size // count, rows)
             position += size
     text = json.dumps(header, separators=(",", ":")).encode()
     parse_object(text, f"the header for {len(tensors)} tensors")  # what no reader of ours would take is not written

@@ -148,10 +148,10 @@ class ShardedReader:
         self.path = index
         raw = load_object(index)
         self._where = _weight_map(index, raw.get("weight_map"))
-        self.metadata: Mapping[str, Any] = MappingProxyType({})
         shards = sorted(set(self._where.values()))
         self.files = tuple(_shard_path(index, shard) for shard in shards)
         self._shards = {shard: opened(path) for shard, path in zip(shards, self.files, strict=True)}
+        self.metadata: Mapping[str, Any] = MappingProxyType(_agreed(self.shards))
         for shard, reader in self._shards.items():
             self._check_shard(shard, set(reader.names()))
 
@@ -180,6 +180,15 @@ class ShardedReader:
         if name not in self._where:
             raise CheckpointError(f"{self.path} places no tensor called {quoted(name)}.")
         return self._shards[self._where[name]].read(name)
+
+
+def _agreed(shards: tuple[Reader, ...]) -> dict[str, Any]:
+    """Metadata of several files, without what two of them state differently."""
+    stated: dict[str, Any] = {}
+    contradicted = set()
+    for shard in shards:
+        contradicted |= {key for key, value in shard.metadata.items() if stated.setdefault(key, value) != value}
+    return {key: value for key, value in stated.items() if key not in contradicted}
 
 
 def _weight_map(index: Path, raw: object) -> dict[str, str]:

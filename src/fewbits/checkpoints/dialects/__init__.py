@@ -25,6 +25,7 @@ _DIALECTS = {
     "bitsandbytes": ("bitsandbytes", "BitsAndBytes"),
     "fp8": ("fp8_tiles", "FP8Tiles"),
     "mlx": ("mlx", "MLX"),
+    "torchao": ("torchao", "TorchAO"),
 }
 
 _READ_ONLY = {"mxfp4": ("mxfp4_stacks", "MXFP4Stacks")}

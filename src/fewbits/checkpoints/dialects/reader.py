@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class DialectReader:
                 )
             size += stored.bytes
         load = partial(self.dialect.unpack, matrix, self._files, self._configuration)
-        return StoredMatrix(**vars(matrix), bytes=size, load=load)
+        facts = {each.name: getattr(matrix, each.name) for each in fields(Matrix)}  # of what may know more of its file
+        return StoredMatrix(**facts, bytes=size, load=load)
 
 
 def configuration_of(path: Path) -> dict[str, Any] | None:
