@@ -138,6 +138,7 @@ def _refusals() -> str:
         ("awq", "int4_g128_sym_f16"),
         ("bitsandbytes", "int8_row_sym"),
         ("mlx", "Q4_K"),
+        ("torchao", "nf4_g64"),
     ):
         why = refusal(get(dialect), Matrix(MATRIX, name, SHAPE))
         lines.append(
@@ -148,6 +149,10 @@ def _refusals() -> str:
         "- NVFP4 in `compressed-tensors`: its reader divides by a global scale where ours multiplies by one, and no\n"
         "  float32 number makes the two the same for every code; LLM.int8() in `bitsandbytes` rounds twice where we\n"
         "  round once."
+    )
+    lines.append(
+        "- what torchao saves in tiles of a CUDA kernel (Int4TilePackedTo4dTensor), with zero points in floats\n"
+        "  (Int4Tensor where they are not 0), or as MX, whose inputs its readers always round: not read."
     )
     return "\n".join(lines) + "\n"
 

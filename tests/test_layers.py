@@ -114,6 +114,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "hub": {
         "errors",
+        "checkpoints.dialects",
         "checkpoints.jsonfile",
         "checkpoints.quoting",
         "checkpoints.safetensors",

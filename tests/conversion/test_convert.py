@@ -25,6 +25,7 @@ FORMATS = {
     "bitsandbytes": "nf4_g64_dq",
     "fp8": "fp8_e4m3_tile128",
     "mlx": "int4_g64_sym_bf16",
+    "torchao": "uint4_g64_asym_f16",
 }
 
 
@@ -61,7 +62,11 @@ def test_to_our_dialect_and_back_changes_no_bit(made: Path, tmp_path: Path, dial
 
 @pytest.mark.parametrize(
     ("source", "dialects"),
-    [("gptq", ("mlx", "compressed-tensors")), ("awq", ("compressed-tensors",)), ("fp8", ("compressed-tensors",))],
+    [
+        ("gptq", ("mlx", "compressed-tensors")),
+        ("awq", ("compressed-tensors", "torchao")),
+        ("fp8", ("compressed-tensors",)),
+    ],
 )
 def test_from_dialect_to_dialect(made: Path, tmp_path: Path, source: str, dialects: tuple[str, ...]) -> None:
     """Whoever holds the format: another packing of the same codes."""

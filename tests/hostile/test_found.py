@@ -209,6 +209,22 @@ def test_a_group_of_a_number_that_no_machine_counts_to(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def test_a_group_of_more_columns_than_numpy_counts(tmp_path: Path) -> None:
+    told = described("gptq")
+    told["quantization_config"]["group_size"] = 2**63
+
+    with pytest.raises(CheckpointError, match="9223372036854775808"):
+        read("directory", json.dumps(told).encode(), tmp_path)
+
+
+def test_a_name_that_is_half_a_letter(tmp_path: Path) -> None:
+    told = described("torchao")
+    told["metadata"]["tensor_names"] = "\ud800"
+
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        read("directory", json.dumps(told).encode(), tmp_path)
+
+
 def test_a_configuration_that_is_a_whole_model(tmp_path: Path) -> None:
     told = described("gptq")
     told["quantization_config"]["bits"] = described("awq")

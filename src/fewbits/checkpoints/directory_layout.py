@@ -141,7 +141,7 @@ def _bytes(dtype: str, lines: tuple[int, ...]) -> int:
     return prod(lines) * np.dtype(WIDTHS[dtype]).itemsize
 
 
-def _in_headers(config: Mapping[str, Any], tensors: list[Matrix], dialect: Dialect | None) -> dict[str, str]:
+def _in_headers(config: Mapping[str, Any], tensors: list[Matrix], dialect: object) -> dict[str, str]:
     """What the dialect's readers want to know from the header of every file."""
     if not isinstance(dialect, InHeaders):
         return {}

@@ -50,7 +50,7 @@ class Stated(Matrix):
 
 
 class TorchAO:
-    """Whole numbers of 2 to 8 bits per group or row, FP8 per row, tensor or group, NVFP4; INT8, FP8 with rounded inputs."""
+    """Whole numbers of 2 to 8 bits, FP8, and NVFP4; INT8 and FP8 per row with inputs rounded too."""
 
     name = "torchao"
     readers = "transformers, torchao, vLLM"
@@ -100,11 +100,11 @@ class TorchAO:
 
     def header(self, tensors: Sequence[Matrix], plain: Sequence[str], dtype: str) -> dict[str, str]:
         """Every tensor of the model: of matrices class, facts and parts."""
-        stated = {name: {"_type": _PLAIN} for name in plain}
+        stated: dict[str, dict[str, Any]] = {name: {"_type": _PLAIN} for name in plain}
         for matrix in tensors:
             kind = _kind(matrix)
-            said = typed(kind.name, kind.facts(matrix, dtype))
-            stated[matrix.name] = {**said, "_tensor_data_names": list(kind.parts(matrix))}
+            parts = {"_tensor_data_names": list(kind.parts(matrix))}
+            stated[matrix.name] = {**typed(kind.name, kind.facts(matrix, dtype)), **parts}
         return {NAMES: json.dumps(list(stated)), **{name: json.dumps(said) for name, said in stated.items()}}
 
     def recognizes(self, configuration: Configuration) -> bool:
@@ -138,9 +138,12 @@ def _statements(files: Files) -> list[Said]:
             f"all of them the same (no {NAMES}): save it again with torchao 0.15 or newer, or start from the original "
             "model."
         )
-    listed = parse_object(f'{{"{NAMES}": {metadata[NAMES]}}}'.encode(), f"{NAMES} of torchao's header")[NAMES]
+    text = f'{{"{NAMES}": {metadata[NAMES]}}}'.encode("utf-8", "surrogatepass")
+    listed = parse_object(text, f"{NAMES} of torchao's header")[NAMES]
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise CheckpointError(f"{NAMES} of torchao's header is {quoted(listed)}, no list of names; the file is damaged.")
+        raise CheckpointError(
+            f"{NAMES} of torchao's header is {quoted(listed)}, no list of names; the file is damaged."
+        )
     return [said for name in listed if (said := _said(name, metadata)) is not None]
 
 
@@ -148,7 +151,9 @@ def _said(name: str, metadata: Mapping[str, Any]) -> Said | None:
     """What the header states of one tensor; None of a plain one."""
     what = f"the statement of torchao's header on {quoted(name)}"
     if name not in metadata:
-        raise CheckpointError(f"there is no {what.removeprefix('the ')}, or files contradict each other; it is damaged.")
+        raise CheckpointError(
+            f"there is no {what.removeprefix('the ')}, or files contradict each other; it is damaged."
+        )
     stated = parse_object(str(metadata[name]).encode("utf-8", "surrogatepass"), what)
     kind, facts, parts = (stated.get(key) for key in ("_type", "_data", "_tensor_data_names"))
     if kind == _PLAIN:
@@ -163,9 +168,8 @@ def _matrix(said: Said, files: Files) -> Stated:
     kind = _READ.get((said.kind, bool(said.facts.get("is_swizzled_scales"))))
     if kind is None:
         why = _WHY_NOT.get(said.kind, "which is not read here")
-        raise CheckpointError(
-            f"tensor {quoted(said.name)} is a {quoted(said.kind)[1:-1]} of torchao, {why}; start from the original model."
-        )
+        name = f"tensor {quoted(said.name)} is of torchao's class {quoted(said.kind)[1:-1]}"
+        raise CheckpointError(f"{name}, {why}; start from the original model.")
     if not said.name.endswith(WEIGHT):
         raise refused(said, "and no weight of a module; such are not read")
     if not kind.needs <= said.parts:

@@ -1,14 +1,14 @@
 """torchao's classes of quantized tensors: what one has to say of itself, and the JSON that headers say it in.
 
-A header states of each tensor `_type` (the class), `_data` (its facts) and `_tensor_data_names` (its parts): NAME.weight
-of a module lies in the file as NAME._weight_qdata, NAME._weight_scale and so on. Source: torchao 0.18, the peer in tests.
+A header states of each tensor `_type` (the class), `_data` (its facts) and `_tensor_data_names` (its parts).
+NAME.weight lies in a file as NAME._weight_qdata, NAME._weight_scale and so on. Source: torchao 0.18, the peer in tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from fewbits.checkpoints.dialects.base import Arrays, Files, Slots
 from fewbits.checkpoints.fields import Matrix
@@ -44,11 +44,17 @@ def part_name(tensor: str, part: str) -> str:
 class Kind(Protocol):
     """One of torchao's classes."""
 
-    name: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
-    """Parts without which there is nothing."""
-    may: ClassVar[frozenset[str]]
-    """Parts beside them."""
+    @property
+    def name(self) -> str:
+        """What torchao calls it."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Parts without which there is nothing."""
+
+    @property
+    def may(self) -> frozenset[str]:
+        """Parts beside them."""
 
     def holds(self, matrix: Matrix) -> bool:
         """Whether it can be `matrix`."""
@@ -91,21 +97,21 @@ def granularity(group: int, *, per_tensor: bool = False) -> dict[str, Any]:
 
 def refused(said: Said, why: str) -> CheckpointError:
     """The error for a tensor that is not read."""
-    return CheckpointError(f"tensor {quoted(said.name)} is a {said.kind} of torchao {why}.")
+    return CheckpointError(f"tensor {quoted(said.name)} is of torchao's class {quoted(said.kind)[1:-1]} {why}.")
 
 
 def scope_of(said: Said, shape: tuple[int, int]) -> str | int:
     """What shares a scale: TENSOR, ROW, or so many columns of a row; raises CheckpointError for anything else."""
-    block = said.facts.get("block_size")
-    if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
-        raise refused(said, f"with block_size {quoted(block)}, not two counts; the file is damaged")
-    if block == [1, shape[1]]:
+    shared = said.facts.get("block_size")
+    if not isinstance(shared, list) or len(shared) != 2 or not all(type(n) is int and n > 0 for n in shared):
+        raise refused(said, f"with block_size {quoted(shared)}, not two counts; the file is damaged")
+    if shared == [1, shape[1]]:
         return ROW
-    if block == list(shape):
+    if shared == list(shape):
         return TENSOR
-    if block[0] != 1 or block[1] < 2 or shape[1] % block[1]:
-        raise refused(said, f"whose scales serve {quoted(block)} of its {list(shape)}, and groups of a row are read")
-    return int(block[1])
+    if shared[0] != 1 or shared[1] < 2 or shape[1] % shared[1]:
+        raise refused(said, f"whose scales serve {quoted(shared)} of its {list(shape)}, and groups of a row are read")
+    return int(shared[1])
 
 
 def require_none(said: Said, key: str, what: str) -> None:

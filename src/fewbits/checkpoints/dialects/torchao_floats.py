@@ -11,7 +11,7 @@ are. Source of the tiles: NVIDIA's cuBLAS documentation, block scaling factors l
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Float8:
 
     name = "Float8Tensor"
     needs = frozenset((CODES, SCALE))
-    may: ClassVar[frozenset[str]] = frozenset()
+    may: frozenset[str] = frozenset()
 
     def holds(self, matrix: Matrix) -> bool:
         """Such formats."""
@@ -114,7 +114,7 @@ class NVFP4Plain:
     name = "NVFP4Tensor"
     needs = frozenset((CODES, SCALE))
     may = frozenset((TENSOR_SCALE,))
-    tiled: ClassVar[bool] = False
+    tiled = False
 
     def holds(self, matrix: Matrix) -> bool:
         """That format, inputs as they are."""

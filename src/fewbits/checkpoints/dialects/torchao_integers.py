@@ -1,15 +1,15 @@
 """torchao's classes of whole numbers: w = scale * (code - zero_point), codes and zero points counted from 0.
 
-    IntxUnpackedToInt8Tensor  qdata I8 (rows, cols), one code a byte; scale (rows, groups); zero_point I8 (rows, groups)
-    Int4Tensor                qdata I8 (rows, cols / 2), the first code below; scale and zero_point (groups, rows), the
-                              latter floats that are added, and 0 here
-    Int8Tensor                qdata I8 (rows, cols); scale F32 (rows, groups), (rows, 1) or (1, 1); zero_point I8, 0
+IntxUnpackedToInt8Tensor  qdata I8 (rows, cols), one code a byte; scale (rows, groups); zero_point I8 (rows, groups)
+Int4Tensor                qdata I8 (rows, cols / 2), the first code below; scale and zero_point (groups, rows), the
+                          latter floats that are added, and 0 here
+Int8Tensor                qdata I8 (rows, cols); scale F32 (rows, groups), (rows, 1) or (1, 1); zero_point I8, 0
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class Intx:
 
     name = "IntxUnpackedToInt8Tensor"
     needs = frozenset((CODES, SCALE, ZERO))
-    may: ClassVar[frozenset[str]] = frozenset()
+    may: frozenset[str] = frozenset()
 
     def holds(self, matrix: Matrix) -> bool:
         """All of them, inputs as they are."""
@@ -137,7 +137,7 @@ class Int4:
 
     name = "Int4Tensor"
     needs = frozenset((CODES, SCALE, ZERO))
-    may: ClassVar[frozenset[str]] = frozenset()
+    may: frozenset[str] = frozenset()
     groups = (32, 64, 128, 256)
 
     def holds(self, matrix: Matrix) -> bool:
@@ -170,8 +170,8 @@ class Int4:
 
     def facts(self, matrix: Matrix, dtype: str) -> dict[str, Any]:
         """The kernels' type, columns that share a scale, sides."""
-        block = [1, uniform_of(matrix).group]
-        return {"activation_dtype": dtype_of("bfloat16"), "block_size": block, "shape": list(matrix.shape)}
+        shared = [1, uniform_of(matrix).group]
+        return {"activation_dtype": dtype_of("bfloat16"), "block_size": shared, "shape": list(matrix.shape)}
 
     def configuration(self, matrix: Matrix) -> dict[str, Any]:
         """Int4WeightOnlyConfig in its plain packing."""
@@ -226,7 +226,7 @@ class Int8:
         """Codes and scales; raises CheckpointError where zero points are anything but 0."""
         if ZERO in parts and parts[ZERO].any():
             raise CheckpointError(
-                f"tensor {matrix.name} is an Int8Tensor of torchao with zero points other than 0, which torchao decodes "
+                f"tensor {matrix.name} is an Int8Tensor of torchao with zero points other than 0, which it decodes "
                 "with and multiplies without; start from the original model."
             )
         return {"codes": _from_whole(matrix, parts[CODES]), "scale": parts[SCALE]}
@@ -234,9 +234,9 @@ class Int8:
     def facts(self, matrix: Matrix, dtype: str) -> dict[str, Any]:
         """What shares a scale, how inputs are rounded."""
         found = uniform_of(matrix)
-        block = list(matrix.shape) if found.per_tensor else [1, found.group or matrix.shape[1]]
+        shared = list(matrix.shape) if found.per_tensor else [1, found.group or matrix.shape[1]]
         rounded = typed("QuantizeTensorToInt8Kwargs", INT8_INPUTS) if matrix.activation else None
-        return {"act_quant_kwargs": rounded, "reduce_range": False, "block_size": block, "dtype": dtype_of(dtype)}
+        return {"act_quant_kwargs": rounded, "reduce_range": False, "block_size": shared, "dtype": dtype_of(dtype)}
 
     def configuration(self, matrix: Matrix) -> dict[str, Any]:
         """Int8WeightOnlyConfig, or the one that rounds inputs."""
