@@ -79,7 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {"errors", "tomlfile", "registry", "activations", "formats", "sites"},
     "checkpoints": {"errors", "mapped", "kernels.module", "registry", "formats", "qtensor", "models"},
     "mixes": {"errors", "checkpoints.base", "planning", "sites"},
-    "inspection": {"errors", "checkpoints", "mixes"},
+    "inspection": {"errors", "checkpoints", "hub.headers", "hub.locating", "mixes"},
     "explanation": {"errors", "lazy", "formats", "kernels", "checkpoints"},
     "reporting": {"errors", "activations", "formats", "evaluation", "explanation", "inspection", "mixes"},
     "evaluation": {
@@ -114,6 +114,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "hub": {
         "errors",
+        "checkpoints.base",
         "checkpoints.dialects",
         "checkpoints.jsonfile",
         "checkpoints.quoting",

@@ -27,8 +27,8 @@ def command(source: str, output: Path, as_json: bool, quiet: bool, **options: An
     """Write SOURCE (a model directory in any dialect, a hub id, a GGUF or an ONNX file) as OUTPUT, and round nothing.
 
     OUTPUT is a GGUF file, or without an ending a model directory in the dialect of other programs: gptq, awq,
-    compressed-tensors, bitsandbytes, fp8, mlx, torchao; of an ONNX file it is one: matmulnbits or qdq. What was written is read
-    again and compared number by number.
+    compressed-tensors, bitsandbytes, fp8, mlx, torchao; of an ONNX file it is one: matmulnbits or qdq. What was
+    written is read again and compared number by number.
     """
     from fewbits.cli.output import print_json, print_tables, stdout_reserved
     from fewbits.cli.progress import progress_report

@@ -36,9 +36,9 @@ def convert(
 
     `output` is a GGUF file, or without an ending a model directory, whose matrices lie as `dialect` says
     (docs/containers.md; None: "fewbits"). A GGUF file has no configuration of transformers': `like` is the model
-    directory that it was made from. An ONNX file becomes one in another dialect (None: "matmulnbits"). With `split_size`
-    (bytes, or "2G") the output has several files of at most that, but for one of a single tensor. No number is rounded.
-    Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises
+    directory that it was made from. An ONNX file becomes one in another dialect (None: "matmulnbits"). `split_size`
+    (bytes, or "2G") limits the files of weights, but for one of a single tensor. No number is rounded. Returns the
+    record, also written beside `output` as a card, or the preview when `dry_run`. Raises
     FewbitsError, one sentence, before any work where a container cannot hold a format, and leaves nothing on failure.
     """
     started = time.perf_counter()
