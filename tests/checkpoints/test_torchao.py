@@ -24,6 +24,7 @@ from fewbits.errors import CheckpointError
 from fewbits.kernels.stored import stored_numbers
 from fewbits.testing.dialect_suite import COLS, NAME, coded
 from fewbits.verification_dialects import Directory
+from references.expert_models import write_experts
 
 ROWS = 160
 Maker = Callable[..., Path]
@@ -267,6 +268,14 @@ def test_pickles_of_torchao_are_never_opened(pocket: Path, tmp_path: Path) -> No
         fewbits.inspect(folder)
     with pytest.raises(CheckpointError, match="print"):
         fewbits.quantize(folder, tmp_path / "o", to="int8_row_sym", allow_pickle=True)
+
+
+def test_experts_are_refused(tmp_path: Path) -> None:
+    """transformers has them in stacks: it would load a model whose experts are random numbers."""
+    source = write_experts(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"is a matrix of an expert.*take --dialect compressed-tensors"):
+        fewbits.quantize(source, tmp_path / "out", to="int8_row_sym", dialect="torchao")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_model_computes_in_its_matrices_decode_to(pocket: Path, tmp_path: Path) -> None:

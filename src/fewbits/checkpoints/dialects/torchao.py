@@ -9,6 +9,7 @@ Source: torchao.prototype.safetensors 0.18 and transformers' torchao quantizer.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ _READ: Mapping[tuple[str, bool], Kind] = {
 NAMES = "tensor_names"
 """The entry of the header that lists the tensors it states."""
 _PLAIN = "Tensor"
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _WHY_NOT: Mapping[str, str] = {
     "Int4TilePackedTo4dTensor": "whose codes lie in tiles of a CUDA kernel, with zero points in floats",
     "Int4PlainInt32Tensor": "whose codes lie as an Intel GPU or an NPU wants them",
@@ -64,6 +66,11 @@ class TorchAO:
             return f"has {len(matrix.shape)} sides, and torchao's dialect holds matrices of two"
         if not matrix.name.endswith(WEIGHT):
             return "is no weight of a module, and torchao's dialect holds such alone"
+        if _EXPERT.search(matrix.name):
+            return (
+                "is a matrix of an expert, and readers of torchao's dialect have all experts of a layer in one stack, "
+                "which is not written; take --dialect compressed-tensors"
+            )
         if any(kind.holds(matrix) for kind in KINDS):
             return None
         inputs = f" with inputs rounded as {matrix.activation}" if matrix.activation else ""
