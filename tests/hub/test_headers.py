@@ -12,7 +12,7 @@ import fewbits
 from hub.conftest import Machine, refused
 from references.hub_server import Hub, Repository
 
-MADE = {"torchao": "uint4_g32_asym", "fewbits": "nf4_g64_dq"}
+MADE = {"torchao": "int4_g32_sym", "fewbits": "nf4_g64_dq"}
 
 
 def stated(output: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_a_repository_is_inspected_by_its_header(machine: Machine, hub: Hub, rep
 def test_every_dialect_is_read_as_from_a_directory(
     machine: Machine, hub: Hub, pocket: Path, tmp_path: Path, dialect: str
 ) -> None:
-    """Several files; what has to look into a tensor, at zero points say, gets that one."""
+    """Several files; what has to look into a tensor, whether all zero points are 0, gets that one."""
     fewbits.quantize(pocket, tmp_path / "out", to=MADE[dialect], dialect=dialect, split_size="1M", threads=2)
     there = hub.repositories["org/quantized"] = Repository()
     there.commit_files({file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()})
