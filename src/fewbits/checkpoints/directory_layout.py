@@ -244,7 +244,8 @@ def _config(
     config.update(changes)
     if quantization:
         config |= dict.fromkeys(dialect.keys if dialect else ("quantization_config",), quantization)
-    return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
+    # Half a letter, which a file may hold as an escape, becomes that escape again.
+    return json.dumps(config, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 _SIDE_FILES = (

@@ -170,7 +170,7 @@ def _stated(file: SafetensorsReader | ShardedReader) -> dict[str, Any]:
 
 def _stated_in(file: Reader) -> dict[str, Any]:
     where = f"the metadata of {file.path}"
-    stated = parse_object(file.metadata[KEY].encode(), where)
+    stated = parse_object(file.metadata[KEY].encode("utf-8", "surrogatepass"), where)
     if stated.get("version") != VERSION:
         raise CheckpointError(
             f"{file.path} is of version {quoted(stated.get('version'))} of the fewbits dialect and this fewbits reads "
