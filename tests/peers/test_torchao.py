@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -210,3 +212,12 @@ def test_we_read_what_transformers_saves(pocket: Path, tmp_path: Path) -> None:
     assert relative(logits_of(model), logits_of(ours)) < 1e-5
     fewbits.convert(tmp_path / "theirs", tmp_path / "other", dialect="compressed-tensors", threads=2)
     assert torch.equal(logits_of(open_model(tmp_path / "other").load().network), logits_of(ours))
+
+
+def test_that_it_is_installed_is_not_heard(pocket: Path, tmp_path: Path) -> None:
+    """transformers imports it wherever it is, and it speaks of libraries for other machines: not under a command."""
+    command = [sys.executable, "-m", "fewbits", "quantize", str(pocket), "-o", str(tmp_path / "o.gguf")]
+    command += ["--calibration", str(tmp_path / "nothing.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("fewbits: ")
