@@ -18,17 +18,25 @@ FORMATS = {
     "fp8": "fp8_e4m3_tile128",
     "mlx": "uint4_g32_bias_f16",
     "hqq": "uint4_g32_floatzero_f16",
+    "torchao": "uint4_g32_asym_bf16",
 }
 """Dialect -> a format that it holds."""
+MORE = (
+    ("torchao", "int4_g32_sym_bf16"),
+    ("torchao", "int8_row_sym"),
+    ("torchao", "fp8_e5m2_g32"),
+    ("torchao", "nvfp4"),
+)
+"""Dialects that lay out one format quite otherwise than another."""
 
-WIDTHS = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8}
+WIDTHS = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8}
 MOST = 1 << 20
 """Bytes of the weights of a directory: what is larger is not laid out here."""
 
 
 def directory_seeds() -> list[bytes]:
     """What fewbits itself writes in each dialect: the configuration, and of each tensor its type, shape and bytes."""
-    return [json.dumps(_described(dialect, name)).encode() for dialect, name in FORMATS.items()]
+    return [json.dumps(_described(dialect, name)).encode() for dialect, name in (*FORMATS.items(), *MORE)]
 
 
 def _described(dialect_name: str, format_name: str) -> dict[str, Any]:
@@ -36,6 +44,7 @@ def _described(dialect_name: str, format_name: str) -> dict[str, Any]:
 
     from fewbits import formats
     from fewbits.checkpoints.dialects import get
+    from fewbits.checkpoints.dialects.base import InHeaders
     from fewbits.checkpoints.fields import Matrix
     from fewbits.qtensor import QTensor
 
@@ -48,7 +57,9 @@ def _described(dialect_name: str, format_name: str) -> dict[str, Any]:
         name: {"dtype": dtype, "shape": list(lines), "bytes": packed[name].tobytes()[:1024].hex()}
         for name, (dtype, lines) in dialect.slots(matrix).items()
     }
-    return {"quantization_config": dialect.configuration([matrix], []), "tensors": tensors}
+    said = dialect.header([matrix], ["model.norm.weight"], "float32") if isinstance(dialect, InHeaders) else {}
+    stated = {key: json.loads(value) for key, value in said.items()}
+    return {"quantization_config": dialect.configuration([matrix], []), "tensors": tensors, "metadata": stated}
 
 
 def read_directory(path: Path) -> None:
@@ -90,9 +101,13 @@ def _laid_out(folder: Path, described: dict[str, Any]) -> bool:
         return False
     if sum(_size(each) for each in tensors.values()) > MOST:
         return False
-    config = {key: value for key, value in described.items() if key != "tensors"}
+    config = {key: value for key, value in described.items() if key not in {"tensors", "metadata"}}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8", errors="surrogatepass")
-    header, data = {}, b""
+    stated = described.get("metadata", {})
+    if isinstance(stated, dict):
+        stated = {key: value if isinstance(value, str) else json.dumps(value) for key, value in stated.items()}
+    header: dict[str, Any] = {"__metadata__": stated}
+    data = b""
     for name, each in tensors.items():
         own = _content(each)
         header[name] = {

@@ -138,12 +138,17 @@ def _refusals() -> str:
         ("awq", "int4_g128_sym_f16"),
         ("bitsandbytes", "int8_g64_sym"),
         ("mlx", "Q4_K"),
+        ("torchao", "nf4_g64"),
     ):
         why = refusal(get(dialect), Matrix(MATRIX, name, SHAPE))
         lines.append(
             f"- `--to {name} --dialect {dialect}`: tensor {MATRIX} {why}; --dialect fewbits holds every format."
         )
     lines.append("- columns kept in 16 bits (`outliers`) and GPT-2's Conv1D: only `--dialect fewbits` can say them.")
+    lines.append(
+        "- what torchao saves in tiles of a CUDA kernel (Int4TilePackedTo4dTensor), with zero points in floats\n"
+        "  (Int4Tensor where they are not 0), or as MX, whose inputs its readers always round: not read."
+    )
     lines.append("")
     lines += [
         f"`--to {old} --dialect {dialect}` becomes `{own}`: readers round so."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# install_peers.sh VENV: the real llama.cpp and bitsandbytes, for tests/peers, in the versions that pyproject.toml names.
+# install_peers.sh VENV: the real llama.cpp, bitsandbytes, torchao and others, for tests/peers, in the versions that pyproject.toml names.
 set -euo pipefail
 venv=$1
 wanted=$("$venv/bin/python" -c '

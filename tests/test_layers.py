@@ -80,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {"errors", "tomlfile", "registry", "activations", "formats", "sites"},
     "checkpoints": {"errors", "mapped", "kernels.module", "registry", "formats", "qtensor", "models"},
     "mixes": {"errors", "checkpoints.base", "planning", "sites"},
-    "inspection": {"errors", "checkpoints", "mixes"},
+    "inspection": {"errors", "checkpoints", "hub.headers", "hub.locating", "mixes"},
     "explanation": {"errors", "lazy", "formats", "kernels", "checkpoints"},
     "reporting": {"errors", "activations", "formats", "evaluation", "explanation", "inspection", "mixes"},
     "evaluation": {
@@ -115,6 +115,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "hub": {
         "errors",
+        "checkpoints.base",
+        "checkpoints.dialects",
         "checkpoints.jsonfile",
         "checkpoints.quoting",
         "checkpoints.safetensors",
@@ -152,7 +154,14 @@ ALLOWED: dict[str, set[str]] = {
         "verification_rotation",
         "workers",
     },
-    "verification_dialects": {"errors", "checkpoints.base", "checkpoints.safetensors", "verification_fields"},
+    "verification_dialects": {
+        "errors",
+        "checkpoints.base",
+        "checkpoints.safetensors",
+        "verification_fields",
+        "verification_torchao",
+    },
+    "verification_torchao": {"errors", "verification_fields"},
     "verification_onnx": {
         "errors",
         "checkpoints.onnx.file",

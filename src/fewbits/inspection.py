@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.checkpoints.base import Reader, StoredTensor
-from fewbits.checkpoints.dialects.reader import open_quantized
+from fewbits.checkpoints.dialects.reader import quantized
 from fewbits.checkpoints.fields import FieldsReader, MatrixReader, StoredMatrix, is_fields_file
+from fewbits.checkpoints.jsonfile import load_object
 from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.errors import CheckpointError
+from fewbits.hub.locating import is_repository, locate
 from fewbits.mixes import Mix, find_mix
 
 _LONGEST_VALUE = 120
@@ -141,12 +143,15 @@ class Inspection:
         return data
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | Path, *, revision: str | None = None) -> Inspection:
     """List the tensors, formats, sizes and metadata of a GGUF, safetensors or ONNX file or a Hugging Face directory.
 
-    Raises CheckpointError when there is no such path, or what is there is damaged or of another kind.
+    Of a repository of the hub ("org/name", at `revision`) headers alone are fetched. Raises CheckpointError when there
+    is no such path, or what is there is damaged or of another kind, and HubError where the hub has no such repository.
     """
-    path = Path(path)
+    if is_repository(str(path)):
+        return _inspect_repository(str(path), revision)
+    path = Path(locate(str(path), revision=revision).path)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a GGUF, safetensors or ONNX file, or a model directory.")
     if path.is_dir():
@@ -181,26 +186,40 @@ def _inspect_gguf(path: Path) -> Inspection:
     mix = None
     if isinstance(architecture, str):
         mix = find_mix(architecture, reader.metadata, tuple(map(reader.read, reader.names())))
-    return _summary(path, "GGUF", architecture, reader, reader.files, values, mix)
+    return _summary(str(path), "GGUF", architecture, reader, _sizes(reader.files), values, mix)
 
 
 def _inspect_safetensors(path: Path) -> Inspection:
     reader = SafetensorsReader(path)
     matrices = FieldsReader(reader) if is_fields_file(reader) else reader
-    return _summary(path, "safetensors", None, matrices, (path,), _shown(reader.metadata))
+    return _summary(str(path), "safetensors", None, matrices, _sizes((path,)), _shown(reader.metadata))
 
 
 def _inspect_directory(path: Path) -> Inspection:
-    from fewbits.checkpoints.jsonfile import load_object
-
     reader, files = open_directory(path)
     config = load_object(path / "config.json") if (path / "config.json").is_file() else {}
-    names = config.get("architectures")
-    architecture = str(names[0]) if isinstance(names, list) and names else config.get("model_type")
-    metadata = {**_shown(reader.metadata), **config}
     weights = tuple(file for file in files if file.suffix == ".safetensors")
-    quantized = open_quantized(path, unknown_as_it_is=True)
-    return _summary(path, "safetensors", architecture, quantized or reader, weights, metadata)
+    return _model(str(path), reader, config, _sizes(weights))
+
+
+def _inspect_repository(name: str, revision: str | None) -> Inspection:
+    """By headers that are fetched, or what the cache has where nobody can be asked."""
+    from fewbits.hub.headers import read_headers  # huggingface_hub and all
+
+    found = read_headers(name, revision=revision)
+    if found is None:
+        return _inspect_directory(Path(locate(name, revision=revision).path))
+    return _model(found.name, found.reader, found.config, found.sizes)
+
+
+def _model(name: str, reader: Reader, config: Mapping[str, Any], sizes: Mapping[str, int]) -> Inspection:
+    """Weights beside a config.json, in whatever dialect that says."""
+    classes = config.get("architectures")
+    architecture = str(classes[0]) if isinstance(classes, list) and classes else config.get("model_type")
+    stated = config.get("quantization_config")
+    matrices = quantized(name, reader, stated if isinstance(stated, dict) else None, unknown_as_it_is=True)
+    metadata = {**_shown(reader.metadata), **config}
+    return _summary(name, "safetensors", architecture, matrices or reader, sizes, metadata)
 
 
 def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +231,7 @@ def _inspect_onnx(path: Path) -> Inspection:
     from fewbits.checkpoints.onnx.reader import OnnxReader
 
     reader = OnnxReader(path)
-    return _summary(path, "ONNX", None, reader, reader.file.files, reader.metadata)
+    return _summary(str(path), "ONNX", None, reader, _sizes(reader.file.files), reader.metadata)
 
 
 _OPENERS: dict[str, Callable[[Path], Inspection]] = {
@@ -222,18 +241,22 @@ _OPENERS: dict[str, Callable[[Path], Inspection]] = {
 }
 
 
+def _sizes(files: tuple[Path, ...]) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in files}
+
+
 def _summary(
-    path: Path,
+    path: str,
     container: str,
     architecture: object,
     reader: Reader | MatrixReader,
-    files: tuple[Path, ...],
+    sizes: Mapping[str, int],
     metadata: Mapping[str, Any],
     mix: Mix | None = None,
 ) -> Inspection:
     tensors = tuple(_tensor(reader.read(name)) for name in reader.names())
     return Inspection(
-        path=str(path),
+        path=path,
         container=container,
         dialect=getattr(reader, "dialect_name", None),
         architecture=architecture if isinstance(architecture, str) else None,
@@ -244,8 +267,8 @@ def _summary(
         mix=mix,
         parameters=sum(t.parameters for t in tensors),
         bytes=sum(t.bytes for t in tensors),
-        file_bytes=sum(file.stat().st_size for file in files),
-        files=tuple(file.name for file in files),
+        file_bytes=sum(sizes.values()),
+        files=tuple(sizes),
         metadata={key: _shortened(value) for key, value in metadata.items()},
     )
 

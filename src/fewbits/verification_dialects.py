@@ -18,11 +18,13 @@ import numpy.typing as npt
 from fewbits.checkpoints.base import Reader
 from fewbits.errors import VerificationError
 from fewbits.verification_fields import codebook, dynamic_map, small_float
+from fewbits.verification_torchao import read_torchao
 
 Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[Any]
 
 _TYPES = {"U8": "u1", "I8": "i1", "F8_E4M3": "u1", "F16": "<f2", "I32": "<u4", "U32": "<u4", "F32": "<f4", "I64": "<i8"}
+_TYPES |= {"F8_E5M2": "u1"}
 
 
 @dataclass(frozen=True)
@@ -367,6 +369,16 @@ def _stacked_mxfp4(folder: Directory, module: str) -> Reading | None:
     return Reading((experts, rows, groups * 2 * half), parts, numbers)
 
 
+def _torchao(folder: Directory, module: str) -> Reading | None:
+    stated = json.loads(folder.weights.metadata.get(f"{module}.weight", "{}"))
+    if "_tensor_data_names" not in stated:
+        return None
+    names = {part: f"{module}._weight_{part}" for part in stated["_tensor_data_names"]}
+    parts = {part: folder.tensor(name) for part, name in names.items()}
+    shape, activation, numbers = read_torchao(stated, parts, folder.weights.read(names["qdata"]).format)
+    return Reading(shape, frozenset(names.values()), numbers, activation)
+
+
 _READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
     "gptq": _gptq,
     "awq": _awq,
@@ -376,4 +388,5 @@ _READINGS: Mapping[str, Callable[[Directory, str], Reading | None]] = {
     "mlx": _mlx,
     "hqq": _hqq,
     "mxfp4": _stacked_mxfp4,
+    "torchao": _torchao,
 }

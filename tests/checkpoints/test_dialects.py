@@ -37,6 +37,7 @@ RUNS = {
     "fp8": "fp8_e4m3_tile128",
     "mlx": "uint4_g64_bias_f16",
     "hqq": "uint4_g64_floatzero_f16",
+    "torchao": "uint4_g32_asym_bf16",
 }
 
 
@@ -51,11 +52,12 @@ def test_whatever_is_held_comes_back(dialect: str, format: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ["int8_token", "fp8_token"])
-def test_rounded_inputs_come_back(activation: str) -> None:
-    matrices = held(get("compressed-tensors"), activation)
+@pytest.mark.parametrize("dialect", [name for name in DIALECTS if get(name).inputs])
+def test_rounded_inputs_come_back(dialect: str, activation: str) -> None:
+    matrices = held(get(dialect), activation)
     assert matrices
     for matrix in matrices:
-        check_dialect(get("compressed-tensors"), matrix)
+        check_dialect(get(dialect), matrix)
 
 
 @pytest.mark.parametrize("format", ["int4_g32_sym_f16", "uint4_g64_asym_f16", "int3_g32_sym_f16"])

@@ -458,6 +458,8 @@ def test_no_second_rounding(tmp_path: Path) -> None:
         fewbits.quantize(out, tmp_path / "b.onnx", to="int4_g32_sym")
     with pytest.raises(CheckpointError, match="is in the dialect matmulnbits already"):
         fewbits.convert(out, tmp_path / "b.onnx")
+    with pytest.raises(CheckpointError, match="is an ONNX file, which is not split"):
+        fewbits.convert(out, tmp_path / "b.onnx", dialect="qdq", split_size="1M")
     with pytest.raises(CheckpointError, match="holds no quantized matrix"):
         fewbits.convert(tmp_path / "source.onnx", tmp_path / "b.onnx")
 

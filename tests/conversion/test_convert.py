@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import fewbits
 from fewbits.checkpoints.dialects.gptq import GPTQ
 from fewbits.checkpoints.equivalents import Equivalent
+from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.errors import CheckpointError, FewbitsError, VerificationError
 from fewbits.evaluation.model_files import open_model
 from references.expert_models import write_experts
@@ -26,6 +28,7 @@ FORMATS = {
     "fp8": "fp8_e4m3_tile128",
     "mlx": "int4_g64_sym_bf16",
     "hqq": "uint4_g64_asym_f16",
+    "torchao": "uint4_g64_asym_f16",
 }
 
 
@@ -62,7 +65,11 @@ def test_to_our_dialect_and_back_changes_no_bit(made: Path, tmp_path: Path, dial
 
 @pytest.mark.parametrize(
     ("source", "dialects"),
-    [("gptq", ("mlx", "compressed-tensors")), ("awq", ("compressed-tensors", "hqq")), ("fp8", ("compressed-tensors",))],
+    [
+        ("gptq", ("mlx", "compressed-tensors")),
+        ("awq", ("compressed-tensors", "hqq", "torchao")),
+        ("fp8", ("compressed-tensors",)),
+    ],
 )
 def test_from_dialect_to_dialect(made: Path, tmp_path: Path, source: str, dialects: tuple[str, ...]) -> None:
     """Whoever holds the format: another packing of the same codes."""
@@ -73,6 +80,29 @@ def test_from_dialect_to_dialect(made: Path, tmp_path: Path, source: str, dialec
         assert all(torch.equal(wanted[name], found[name]) for name in wanted)
         convert(tmp_path / dialect, tmp_path / f"{dialect}-back", dialect=source)
         assert weights(tmp_path / f"{dialect}-back") == weights(made / source)
+
+
+def test_the_same_in_several_files(pocket: Path, tmp_path: Path) -> None:
+    """Parts of a directory and of a GGUF file: no tensor changes, and back they are one again."""
+    fewbits.quantize(pocket, tmp_path / "one", to="int4_g32_sym_f16", dialect="gptq", threads=2)
+    record = convert(tmp_path / "one", tmp_path / "several", dialect="torchao", split_size="700K")
+    files = sorted((tmp_path / "several").glob("*.safetensors"))
+    assert record.preview.parts == tuple(file.name for file in files)
+    assert record.parts_sha256 == {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    assert len(files) > 2
+    convert(tmp_path / "several", tmp_path / "back", dialect="gptq")
+    assert weights(tmp_path / "back") == weights(tmp_path / "one")
+
+    record = convert(tmp_path / "several", tmp_path / "m.gguf", split_size="1M")
+    parts = sorted(tmp_path.glob("m-0*.gguf"))
+    assert record.preview.parts == tuple(part.name for part in parts)
+    assert len(parts) > 1
+    convert(tmp_path / "one", tmp_path / "whole.gguf")
+    found, wanted = (open_gguf(path) for path in (parts[0], tmp_path / "whole.gguf"))
+    assert all(np.array_equal(found.read(name).buffer, wanted.read(name).buffer) for name in wanted.names())
+    for output, message in (("m.gguf", "exists already"), ("y", "no size of a part")):
+        with pytest.raises(CheckpointError, match=message):
+            convert(tmp_path / "one", tmp_path / output, split_size="1M" if output != "y" else "many")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from fuzz.directories import FORMATS, directory_seeds
 from fuzz.targets import ROOT, TARGETS, gguf_seeds, tokenizer_seeds
 
+import fewbits
 from fewbits import planning
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.huggingface import convert_directory
@@ -207,6 +208,34 @@ def test_a_group_of_a_number_that_no_machine_counts_to(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 50_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_group_of_more_columns_than_numpy_counts(tmp_path: Path) -> None:
+    told = described("gptq")
+    told["quantization_config"]["group_size"] = 2**63
+
+    with pytest.raises(CheckpointError, match="9223372036854775808"):
+        read("directory", json.dumps(told).encode(), tmp_path)
+
+
+def test_a_name_that_is_half_a_letter(tmp_path: Path) -> None:
+    told = described("torchao")
+    told["metadata"]["tensor_names"] = "\ud800"
+
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        read("directory", json.dumps(told).encode(), tmp_path)
+
+
+def test_a_statement_that_is_half_a_letter(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        read("safetensors-header", json.dumps({"__metadata__": {"fewbits": "\ud800"}}).encode(), tmp_path)
+
+
+def test_half_a_letter_in_a_configuration_stays(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "note": "\ud800"}))
+    fewbits.quantize(folder, tmp_path / "out", to="int8_row_sym")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["note"] == "\ud800"
 
 
 def test_a_configuration_that_is_a_whole_model(tmp_path: Path) -> None:

@@ -84,8 +84,19 @@ def test_the_model_card_says_what_the_card_says(machine: Machine, hub: Hub, outp
         assert f"| {form['format']} | {form['tensors']} |" in text
 
 
-def test_a_directory_goes_up_with_its_tokenizer(machine: Machine, hub: Hub, pocket: Path) -> None:
-    fewbits.quantize(pocket, machine.home / "out", to="nf4_g64")
+@pytest.mark.parametrize(
+    ("to", "dialect", "library"),
+    [
+        ("nf4_g64", "fewbits", "fewbits"),
+        ("int4_g64_sym_f16", "mlx", "mlx"),
+        ("int8_row_sym", "torchao", "transformers"),
+    ],
+)
+def test_a_directory_goes_up_with_its_tokenizer(
+    machine: Machine, hub: Hub, pocket: Path, to: str, dialect: str, library: str
+) -> None:
+    """And is said to be of whoever loads it."""
+    fewbits.quantize(pocket, machine.home / "out", to=to, dialect=dialect)
 
     done = machine.fewbits("push", "out", "me/pocket", "--public", "--json")
 
@@ -95,7 +106,7 @@ def test_a_directory_goes_up_with_its_tokenizer(machine: Machine, hub: Hub, pock
     local = {p.name: p.read_bytes() for p in (machine.home / "out").iterdir()}
     assert {name: there.files[name] for name in local} == local
     assert set(there.files) - set(local) == {".gitattributes", "out.card.json", "README.md"}
-    assert front_matter(there.files["README.md"])["library_name"] == "fewbits"
+    assert front_matter(there.files["README.md"])["library_name"] == library
 
 
 def test_what_leaves_the_machine_names_no_folder_of_it(

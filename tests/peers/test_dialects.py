@@ -29,6 +29,7 @@ from fewbits.evaluation.model_files import open_model
 from fewbits.kernels.stored import stored_numbers
 from fewbits.testing.dialect_suite import coded
 from fewbits.testing.inputs import normal
+from references.expert_models import write_experts
 
 NAME, ROWS, COLS = "model.layers.0.mlp.up_proj.weight", 128, 256
 TEXT = Path(__file__).parents[2] / "docs" / "glossary.md"
@@ -88,6 +89,21 @@ def test_inputs_are_rounded_as_compressed_tensors_does(pocket: Path, tmp_path: P
     assert relative(b.double(), a.double()) < {"w8a8_fp8": 1e-7, "w8a8": 2e-2}[recipe]
     rounded = a.double() - torch.nn.functional.linear(x, dict(ours.named_modules())[name].weight).double()
     assert rounded.norm() / a.double().norm() > 4e-3, "inputs are rounded at all"
+
+
+@pytest.mark.parametrize(("dialect", "to"), [("compressed-tensors", "int4_g32_sym_f16"), ("fp8", "fp8_e4m3_tile128")])
+def test_transformers_puts_listed_experts_into_its_stacks(tmp_path: Path, dialect: str, to: str) -> None:
+    source = write_experts(tmp_path / "model", "qwen3_moe", dtype=torch.float32)
+    fewbits.quantize(source, tmp_path / "out", to=to, dialect=dialect, threads=2)
+    more = {"quantization_config": transformers.FineGrainedFP8Config(dequantize=True)} if dialect == "fp8" else {}
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, output_loading_info=True, **more
+    )
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ours = open_model(tmp_path / "out").load().network
+    with torch.inference_mode():
+        found, wanted = (network(torch.arange(3, 60)[None]).logits.double() for network in (theirs, ours))
+    assert relative(found, wanted) < 2e-3
 
 
 def scheme_of(matrix: Matrix) -> tuple[Any, QuantizationScheme]:

@@ -238,12 +238,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _part(self, data: bytes, *, upto: int | None = None, **headers: str) -> None:
         """The file, or what a Range asks for; with `upto` the connection closes after so many bytes."""
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start = int(asked[1]) if asked else 0
-        body = data[start:]
+        stop = int(asked[2]) + 1 if asked and asked[2] else len(data)
+        body = data[start:stop]
         if asked:
-            headers["Content_Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            self.hub.requests.append(f"RANGE {start}")
+            headers["Content_Range"] = f"bytes {start}-{start + len(body) - 1}/{len(data)}"
+            self.hub.requests.append(f"RANGE {start}" + (f"-{stop}" if asked[2] else ""))
         sent = body if upto is None else body[:upto]
         self._answer(206 if asked else 200, sent, Content_Length=str(len(body)), Accept_Ranges="bytes", **headers)
         if upto is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fewbits.checkpoints import pickled
-from fewbits.checkpoints.dialects.base import WIDTHS, Dialect
+from fewbits.checkpoints.dialects.base import WIDTHS, Dialect, InHeaders
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
 from fewbits.checkpoints.jsonfile import load_object, parse_object
 from fewbits.checkpoints.safetensors import INDEX_NAME, SHARD_NAME, SINGLE_NAME
@@ -95,12 +95,13 @@ def plan_directory(
     if not quantized:
         _refuse_quantized(source)
     shards = _shards(tensors, dialect, largest)
+    said = _in_headers(load_object(source / "config.json"), tensors, dialect)
     files: list[WeightsFile] = []
     slots: dict[tuple[str, str], FieldSlot] = {}
     where: dict[str, str] = {}
     for number, shard in enumerate(shards):
         name = SINGLE_NAME if len(shards) == 1 else SHARD_NAME.format(number + 1, len(shards))
-        file, own = _planned_file(name, number, shard, dialect)
+        file, own = _planned_file(name, number, shard, dialect, said)
         files.append(file)
         slots |= own
         where |= {entry[1]: name for tensor in shard for entry in _entries(tensor, dialect)}
@@ -140,6 +141,22 @@ def _bytes(dtype: str, lines: tuple[int, ...]) -> int:
     return prod(lines) * np.dtype(WIDTHS[dtype]).itemsize
 
 
+def _in_headers(config: Mapping[str, Any], tensors: list[Matrix], dialect: object) -> dict[str, str]:
+    """What the dialect's readers want to know from the header of every file."""
+    if not isinstance(dialect, InHeaders):
+        return {}
+    plain = [tensor for tensor in tensors if _is_plain(tensor)]
+    stated = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    first = next((_TORCH[tensor.format] for tensor in plain if tensor.format in _TORCH), "float32")
+    dtype = stated if stated in _TORCH.values() else first
+    matrices = [tensor for tensor in tensors if not _is_plain(tensor)]
+    return dialect.header(matrices, [tensor.name for tensor in plain], dtype)
+
+
+_TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""What a model may compute in: dtype of safetensors -> torch's name of it."""
+
+
 def _place(dtype: str, lines: tuple[int, ...]) -> int:
     """Where a tensor belongs: what would leave the next one at an odd place comes last, wide numbers first.
 
@@ -150,13 +167,13 @@ def _place(dtype: str, lines: tuple[int, ...]) -> int:
 
 
 def _planned_file(
-    file_name: str, number: int, tensors: list[Matrix], dialect: Dialect | None
+    file_name: str, number: int, tensors: list[Matrix], dialect: Dialect | None, said: Mapping[str, str]
 ) -> tuple[WeightsFile, dict[tuple[str, str], FieldSlot]]:
     """The file and the places of `tensors` in it."""
     stated = (
         {METHOD: statement(t for t in tensors if not _is_plain(t))} if dialect is None else {"quantized_by": METHOD}
     )
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **stated}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **stated, **said}}
     slots: dict[tuple[str, str], FieldSlot] = {}
     position = 0
     entries = [(tensor, *entry) for tensor in tensors for entry in _entries(tensor, dialect)]
@@ -234,7 +251,8 @@ def _config(
     config.update(changes)
     if quantization:
         config |= dict.fromkeys(dialect.keys if dialect else ("quantization_config",), quantization)
-    return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
+    # Half a letter, which a file may hold as an escape, becomes that escape again.
+    return json.dumps(config, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 _SIDE_FILES = (

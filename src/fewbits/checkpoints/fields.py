@@ -18,8 +18,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
-import numpy as np
-
 from fewbits import formats
 from fewbits.checkpoints.base import Reader, StoredTensor
 from fewbits.checkpoints.jsonfile import parse_object
@@ -134,10 +132,14 @@ class FieldsReader:
         except FormatError as error:
             raise CheckpointError(f"{where} cannot be read: {error}; a newer fewbits may know it.") from error
         fields = {field: self._field(name, field, *each) for field, each in shapes.items()}
-        size = sum(field.nbytes for field in fields.values())
-        return StoredMatrix(**vars(stated), bytes=size, load=lambda: fields)
+        size = sum(field.bytes for field in fields.values())
 
-    def _field(self, tensor: str, field: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        def load() -> Fields:
+            return {field: each.buffer.view(shapes[field][0]).reshape(each.shape) for field, each in fields.items()}
+
+        return StoredMatrix(**vars(stated), bytes=size, load=load)
+
+    def _field(self, tensor: str, field: str, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
         name = field_name(tensor, field)
         if name not in self._file.names():
             raise CheckpointError(f"{self.path} holds no {quoted(name)}, which its tensor needs; the file is damaged.")
@@ -147,7 +149,7 @@ class FieldsReader:
                 f"{quoted(name)} in {self.path} is {stored.format} {list(stored.shape)} and should be {DTYPES[dtype]} "
                 f"{list(shape)}; the file is damaged."
             )
-        return stored.buffer.view(dtype).reshape(shape)
+        return stored
 
 
 def is_fields_file(file: Reader) -> TypeGuard[SafetensorsReader | ShardedReader]:
@@ -168,7 +170,7 @@ def _stated(file: SafetensorsReader | ShardedReader) -> dict[str, Any]:
 
 def _stated_in(file: Reader) -> dict[str, Any]:
     where = f"the metadata of {file.path}"
-    stated = parse_object(file.metadata[KEY].encode(), where)
+    stated = parse_object(file.metadata[KEY].encode("utf-8", "surrogatepass"), where)
     if stated.get("version") != VERSION:
         raise CheckpointError(
             f"{file.path} is of version {quoted(stated.get('version'))} of the fewbits dialect and this fewbits reads "

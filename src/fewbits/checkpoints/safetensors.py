@@ -35,7 +35,9 @@ _WIDTHS: Mapping[str, int] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """A tensor's dtype and shape, and its bytes, counted from the end of the header."""
+
     dtype: str
     shape: tuple[int, ...]
     begin: int
@@ -46,7 +48,7 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _entry(where: str, raw: object) -> _Entry:
+def _entry(where: str, raw: object) -> Entry:
     """One tensor's header fields, each of the right type; sizes are compared by the caller."""
     if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where} needs exactly dtype, shape and data_offsets; the file is damaged.")
@@ -66,25 +68,29 @@ def _entry(where: str, raw: object) -> _Entry:
             f"{where} of {dtype} with shape {quoted(shape)} needs {quoted(size)} bytes but its offsets "
             f"span {quoted(end - begin)}; the file is damaged."
         )
-    return _Entry(dtype, tuple(shape), begin, end)
+    return Entry(dtype, tuple(shape), begin, end)
 
 
-def _header(path: Path, data: Bytes) -> tuple[dict[str, Any], int]:
-    """The parsed header and the position of the first tensor byte."""
-    if data.size < 8:
-        raise CheckpointError(f"{path} has {data.size} bytes, too few for a safetensors header; download it again.")
-    length = int.from_bytes(data[:8].tobytes(), "little")
+LENGTH = 8
+"""Bytes before the header, which say how long it is."""
+
+
+def header_end(path: Path, first: Bytes, size: int) -> int:
+    """Where the header of a file of `size` bytes ends, by its `first` bytes; raises CheckpointError where it cannot."""
+    if size < LENGTH:
+        raise CheckpointError(f"{path} has {size} bytes, too few for a safetensors header; download it again.")
+    length = int.from_bytes(first[:LENGTH].tobytes(), "little")
     if length > JSON_BYTES:
         raise CheckpointError(
             f"{path} claims a header of {length} bytes, above the limit of {JSON_BYTES}; "
             "it is damaged, unsafe, or no safetensors file."
         )
-    if length > data.size - 8:
+    if length > size - LENGTH:
         raise CheckpointError(
-            f"{path} claims a header of {length} bytes but has {data.size - 8} after the length; "
+            f"{path} claims a header of {length} bytes but has {size - LENGTH} after the length; "
             "it is truncated or no safetensors file: download it again."
         )
-    return parse_object(data[8 : 8 + length].tobytes(), f"the header of {path}"), 8 + length
+    return LENGTH + length
 
 
 def _text_metadata(path: Path, raw: object) -> dict[str, str]:
@@ -96,7 +102,7 @@ def _text_metadata(path: Path, raw: object) -> dict[str, str]:
     return raw
 
 
-def _check_tiling(path: Path, entries: dict[str, _Entry], available: int) -> None:
+def _check_tiling(path: Path, entries: dict[str, Entry], available: int) -> None:
     """The tensors cover the data part exactly: no overlap, no hole, nothing missing, nothing left."""
     position, previous = 0, "the header"
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -116,6 +122,27 @@ def _check_tiling(path: Path, entries: dict[str, _Entry], available: int) -> Non
         raise CheckpointError(f"{path} has {available - position} bytes after its last tensor; the file is damaged.")
 
 
+class Header:
+    """What a file of `size` bytes says of its tensors in its header, the bytes `text`; checked completely."""
+
+    def __init__(self, path: Path, text: Bytes, size: int) -> None:
+        self.path = path
+        stated = parse_object(text.tobytes(), f"the header of {path}")
+        self.metadata: Mapping[str, Any] = MappingProxyType(_text_metadata(path, stated.pop("__metadata__", None)))
+        self.entries = {name: _entry(f"tensor {quoted(name)} in {path}", raw) for name, raw in stated.items()}
+        _check_tiling(path, self.entries, size - LENGTH - text.size)
+
+    def names(self) -> list[str]:
+        """Tensor names in the order of their bytes."""
+        return sorted(self.entries, key=lambda name: self.entries[name].begin)
+
+    def entry(self, name: str) -> Entry:
+        """Of the tensor called `name`; raises CheckpointError when there is none."""
+        if name not in self.entries:
+            raise CheckpointError(f"{self.path} holds no tensor called {quoted(name)}.")
+        return self.entries[name]
+
+
 class SafetensorsReader:
     """One safetensors file, its header checked completely; tensors are mapped views.
 
@@ -126,35 +153,37 @@ class SafetensorsReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         data = map_file(path)
-        header, start = _header(path, data)
-        self.metadata: Mapping[str, Any] = MappingProxyType(_text_metadata(path, header.pop("__metadata__", None)))
-        self._entries = {name: _entry(f"tensor {quoted(name)} in {path}", raw) for name, raw in header.items()}
-        _check_tiling(path, self._entries, data.size - start)
+        start = header_end(path, data, data.size)
+        self._header = Header(path, data[LENGTH:start], data.size)
+        self.metadata: Mapping[str, Any] = self._header.metadata
         self._data = data[start:]
 
     def names(self) -> list[str]:
         """Tensor names in the order of their bytes."""
-        return sorted(self._entries, key=lambda name: self._entries[name].begin)
+        return self._header.names()
 
     def read(self, name: str) -> StoredTensor:
         """The tensor called `name`, a view; raises CheckpointError when there is none."""
-        entry = self._entries.get(name)
-        if entry is None:
-            raise CheckpointError(f"{self.path} holds no tensor called {quoted(name)}.")
+        entry = self._header.entry(name)
         return StoredTensor(name, entry.dtype, entry.shape, self._data[entry.begin : entry.end])
 
 
 class ShardedReader:
-    """Several files behind one index, which must agree with them tensor by tensor; `opened` reads one of them."""
+    """Several files behind one index, which must agree with them tensor by tensor; `opened` reads those `there`."""
 
-    def __init__(self, index: Path, opened: Callable[[Path], Reader] = SafetensorsReader) -> None:
+    def __init__(
+        self,
+        index: Path,
+        opened: Callable[[Path], Reader] = SafetensorsReader,
+        there: Callable[[Path], bool] = Path.is_file,
+    ) -> None:
         self.path = index
         raw = load_object(index)
         self._where = _weight_map(index, raw.get("weight_map"))
-        self.metadata: Mapping[str, Any] = MappingProxyType({})
         shards = sorted(set(self._where.values()))
-        self.files = tuple(_shard_path(index, shard) for shard in shards)
+        self.files = tuple(_shard_path(index, shard, there) for shard in shards)
         self._shards = {shard: opened(path) for shard, path in zip(shards, self.files, strict=True)}
+        self.metadata: Mapping[str, Any] = MappingProxyType(_agreed(self.shards))
         for shard, reader in self._shards.items():
             self._check_shard(shard, set(reader.names()))
 
@@ -185,6 +214,15 @@ class ShardedReader:
         return self._shards[self._where[name]].read(name)
 
 
+def _agreed(shards: tuple[Reader, ...]) -> dict[str, Any]:
+    """Metadata of several files, without what two of them state differently."""
+    stated: dict[str, Any] = {}
+    contradicted = set()
+    for shard in shards:
+        contradicted |= {key for key, value in shard.metadata.items() if stated.setdefault(key, value) != value}
+    return {key: value for key, value in stated.items() if key not in contradicted}
+
+
 def _weight_map(index: Path, raw: object) -> dict[str, str]:
     if not isinstance(raw, dict) or not raw or not all(isinstance(v, str) for v in raw.values()):
         raise CheckpointError(f"{index} has no weight_map from tensor names to file names; the file is damaged.")
@@ -195,7 +233,7 @@ _LONGEST_NAME = 255
 """Bytes of a file's name on the systems that we run on."""
 
 
-def _shard_path(index: Path, shard: str) -> Path:
+def _shard_path(index: Path, shard: str, there: Callable[[Path], bool]) -> Path:
     """A shard lies beside its index: a path that leaves the directory could read any file of the machine."""
     long = len(shard.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
     if long or shard != Path(shard).name or shard in {"", ".", ".."} or "\\" in shard or "\0" in shard:
@@ -203,7 +241,7 @@ def _shard_path(index: Path, shard: str) -> Path:
             f"{index} names the shard {quoted(shard)}, which is not a plain file name beside it; refused."
         )
     path = index.parent / shard
-    if not path.is_file():
+    if not there(path):
         raise CheckpointError(f"{index} names the shard {quoted(shard)}, which is missing; download it again.")
     return path
 

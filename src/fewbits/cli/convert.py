@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--dialect", metavar="NAME", help="How a model directory lays out matrices  [default: fewbits]")
 @click.option("--like", metavar="DIRECTORY", help="The model directory that a GGUF file was made from.")
+@click.option("--split-size", metavar="SIZE", help="Write weights in files of at most this size: 2G, 500M.")
 @click.option("--dry-run", is_flag=True, help="Print the preview and stop; nothing is written.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")
@@ -26,8 +27,8 @@ def command(source: str, output: Path, as_json: bool, quiet: bool, **options: An
     """Write SOURCE (a model directory in any dialect, a hub id, a GGUF or an ONNX file) as OUTPUT, and round nothing.
 
     OUTPUT is a GGUF file, or without an ending a model directory in the dialect of other programs: gptq, awq,
-    compressed-tensors, bitsandbytes, fp8, mlx, hqq; of an ONNX file it is one: matmulnbits or qdq. What was written is
-    read again and compared number by number.
+    compressed-tensors, bitsandbytes, fp8, mlx, hqq, torchao; of an ONNX file it is one: matmulnbits or qdq. What was
+    written is read again and compared number by number.
     """
     from fewbits.cli.output import print_json, print_tables, stdout_reserved
     from fewbits.cli.progress import progress_report

@@ -24,6 +24,7 @@ def convert(
     *,
     dialect: str | None = None,
     like: str | Path | None = None,
+    split_size: int | str | None = None,
     force: bool = False,
     dry_run: bool = False,
     threads: int | None = None,
@@ -35,8 +36,9 @@ def convert(
 
     `output` is a GGUF file, or without an ending a model directory, whose matrices lie as `dialect` says
     (docs/containers.md; None: "fewbits"). A GGUF file has no configuration of transformers': `like` is the model
-    directory that it was made from. An ONNX file becomes one in another dialect (None: "matmulnbits"). No number is
-    rounded. Returns the record, also written beside `output` as a card, or the preview when `dry_run`. Raises
+    directory that it was made from. An ONNX file becomes one in another dialect (None: "matmulnbits"). `split_size`
+    (bytes, or "2G") limits the files of weights, but for one of a single tensor. No number is rounded. Returns the
+    record, also written beside `output` as a card, or the preview when `dry_run`. Raises
     FewbitsError, one sentence, before any work where a container cannot hold a format, and leaves nothing on failure.
     """
     started = time.perf_counter()
@@ -45,9 +47,10 @@ def convert(
         if not dry_run:
             for weights in _weights(Path(source).expanduser()):
                 digests.begin(weights)
-        from fewbits.conversion.run import plan, run  # reading its modules takes half a second
+        from fewbits.conversion.run import Asked, plan, run  # reading its modules takes half a second
 
-        job = plan(str(source), Path(output), dialect, like, force=force, dry_run=dry_run, revision=revision)
+        asked = Asked(Path(output), dialect, like, split_size, force=force, dry_run=dry_run)
+        job = plan(str(source), asked, revision=revision)
         if on_preview:
             on_preview(job.preview)
         return job.preview if dry_run else run(job, workers, digests, progress or silent, started)

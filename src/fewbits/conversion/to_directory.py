@@ -23,17 +23,18 @@ from fewbits.verification_matrices import Expectation, Inputs
 from fewbits.workers import Workers
 
 
-def to_directory(source: Source, output: Path, dialect: Dialect | None) -> Job:
-    """A model directory in `dialect`, or our own."""
+def to_directory(source: Source, output: Path, dialect: Dialect | None, largest: int | None) -> Job:
+    """A model directory in `dialect`, or our own, with weights in files of at most `largest` bytes."""
     stored = [source.reader.read(name) for name in source.reader.names()]
     rows = [_matrix(each, dialect) for each in stored]
     if dialect is not None:
         require_held(dialect, rows)
-    layout = plan_directory(source.folder, (), rows, METHOD, {}, dialect, quantized=True)
+    layout = plan_directory(source.folder, (), rows, METHOD, {}, dialect, quantized=True, largest=largest)
     pieces = tuple(_directory_piece(source, each, row) for each, row in zip(stored, rows, strict=True))
+    preview = preview_of(source, output, pieces, layout.size, dialect.name if dialect else OWN)
     return Job(
         output=output,
-        preview=preview_of(source, output, pieces, layout.size, dialect.name if dialect else OWN),
+        preview=replace(preview, parts=tuple(file.name for file in layout.files) if layout.index else ()),
         pieces=pieces,
         files=source.files,
         size=layout.size,

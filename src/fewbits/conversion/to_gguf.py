@@ -28,9 +28,8 @@ from fewbits.verification_sources import expect_directory
 from fewbits.workers import Workers
 
 
-def to_gguf(source: Source, output: Path) -> Job:
-    """A GGUF file, whose types are the formats of the directory, or the same under other names."""
-    target = GGUFTarget()
+def to_gguf(source: Source, output: Path, target: GGUFTarget) -> Job:
+    """A GGUF file or its parts, whose types are the formats of the directory, or the same under other names."""
     quantized = source.reader if source.dialect else None
     rows = RowReader(quantized) if quantized is not None else None
     conversion = target.accept(convert_directory(source.folder, quantized=rows))
@@ -39,14 +38,20 @@ def to_gguf(source: Source, output: Path) -> Job:
     recipe = Recipe(METHOD, commonest(planned), "", "what the source holds, as it is", ())
     prepared = target.prepare(conversion, planned, recipe, None)
     preview = preview_of(source, output, pieces, prepared.size, "gguf")
+    parts = prepared.parts(output)
     return Job(
         output=output,
-        preview=replace(preview, architecture=conversion.architecture, notes=(*preview.notes, *conversion.notes)),
+        preview=replace(
+            preview,
+            architecture=conversion.architecture,
+            notes=(*preview.notes, *conversion.notes, *prepared.notes),
+            parts=tuple(path.name for path in parts),
+        ),
         pieces=pieces,
         files=source.files,
         size=prepared.size,
         open=lambda: prepared.open(output),
-        verify=partial(_verify_file, source, conversion, output, prepared.metadata),
+        verify=partial(_verify_file, source, conversion, parts or (output,), prepared.metadata),
     )
 
 
@@ -72,15 +77,15 @@ def _widened(placement: Placement, planned: PlannedTensor) -> Fields:
 def _verify_file(
     source: Source,
     conversion: Conversion,
-    output: Path,
+    files: tuple[Path, ...],
     metadata: Mapping[str, object],
     expected: Mapping[str, Expectation],
     workers: Workers,
     progress: Callable[[int, int], None],
 ) -> OutputDigest:
     """Where each tensor comes from, the facts of the architecture say; what was computed stays expected as it is."""
-    written = partial_path(output)
-    origins = expect_directory(source.folder, open_written((written,)), source.numbers)
+    written = tuple(map(partial_path, files))
+    origins = expect_directory(source.folder, open_written(written), source.numbers)
     found = {
         name: replace(want, source=origins[name].source, order=origins[name].order, add=origins[name].add)
         if name in origins
@@ -88,4 +93,4 @@ def _verify_file(
         for name, want in expected.items()
     }
     require_planned(origins, expected)
-    return verify((written,), metadata, found, workers, progress)  # type: ignore[arg-type]
+    return verify(written, metadata, found, workers, progress)  # type: ignore[arg-type]

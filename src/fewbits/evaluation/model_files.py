@@ -112,9 +112,15 @@ def open_model(path: str | Path) -> ModelFile:
     return GGUFModel.open(path)
 
 
+_IMPORTED = ("torchao", "torch.utils._pytree")
+"""Who speaks up while transformers imports torchao, which it does wherever that is installed."""
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[Any]:
     """The transformers package with its warnings and progress bars off; both are put back afterwards."""
+    import logging as standard
+
     import transformers
     from transformers.utils import logging as untyped
 
@@ -122,9 +128,14 @@ def quiet_transformers() -> Iterator[Any]:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    others = {each: each.level for each in map(standard.getLogger, _IMPORTED)}
+    for each in others:
+        each.setLevel(standard.ERROR)
     try:
         yield transformers
     finally:
+        for each, own in others.items():
+            each.setLevel(own)
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

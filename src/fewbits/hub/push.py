@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from fewbits.checkpoints import dialects
 from fewbits.checkpoints.jsonfile import load_object, parse_object
 from fewbits.errors import FewbitsError, HubError
 from fewbits.hub.destination import README, Destination, look
@@ -177,13 +178,15 @@ def _json_of(place: Destination, name: str) -> dict[str, Any]:
     return parse_object(path.read_bytes(), f"{place.repository}/{name}")
 
 
-_LIBRARIES = {"": "transformers", "fewbits": "fewbits"}
-"""quant_method of a model directory -> who loads it; others than ours are loaded by transformers."""
+_LIBRARIES = {dialects.OWN: "fewbits", "mlx": "mlx"}
+"""Dialect of a model directory -> who loads it; all others are loaded by transformers."""
 
 
 def _library(path: Path) -> str:
     if path.is_file():
         return "gguf"
     stated = load_object(path / "config.json").get("quantization_config")
-    method = stated.get("quant_method") if isinstance(stated, dict) else ""
-    return _LIBRARIES.get(str(method), "transformers")
+    if not isinstance(stated, dict):
+        return "transformers"
+    known = dialects.recognized(stated)
+    return _LIBRARIES.get(known.name if known else str(stated.get("quant_method")), "transformers")

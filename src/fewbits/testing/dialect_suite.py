@@ -10,7 +10,7 @@ import numpy as np
 from fewbits import formats
 from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.dialects import Dialect, refusal
-from fewbits.checkpoints.dialects.base import WIDTHS, Arrays, Slots
+from fewbits.checkpoints.dialects.base import WIDTHS, Arrays, InHeaders, Slots
 from fewbits.checkpoints.fields import Matrix
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
@@ -33,6 +33,7 @@ MORE = (
     *("uint2_g128_asym_f16", "int5_g64_sym_bf16", "int6_g32_sym_f16", "nf4_g128_dq", "fp4_bnb_g128"),
     *("uint8_g64_bias_bf16", "uint6_g128_bias_f16", "uint5_g32_bias", "uint2_g64_bias_f16", "uint8_g64_floatzero_bf16"),
     *("uint3_g64_floatzero_f16", "uint1_g32_floatzero_f16"),
+    *("int4_g128_sym_bf16", "int8_g64_sym", "fp8_e4m3_g64"),
 )
 """Formats beside the registry's listed members that some dialect is made for."""
 
@@ -40,7 +41,8 @@ MORE = (
 class Tensors:
     """Tensors by name, as a file holds them."""
 
-    def __init__(self, slots: Slots, arrays: Arrays) -> None:
+    def __init__(self, slots: Slots, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+        self.metadata = metadata
         self._tensors = {
             name: StoredTensor(name, dtype, shape, np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8))
             for name, (dtype, shape) in slots.items()
@@ -72,7 +74,8 @@ def check_dialect(dialect: Dialect, matrix: Matrix, *, order: bool = False) -> N
     for name, (dtype, shape) in slots.items():
         expect_equal(packed[name].dtype, np.dtype(WIDTHS[dtype]), f"the type of {name} in {dialect.name}")
         expect_equal(packed[name].shape, shape, f"the shape of {name} in {dialect.name}")
-    files, configuration = Tensors(slots, packed), dialect.configuration([matrix], ["lm_head.weight"])
+    said = dialect.header([matrix], [], "float32") if isinstance(dialect, InHeaders) else {}
+    files, configuration = Tensors(slots, packed, said), dialect.configuration([matrix], ["lm_head.weight"])
     expect(dialect.recognizes(configuration), f"{dialect.name} does not know its own configuration")
     found = dialect.matrices(configuration, files)
     expect_equal(set(found), {matrix.name}, f"matrices that {dialect.name} finds")

@@ -38,6 +38,7 @@ _DIALECTS = {
     "fp8": ("fp8_tiles", "FP8Tiles"),
     "mlx": ("mlx", "MLX"),
     "hqq": ("hqq", "HQQ"),
+    "torchao": ("torchao", "TorchAO"),
 }
 
 _READ_ONLY = {"mxfp4": ("mxfp4_stacks", "MXFP4Stacks")}

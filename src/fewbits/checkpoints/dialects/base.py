@@ -8,7 +8,7 @@ with a sentence, before any work.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -33,6 +33,7 @@ WIDTHS: Mapping[str, str] = {
     "U8": "uint8",
     "I8": "int8",
     "F8_E4M3": "uint8",
+    "F8_E5M2": "uint8",
     "F16": "float16",
     "BF16": "uint16",
     "I32": "int32",
@@ -45,6 +46,10 @@ WIDTHS: Mapping[str, str] = {
 
 class Files(Protocol):
     """The tensors of a checkpoint by name."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What headers state beside the tensors."""
 
     def names(self) -> list[str]:
         """All names."""
@@ -96,6 +101,14 @@ class Dialect(Protocol):
 
     def unpack(self, matrix: Matrix, files: Files, configuration: Configuration) -> Fields:
         """The fields of the matrix's format; raises CheckpointError where the file does not hold it."""
+
+
+@runtime_checkable
+class InHeaders(Protocol):
+    """A dialect whose readers learn from the header of each file what its tensors are."""
+
+    def header(self, tensors: Sequence[Matrix], plain: Sequence[str], dtype: str) -> dict[str, str]:
+        """Entries for matrices `tensors` beside tensors named `plain` of a model that computes in torch's `dtype`."""
 
 
 def stem(name: str) -> str:

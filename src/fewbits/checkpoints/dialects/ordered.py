@@ -24,8 +24,8 @@ def is_ordered(places: Places, group: int) -> bool:
     >>> is_ordered(np.array([0, 0, 1, 1], np.int32), 2), is_ordered(np.array([0, 1, 0, 1], np.int32), 2)
     (False, True)
     """
-    count = max(len(places), 1)
-    neighbours = np.arange(len(places)) // min(group or count, count)  # a file may state any number
+    width = min(group or len(places), len(places))  # a file may state a group that no number of columns could fill
+    neighbours = np.arange(len(places)) // max(width, 1)
     return not np.array_equal(places, neighbours)
 
 

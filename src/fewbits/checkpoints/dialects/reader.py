@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class DialectReader:
                 )
             size += stored.bytes
         load = partial(self.dialect.unpack, matrix, self._files, self._configuration)
-        return StoredMatrix(**vars(matrix), bytes=size, load=load)
+        facts = {each.name: getattr(matrix, each.name) for each in fields(Matrix)}  # of what may know more of its file
+        return StoredMatrix(**facts, bytes=size, load=load)
 
 
 def configuration_of(path: Path) -> dict[str, Any] | None:
@@ -79,9 +81,16 @@ def open_quantized(path: Path, *, unknown_as_it_is: bool = False) -> FieldsReade
     Raises CheckpointError where it is quantized in a way that is not known, unless that is to be None too.
     """
     files, _ = open_directory(path)
+    stated = None if is_fields_file(files) else configuration_of(path)
+    return quantized(path, files, stated, unknown_as_it_is=unknown_as_it_is)
+
+
+def quantized(
+    name: str | Path, files: Reader, configuration: Configuration | None, *, unknown_as_it_is: bool
+) -> FieldsReader | DialectReader | None:
+    """The same of `files` beside a config.json with that `quantization_config`; errors call the directory `name`."""
     if is_fields_file(files):
         return FieldsReader(files)
-    configuration = configuration_of(path)
     if configuration is None:
         return None
     dialect = recognized(configuration)
@@ -89,7 +98,7 @@ def open_quantized(path: Path, *, unknown_as_it_is: bool = False) -> FieldsReade
         return None
     if dialect is None:
         raise CheckpointError(
-            f"{path} is quantized by {quoted(configuration.get('quant_method'))}, a dialect that is not read here; "
+            f"{name} is quantized by {quoted(configuration.get('quant_method'))}, a dialect that is not read here; "
             "start from the original model."
         )
     return DialectReader(files, dialect, configuration)
