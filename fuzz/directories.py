@@ -22,6 +22,8 @@ FORMATS = {
 }
 """Dialect -> a format that it holds."""
 MORE = (
+    ("bitsandbytes", "int8_row_absmax"),
+    ("compressed-tensors", "nvfp4_divided"),
     ("torchao", "int4_g32_sym_bf16"),
     ("torchao", "int8_row_sym"),
     ("torchao", "fp8_e5m2_g32"),
@@ -36,7 +38,19 @@ MOST = 1 << 20
 
 def directory_seeds() -> list[bytes]:
     """What fewbits itself writes in each dialect: the configuration, and of each tensor its type, shape and bytes."""
-    return [json.dumps(_described(dialect, name)).encode() for dialect, name in (*FORMATS.items(), *MORE)]
+    described = [_described(dialect, name) for dialect, name in (*FORMATS.items(), *MORE)]
+    return [json.dumps(each).encode() for each in (*described, STACKS)]
+
+
+STACKS: dict[str, Any] = {
+    "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": []},
+    "tensors": {
+        "model.layers.0.mlp.experts.down_proj_blocks": {"dtype": "U8", "shape": [2, 8, 2, 16], "bytes": "31c4"},
+        "model.layers.0.mlp.experts.down_proj_scales": {"dtype": "U8", "shape": [2, 8, 2], "bytes": "7f7d80"},
+    },
+    "metadata": {},
+}
+"""Stacks of experts in MXFP4, which are read and not written."""
 
 
 def _described(dialect_name: str, format_name: str) -> dict[str, Any]:
