@@ -147,9 +147,17 @@ def test_values_can_be_scaled(encoder: Path, tmp_path: Path) -> None:
 
     assert record.verified
     assert record.calibration.verdicts[-1]["state_error_solved"] < 0.05
-    source = load_file(encoder / "model.safetensors")["encoder.layer.0.attention.self.value.bias"]
-    stored = GGUFReader(tmp_path / "o.gguf").read("blk.0.attn_v.bias").buffer.view("<f4")
-    assert np.abs(stored / source - 1).max() > 1e-3
+    source, stored = load_file(encoder / "model.safetensors"), GGUFReader(tmp_path / "o.gguf")
+    changed = [
+        np.abs(
+            stored.read(f"blk.{layer}.attn_v.bias").buffer.view("<f4")
+            / source[f"encoder.layer.{layer}.attention.self.value.bias"]
+            - 1
+        ).max()
+        for layer in range(json.loads((encoder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
+    ]
+    # Its tokenizer is trained anew each time, and not always the same: in some layer no scale may be the best.
+    assert max(changed) > 1e-3
 
 
 def test_an_encoder_cannot_be_rotated(encoder: Path, tmp_path: Path) -> None:
