@@ -270,3 +270,20 @@ def test_layers_that_are_counted_by_nothing(default: str, tmp_path: Path) -> Non
 
     with pytest.raises(CheckpointError, match="sparse counts layers by interleave_moe_layer_step"):
         read("architecture", "\n".join(lines).encode(), tmp_path)
+
+
+def test_a_token_of_a_number_without_end(tmp_path: Path) -> None:
+    told = json.loads(tokenizer_seeds()[0])
+    told["model"]["vocab"][next(iter(told["model"]["vocab"]))] = 10**3000
+
+    with pytest.raises(CheckpointError) as caught:
+        read("tokenizer", json.dumps(told).encode(), tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_normalizer_of_two_lines(tmp_path: Path) -> None:
+    data = next(seed for seed in TARGETS["sentencepiece"].seeds() if b"identity" in seed)
+
+    with pytest.raises(CheckpointError, match="rewrites text first") as caught:
+        read("sentencepiece", data.replace(b"identity", b"iden\nity"), tmp_path)
+    assert "\n" not in str(caught.value)

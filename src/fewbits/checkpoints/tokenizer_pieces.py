@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewbits.checkpoints.base import Value
-from fewbits.checkpoints.quoting import quoted
+from fewbits.checkpoints.quoting import named, quoted
 from fewbits.checkpoints.sentencepiece_model import BPE, read_model
 from fewbits.checkpoints.tokenizer_bytes import TokenizerVocabulary, merge_pairs
 from fewbits.checkpoints.vocabulary import PREFIX, AddedToken, TokenizerSource, TokenKind, Vocabulary, added_tokens
@@ -62,7 +62,7 @@ def from_model(source: TokenizerSource) -> TokenizerVocabulary:
         )
     if model.normalizer not in ("", "identity") or model.remove_extra_whitespaces:
         raise CheckpointError(
-            f"{source.path} rewrites text first ({model.normalizer or 'identity'}, remove_extra_whitespaces = "
+            f"{source.path} rewrites text first ({named(model.normalizer or 'identity')}, remove_extra_whitespaces = "
             f"{str(model.remove_extra_whitespaces).lower()}), which a GGUF file cannot state."
         )
     vocabulary = Vocabulary(source.path, source.rows)

@@ -71,8 +71,8 @@ class Vocabulary:
             )
         if number >= self.rows:
             raise CheckpointError(
-                f"{self.path} numbers the token {quoted(text)} {number}, but the embedding has {self.rows} rows; "
-                "the tokenizer belongs to another model."
+                f"{self.path} numbers the token {quoted(text)} {quoted(number)}, but the embedding has "
+                f"{self.rows} rows; the tokenizer belongs to another model."
             )
         self.texts[number], self.kinds[number], self.scores[number] = text, kind, score
 
