@@ -210,7 +210,7 @@ def test_we_read_what_bitsandbytes_saves(pocket: Path, tmp_path: Path, kind: str
 
 
 def test_transformers_reads_our_eight_bits(pocket: Path, tmp_path: Path) -> None:
-    """Its matrices bit by bit, and its logits with inputs that it does not round: all of them count as outliers."""
+    """Its matrices bit by bit, and its logits although it rounds inputs to 8 bits, where ours does not here."""
     fewbits.quantize(pocket, tmp_path / "out", to="int8_row_sym", dialect="bitsandbytes", threads=2)
     compare_rows(tmp_path / "out", loaded(tmp_path / "out"))
 
@@ -239,7 +239,7 @@ def compare_rows(folder: Path, theirs: Any) -> None:
             assert relative(matrices[name](x).double(), module(x).double()) < 2e-2, "inputs are rounded to 8 bits"
             compared += 1
     assert compared == 28
-    assert divergence(logits_of(theirs), logits_of(ours)) < 1e-2
+    assert divergence(logits_of(theirs), logits_of(ours)) < 1e-3
 
 
 def compare_with_bitsandbytes(folder: Path, theirs: Any) -> None:
