@@ -118,6 +118,8 @@ struct Products {
         const __m256i pairs = bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(codes.v), _mm256_sign_epi8(x.v, codes.v))
                                         : _mm256_maddubs_epi16(codes.v, x.v);
         narrow = step % together == 0 ? pairs : _mm256_add_epi16(narrow, pairs);
+        // Stays a running sum in its register; compilers would rather keep all products and add them up as a tree.
+        if constexpr (together > 1) asm("" : "+x"(narrow));
         if constexpr (step % together == together - 1 && together < 8) widen();
     }
     template <int steps>
@@ -128,7 +130,10 @@ struct Products {
     }
 
   private:
-    void widen() { wide = _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))); }
+    void widen() {
+        wide = _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)));
+        if constexpr (together < 8) asm("" : "+x"(wide));
+    }
 };
 
 inline Vec power_of_two(Vec whole) {
