@@ -68,13 +68,13 @@ constexpr int64_t bytes_of(Number kind) { return kind == Number::f32 ? 4 : 2; }
 // Rows by one token, from where they lie; whole sixteens of columns.
 template <typename V, Number kind, int rows>
 void multiply_one(const uint8_t* w, int64_t row_bytes, int64_t cols, const float* x, float* out) {
-    constexpr int64_t ahead = 1024;
     for (int64_t first = 0; first < cols; first += product_columns) {
         Sixteen<V> sums[rows];
         for (auto& sum : sums) sum = Sixteen<V>::all(0.0f);
         for (int64_t c = first; c < std::min(first + product_columns, cols); c += 16)
             for (int r = 0; r < rows; ++r) {
-                __builtin_prefetch(w + r * row_bytes + c * bytes_of(kind) + ahead);
+                // The rows that come next: one of this many streams is too short for the processor to foresee it.
+                __builtin_prefetch(w + (r + rows) * row_bytes + c * bytes_of(kind));
                 for (int i = 0; i < Sixteen<V>::count; ++i)
                     sums[r].v[i] = plus_product(sums[r].v[i], load_number<V, kind>(w + r * row_bytes, c + i * V::lanes),
                                                 V::load(x + c + i * V::lanes));
