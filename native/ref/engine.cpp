@@ -22,13 +22,14 @@ template <typename Type>
 float scale_of(const Parts& parts, int g) {
     if (Type::form == Form::bfloat) return bits_to_float(static_cast<uint32_t>(parts.d[g]) << 16);
     if (Type::form == Form::half || Type::form == Form::shifted) return half_to_float(parts.d[g]);
-    return half_to_float(parts.d[0]) * static_cast<float>(parts.scale[g]);
+    const float d = Type::unit * half_to_float(parts.d[0]);
+    return Type::form == Form::whole ? d : d * static_cast<float>(parts.scale[g]);
 }
 
 template <typename Type>
 float minimum_of(const Parts& parts, int g) {
     if (Type::form == Form::shifted) return half_to_float(parts.m[g]);
-    return Type::form == Form::affine ? half_to_float(parts.m[0]) * static_cast<float>(parts.minimum[g]) : 0.0f;
+    return Type::form == Form::affine ? Type::unit * half_to_float(parts.m[0]) * static_cast<float>(parts.minimum[g]) : 0.0f;
 }
 
 template <typename Type>
@@ -91,7 +92,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
         }
 }
 
-#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>},
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>, Type::lattice},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<One>,

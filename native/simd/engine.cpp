@@ -23,11 +23,6 @@ void unrolled(F function) {
     unrolled_from<0>(std::make_integer_sequence<int, count>{}, function);
 }
 
-template <typename Type>
-Lookup lookup_of() {
-    return Lookup(Type::table);
-}
-
 // What a group adds to the sums of one token.
 template <typename Type>
 Vec with_group(Vec sum, Wholes whole, Vec scale, Vec low, float d, int32_t all) {
@@ -56,7 +51,7 @@ Vec with_half(Vec sum, const uint8_t* span, int tile, const Lookup& lookup, cons
 template <typename Type>
 Vec multiply_panel(const uint8_t* panel, const Rounded& x, int64_t token) {
     using P = Panel<Type>;
-    const Lookup lookup = lookup_of<Type>();
+    const Lookup lookup = P::lookup();
     const int8_t* codes = x.codes + token * x.cols;
     const float* d = x.scales + token * (x.cols / 32);
     const int32_t* sums = x.sums + token * (x.cols / 16);
@@ -85,7 +80,7 @@ struct Unpacked {
 template <typename Type>
 void unpack(const uint8_t* panel, int64_t first, int64_t tiles, int which, Unpacked& out) {
     using P = Panel<Type>;
-    const Lookup lookup = lookup_of<Type>();
+    const Lookup lookup = P::lookup();
     for (int64_t t = 0; t < tiles; ++t) {
         const uint8_t* span = panel + (first + t) / P::tiles * P::span_bytes;
         const int tile = static_cast<int>((first + t) % P::tiles);
@@ -199,7 +194,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
         }
 }
 
-#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>},
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<Vec>,
