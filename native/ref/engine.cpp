@@ -81,7 +81,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
         for (int64_t g = 0; g < out.cols / 32; ++g) {
             const float* in = x + t * stride + 32 * g;
             int8_t* codes = out.codes + t * out.cols + 32 * g;
-            const float largest = largest_magnitude(in, 32), inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+            const float largest = largest_magnitude(in, 32), inverse = largest > least_rounded ? 127.0f / largest : 0.0f;
             out.scales[t * (out.cols / 32) + g] = largest / 127.0f;
             for (int e = 0; e < 32; ++e) codes[e] = static_cast<int8_t>(std::nearbyint(in[e] * inverse));
             for (int half = 0; half < 2; ++half) {

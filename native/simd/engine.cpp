@@ -181,7 +181,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
             float lane[Vec::lanes];
             most.store(lane);
             const float largest = *std::max_element(lane, lane + Vec::lanes);
-            const Vec inverse = Vec::all(largest > 0.0f ? 127.0f / largest : 0.0f);
+            const Vec inverse = Vec::all(largest > least_rounded ? 127.0f / largest : 0.0f);
             out.scales[t * (out.cols / 32) + g] = largest / 127.0f;
             float whole[32];
             for (int e = 0; e < 32; e += Vec::lanes) round_even(Vec::load(in + e) * inverse).store(whole + e);
