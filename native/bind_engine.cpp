@@ -5,6 +5,7 @@
 #include "arguments.h"
 #include "bindings.h"
 #include "engine/machine.h"
+#include "fewbits/lattices.h"
 
 namespace fewbits {
 namespace {
@@ -15,6 +16,7 @@ using RawOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 const PackedType& required_type(const std::string& format, const std::string& isa) {
     const PackedType* type = packed_type_of(engine_kernels_of(table_of(isa)), format.c_str());
     if (!type) throw std::invalid_argument("the engine does not repack weights of the format '" + format + "'");
+    if (type->lattice && !lattice(type->lattice)) throw std::invalid_argument("the points of the format '" + format + "' were not given");
     return *type;
 }
 

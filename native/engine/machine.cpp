@@ -4,6 +4,8 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "fewbits/lattices.h"
+
 namespace fewbits {
 namespace {
 
@@ -39,6 +41,7 @@ int64_t Machine::add_weight(const std::string& format, int64_t experts, int64_t 
     require(bytes == experts * rows * row_bytes, "a weight has the wrong number of bytes");
     const bool half = format == "F16", bfloat = format == "BF16", plain = half || bfloat || format == "F32";
     const PackedType* packed = exact || plain ? nullptr : packed_type_of(kernels, format.c_str());
+    require(!codec->lattice || lattice(codec->lattice), "the points of the format " + format + " were not given");
     weights.push_back(std::make_unique<Weight>());
     Weight& w = *weights.back();
     w.format = format;

@@ -39,9 +39,7 @@ Quads shifted(Quads a) {  // to the right, or to the left where n is negative
 }
 struct Lookup {
     __m512i v;
-    explicit Lookup(const int8_t (&table)[16]) : v(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)))) {
-        v = _mm512_add_epi8(v, _mm512_set1_epi8(-128));
-    }
+    explicit Lookup(const int8_t (&table)[16]) : v(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)))) {}
     Quads operator()(Quads codes) const { return {_mm512_shuffle_epi8(v, codes.v)}; }
 };
 
@@ -124,7 +122,7 @@ inline __m256i running(__m256i sum) {
 // 2 * 127 * the largest code each.
 template <int bits>
 struct Products {
-    static constexpr int together = bits == 5 ? 4 : 2;
+    static constexpr int together = bits == 5 ? 4 : bits == 6 ? 2 : 1;
     __m256i narrow, wide;
     template <int step>
     void add(Quads codes, Quads x) {

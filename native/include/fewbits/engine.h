@@ -10,9 +10,10 @@ namespace fewbits {
 enum class Number : int;
 
 constexpr int64_t rounded_group = 32;
+constexpr float least_rounded = 0x1p-100f;
 
 // Rows of numbers, one per token, rounded to 8 bits in groups of 32: x ~ scale * code with scale = the largest
-// magnitude / 127. `cols` is a multiple of 32.
+// magnitude / 127. Codes are 0 in groups where that is no larger than `least_rounded`. `cols` is a multiple of 32.
 struct Rounded {
     int64_t tokens, cols;
     int8_t* codes;    // (tokens, cols)
