@@ -41,3 +41,7 @@ class HubError(FewbitsError):
 
 class TransformError(FewbitsError):
     """A model cannot be rewritten as a transform wants to."""
+
+
+class EngineError(FewbitsError):
+    """A model cannot be run, or not so: its architecture, its tokens, the conversation, or a setting."""
