@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 import fewbits
 from fewbits.checkpoints.base import Value
 from fewbits.engine.vocabulary import Vocabulary, read_vocabulary
 from fewbits.errors import CheckpointError, EngineError
-from references.random_models import HARD_TEXT, byte_level_tokenizer, save_byte_level, save_pieces, small_config
+from references.random_models import HARD_TEXT, save_pieces
 
 
 @pytest.fixture(scope="module", params=["directory", "GGUF"])
@@ -30,23 +29,33 @@ def pocket_tokens(request: pytest.FixtureRequest, pocket: Path, tmp_path_factory
     return read_vocabulary(target)
 
 
+def save_config(pocket: Path, folder: Path, *, rows: int) -> None:
+    stated = json.loads((pocket / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**stated, "vocab_size": rows}))
+
+
 @pytest.fixture(scope="module")
-def pieces(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+def pieces(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     folder = tmp_path_factory.mktemp("pieces")
     save_pieces(folder)
-    small_config(transformers.LlamaConfig, rows=700, architectures=["LlamaForCausalLM"]).save_pretrained(folder)
+    save_config(pocket, folder, rows=700)
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
     return read_vocabulary(folder)
 
 
 @pytest.fixture(scope="module")
-def special(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+def special(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     """A tokenizer with a start token, ends of turns and a token of the user's, whose GGUF names one end only."""
     folder = tmp_path_factory.mktemp("special")
-    tokenizer = byte_level_tokenizer(bos="<|begin|>", size=400)
-    save_byte_level(folder, tokenizer)
-    rows = tokenizer.get_vocab_size() + 3
-    small_config(transformers.LlamaConfig, rows=rows, architectures=["LlamaForCausalLM"]).save_pretrained(folder)
+    tokenizer = Tokenizer.from_file(str(pocket / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in ("<|begin|>", "<|im_end|>")])
+    tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    begin = tokenizer.token_to_id("<|begin|>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", begin)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ends = {"bos_token": "<|begin|>", "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(ends))
+    save_config(pocket, folder, rows=tokenizer.get_vocab_size() + 3)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 7]}))
     return read_vocabulary(folder)
 

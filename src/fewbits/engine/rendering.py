@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 MEMORY = 1 << 30
 """Bytes of address space."""
 
-SECONDS = 5
+SECONDS = 2
 """Of the processor's time."""
 
 MOST_TEXT = 1 << 24

@@ -28,6 +28,9 @@ _WHITE_SPACE = r"[ \n]{1,40}"
 
 _OPTIONS: Mapping[str, Any] = MappingProxyType({"whitespace_pattern": _WHITE_SPACE, "lenient": False})
 
+_LONGEST = 200
+"""Characters of a message."""
+
 _NAMED = ("$defs", "definitions", "properties", "patternProperties")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
@@ -63,7 +66,7 @@ class Constraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise EngineError(
-                f"the JSON schema is too much for one token ({_first_line(self._matcher.get_error())}); make it simpler."
+                f"the JSON schema is too much for one token ({_brief(self._matcher.get_error())}); make it simpler."
             )
 
 
@@ -85,7 +88,7 @@ class JSONSchema:
         )
         matcher = library.LLMatcher(tokenizer, self.grammar, log_level=0)
         if matcher.is_error():
-            raise EngineError(f"{self.where}: {_first_line(matcher.get_error())}; make the schema simpler.")
+            raise EngineError(f"{self.where}: {_brief(matcher.get_error())}; make the schema simpler.")
         return Constraint(matcher)
 
 
@@ -131,7 +134,8 @@ def parse_schema(schema: object, *, where: str = "the JSON schema") -> JSONSchem
         raise EngineError(f"{where}: a JSON schema is an object here, not {quoted(schema)}.")
     fault = _fault(schema)
     if fault is not None:
-        raise EngineError(f"{where}: at {_place(schema, schema, fault)}: {fault}.")
+        place = _place(_at(schema, fault.place), schema, fault, fault.place)
+        raise EngineError(f"{where}: at {place}: {fault.words}.")
     return JSONSchema(where, schema, _grammar(schema))
 
 
@@ -150,33 +154,55 @@ def _grammar(schema: Mapping[str, Any]) -> str:
     return made
 
 
-def _fault(schema: Mapping[str, Any]) -> str | None:
+@dataclass(frozen=True)
+class _Fault:
+    words: str
+    place: str
+    """What the library says of it: the definition that it was in, or all of the schema."""
+
+
+def _fault(schema: Mapping[str, Any]) -> _Fault | None:
     """What is wrong with a schema, in the library's words; None where nothing is."""
     try:
         failed, messages = _library().LLMatcher.validate_grammar_with_warnings(_grammar(schema))
     except ValueError as error:
-        return _first_line(str(error))
-    return _first_line(messages[0]) if failed else None
+        failed, messages = True, [str(error)]
+    if not failed:
+        return None
+    words, _, place = messages[0].partition(" while processing json-schema:///")
+    return _Fault(_brief(words), place.strip() or "#")
 
 
-def _place(schema: Mapping[str, Any], root: Mapping[str, Any], fault: str, at: str = "#") -> str:
-    """The innermost part of a schema that has the same fault on its own: the library does not say where it is."""
+def _at(schema: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """The part of a schema at a place such as #/$defs/node; all of it where that leads nowhere."""
+    part: Any = schema
+    for name in place.split("/")[1:]:
+        part = part.get(name) if isinstance(part, dict) else None
+    return part if isinstance(part, dict) else schema
+
+
+def _place(schema: Mapping[str, Any], root: Mapping[str, Any], fault: _Fault, at: str) -> str:
+    """The innermost part of a schema that has the same fault on its own: the library does not always say where it is."""
     shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
     for name, part in _parts(schema):
-        if part is not root and _fault({**shared, **part}) == fault:
+        own = _fault({**shared, **part})
+        if own is not None and own.words == fault.words:
             return _place(part, root, fault, f"{at}/{name}")
     return at
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, schema) of the schemas right inside of one."""
-    found: list[tuple[str, object]] = [(key, schema[key]) for key in _SINGLE if key in schema]
-    for key in (*_NAMED, *_LISTED):
+    found: list[tuple[str, object]] = []
+    for key in (*_NAMED, *_LISTED):  # definitions first: a reference to one has the same fault
         inner = schema.get(key)
         pairs = inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ()
         found.extend((f"{key}/{name}", each) for name, each in pairs)
+    found.extend((key, schema[key]) for key in _SINGLE if key in schema)
     return ((name, each) for name, each in found if isinstance(each, dict))
 
 
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0].rstrip(".") if text.strip() else "it is refused"
+def _brief(text: str) -> str:
+    """The library's words on one line of some length."""
+    joined = " ".join(text.split()).rstrip(".:") or "it is refused"
+    return joined if len(joined) <= _LONGEST else f"{joined[: _LONGEST - 3]}..."
