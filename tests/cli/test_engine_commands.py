@@ -48,9 +48,10 @@ def stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 
 
 def test_the_text_goes_to_stdout_and_everything_about_it_to_stderr(
-    engine: Install, pocket: Path, capsys: pytest.CaptureFixture[str]
+    engine: Install, pocket: Path, tokens: Vocabulary, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = engine(" a time.<|endoftext|>")
+    size = len(tokens.encode("Once upon"))
 
     assert main(["run", str(pocket), "-p", "Once upon", "--seed", "7", "--top-k", "3"]) == 0
 
@@ -58,14 +59,14 @@ def test_the_text_goes_to_stdout_and_everything_about_it_to_stderr(
     assert streams.out == " a time.\n"
     chosen, summary = streams.err.splitlines()
     assert chosen == (
-        "fewbits: chosen for you: --tokens 256 --context 260 --cache F16 --threads all --temperature 0.8 --top-p 0.95 "
-        "--min-p 0.05 --repetition-penalty 1.0"
+        f"fewbits: chosen for you: --tokens 256 --context {256 + size} --cache F16 --threads all --temperature 0.8 "
+        "--top-p 0.95 --min-p 0.05 --repetition-penalty 1.0"
     )
-    assert "prompt of 4 tokens" in summary
+    assert f"prompt of {size} tokens" in summary
     assert "ended by: end of text" in summary
     assert model.asked == [
         {"threads": None, "exact": False, "mapped": False},
-        {"context": 260, "cache": "F16", "sequences": 1},
+        {"context": 256 + size, "cache": "F16", "sequences": 1},
     ]
 
 
@@ -80,7 +81,12 @@ def test_json_is_one_object_with_everything_in_it(
     streams = capsys.readouterr()
     told = json.loads(streams.out)
     assert streams.err == ""
-    assert (told["text"], told["ended"], told["stop_string"], told["complete"]) == (" one ", "stop string", "STOP", True)
+    assert (told["text"], told["ended"], told["stop_string"], told["complete"]) == (
+        " one ",
+        "stop string",
+        "STOP",
+        True,
+    )
     assert told["tokens"] >= 2
     assert told["architecture"] == "llama"
     assert told["prompt_tokens_per_second"] > 0
@@ -191,7 +197,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "top-p": (["-p", "x", "--top-p", "1.5"], "sampling: top_p is 1.5"),
     "seed": (["-p", "x", "--seed", "-4"], "sampling: seed is -4"),
     "cache": (["-p", "x", "--cache", "Q2"], "--cache"),
-    "context": (["-p", "x", "--context", "9000"], "a context of 9000 tokens is asked for, and the model was made for 2 to 512"),
+    "context": (
+        ["-p", "x", "--context", "9000"],
+        "a context of 9000 tokens is asked for, and the model was made for 2 to 512",
+    ),
     "long prompt": (["-p", "word " * 700], "tokens and the context has room for 512"),
     "too much": (["-p", "x", "--tokens", "600"], "600 are to be written, and the model was made for 512 in all"),
     "small context": (["-p", "x", "--tokens", "60", "--context", "50"], "and the context has room for 50 in all"),

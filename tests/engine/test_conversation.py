@@ -21,16 +21,17 @@ TURNS = [Message("system", "Brief."), Message("user", "Hi"), Message("assistant"
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 
 WRITTEN = {
-    "chatml": "<|im_start|>system\nBrief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo!<|im_end|>\n"
-    "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n",
+    "chatml": "<|im_start|>system\nBrief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    "<|im_start|>assistant\nYo!<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n",
     "gemma": "<start_of_turn>user\nBrief.\n\nHi<end_of_turn>\n<start_of_turn>model\nYo!<end_of_turn>\n"
     "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n",
     "llama2": "[INST] <<SYS>>\nBrief.\n<</SYS>>\n\nHi [/INST] Yo! </s><s>[INST] Bye [/INST]",
-    "llama3": "<|start_header_id|>system<|end_header_id|>\n\nBrief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
-    "Hi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYo!<|eot_id|>"
+    "llama3": "<|start_header_id|>system<|end_header_id|>\n\nBrief.<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYo!<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "mistral": "[INST] Brief.\n\nHi [/INST] Yo!</s>[INST] Bye [/INST]",
-    "phi3": "<|system|>\nBrief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nYo!<|end|>\n<|user|>\nBye<|end|>\n<|assistant|>\n",
+    "phi3": "<|system|>\nBrief.<|end|>\n<|user|>\nHi<|end|>\n"
+    "<|assistant|>\nYo!<|end|>\n<|user|>\nBye<|end|>\n<|assistant|>\n",
     "plain": "Brief.\n\nUser: Hi\nAssistant: Yo!\nUser: Bye\nAssistant:",
     "zephyr": "<|system|>\nBrief.</s>\n<|user|>\nHi</s>\n<|assistant|>\nYo!</s>\n<|user|>\nBye</s>\n<|assistant|>\n",
 }
@@ -61,7 +62,8 @@ def test_every_template_that_comes_along_writes_a_conversation(tokens: Vocabular
 def test_the_model_s_own_template_gets_what_transformers_gives_it(tokens: Vocabulary) -> None:
     source = (
         "{%- for m in messages %}\n{%- if loop.first %}{{ bos_token }}{% endif %}\n  {% generation %}[{{ m['role'] }}]"
-        "{{ m.content | trim }}{% endgeneration %}\n{%- if m.role == 'assistant' %}{% break %}{% endif %}\n{%- endfor %}"
+        "{{ m.content | trim }}{% endgeneration %}\n"
+        "{%- if m.role == 'assistant' %}{% break %}{% endif %}\n{%- endfor %}"
         "{{ {'a': 'é<'} | tojson }}{{ strftime_now('%Y')[:2] }}{{ tools is none }}{{ add_generation_prompt }}"
     )
     own = with_metadata(tokens, tokenizer__chat_template=Value(source, "string"))
@@ -78,7 +80,9 @@ def test_a_template_agrees_with_transformers(pocket: Path, tokens: Vocabulary) -
     for name in ("chatml", "llama3", "gemma"):
         template = choose_template(tokens, name)
         turns = [{"role": each.role, "content": each.content} for each in TURNS]
-        text = theirs.apply_chat_template(turns, chat_template=template.source, tokenize=False, add_generation_prompt=True)
+        text = theirs.apply_chat_template(
+            turns, chat_template=template.source, tokenize=False, add_generation_prompt=True
+        )
         assert template.render(TURNS) == text
 
 
@@ -99,7 +103,9 @@ def test_a_template_agrees_with_transformers(pocket: Path, tokens: Vocabulary) -
     ],
 )
 def test_what_a_hostile_template_does_is_one_sentence(source: str, expected: str) -> None:
-    with pytest.raises(EngineError, match=rf"^the chat template x refuses the conversation \(.*({expected}).*\); .+\.$"):
+    with pytest.raises(
+        EngineError, match=rf"^the chat template x refuses the conversation \(.*({expected}).*\); .+\.$"
+    ):
         Template("x", source).render(TURNS)
 
 
@@ -125,7 +131,9 @@ def test_nothing_is_imported_from_where_one_stands(tmp_path: Path, monkeypatch: 
 
 
 def test_a_model_without_a_template_says_what_to_do(tokens: Vocabulary) -> None:
-    with pytest.raises(EngineError, match=r"has no chat template\); say how .+ --template \(chatml, .+, or a file\), or"):
+    with pytest.raises(
+        EngineError, match=r"has no chat template\); say how .+ --template \(chatml, .+, or a file\), or"
+    ):
         choose_template(tokens)
 
 
@@ -140,7 +148,9 @@ def test_a_template_from_a_file(tokens: Vocabulary, tmp_path: Path) -> None:
     path.write_text("x" * (conversation.MOST_BYTES + 1))
     with pytest.raises(EngineError, match="at most 1048576 are read"):
         choose_template(tokens, str(path))
-    with pytest.raises(EngineError, match=r"nothere: there is no such chat template, and no such file; known are chatml"):
+    with pytest.raises(
+        EngineError, match=r"nothere: there is no such chat template, and no such file; known are chatml"
+    ):
         choose_template(tokens, "nothere")
 
 
@@ -167,7 +177,7 @@ def test_of_each_message_only_what_is_new_is_read(tokens: Vocabulary) -> None:
 
 
 def test_a_start_token_that_the_template_writes_is_not_doubled(tokens: Vocabulary) -> None:
-    wanting = with_metadata(tokens, tokenizer__ggml__add_bos_token=Value(True, "bool"))  # noqa: FBT003
+    wanting = with_metadata(tokens, tokenizer__ggml__add_bos_token=Value(True, "bool"))
     assert wanting.start == 0
 
     for source in ("{{ bos_token }}[{{ messages[-1].content }}]", "[{{ messages[-1].content }}]"):

@@ -1,4 +1,4 @@
-"""The native choice of tokens: token by token that of the slow reference, distributed as it should be, the same everywhere."""
+"""The native choice of tokens: that of the slow reference, distributed as it should be, the same everywhere."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def test_seeds_next_to_each_other_have_nothing_in_common() -> None:
         for sampler in (Sampling(**OFF, seed=seed).sampler() for seed in range(8))
     ]
 
-    assert len({token for each in drawn for token in each}) > 110  # of 128; equal streams or shifted ones would be 16 to 23
+    assert (
+        len({token for each in drawn for token in each}) > 110
+    )  # of 128; equal streams or shifted ones would be 16 to 23
 
 
 def test_greedy_takes_the_lowest_of_equals_and_needs_no_random_number() -> None:
@@ -182,7 +184,9 @@ def test_a_token_without_probability_never_comes() -> None:
     ],
 )
 def test_a_setting_out_of_range_is_one_sentence(name: str, value: object) -> None:
-    with pytest.raises(EngineError, match=rf"sampling: {name} is .+, and has to be a (whole )?number from .+ to .+: .+\.$"):
+    with pytest.raises(
+        EngineError, match=rf"sampling: {name} is .+, and has to be a (whole )?number from .+ to .+: .+\.$"
+    ):
         Sampling(**{name: value})  # type: ignore[arg-type]
 
 

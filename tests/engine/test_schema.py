@@ -24,7 +24,11 @@ NODE = {"next": {"$ref": "#/$defs/node"}, "v": {"const": "é🦊"}}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "object": {
         "type": "object",
-        "properties": {"name": TEXT, "age": {"type": "integer", "minimum": 0, "maximum": 150}, "ok": {"type": "boolean"}},
+        "properties": {
+            "name": TEXT,
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+            "ok": {"type": "boolean"},
+        },
         "required": ["name", "age"],
         "additionalProperties": False,
     },
@@ -144,7 +148,10 @@ def test_json_that_is_cut_off_is_said_to_be(tokens: Vocabulary) -> None:
         ({"type": "strin"}, r"at #: Invalid type: strin"),
         ({"properties": {"a": {"items": {"not": {}}}}}, r'at #/properties/a/items: Unimplemented keys: \["not"\]'),
         ({"anyOf": [{"type": "null"}, {"minimum": "x"}]}, r"at #/anyOf/1: Expected f64 for 'minimum'"),
-        ({"$defs": {"d": {"pattern": "(("}}, "items": {"$ref": "#/$defs/d"}}, r"at #/\$defs/d: regex .+ unclosed group"),
+        (
+            {"$defs": {"d": {"pattern": "(("}}, "items": {"$ref": "#/$defs/d"}},
+            r"at #/\$defs/d: regex .+ unclosed group",
+        ),
         ({"$ref": "#/$defs/no"}, r"at #: Pointer '/\$defs/no' does not exist"),
         ({"properties": {"b": {"type": "array", "uniqueItems": True}}}, r"at #/properties/b: Unimplemented"),
         ({"type": "integer", "minimum": 5, "maximum": 3}, r"at #: Unsatisfiable schema"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ STOPS = st.lists(st.text(alphabet="abc€\n", min_size=1, max_size=4), max_size=
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     edges = [0, *sorted(min(a, len(data)) for a in at), len(data)]
-    return [data[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    return [data[first:last] for first, last in pairwise(edges)]
 
 
 def up_to_stop(text: str, stops: list[str]) -> tuple[str, str | None]:

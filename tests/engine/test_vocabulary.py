@@ -1,4 +1,4 @@
-"""A model's tokens: ids that mean their text, bytes that are the text's, starts that are not doubled, ends that are known."""
+"""A model's tokens: ids that mean their text, bytes that are the text's, starts not doubled, ends known."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def special(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Vocabular
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in ("<|begin|>", "<|im_end|>")])
     tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
     begin = tokenizer.token_to_id("<|begin|>")
-    tokenizer.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", begin)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", begin)]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     ends = {"bos_token": "<|begin|>", "eos_token": "<|im_end|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(ends))
@@ -126,7 +128,7 @@ def edited(pocket_metadata: dict[str, Value], **changes: Any) -> dict[str, Value
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"model": Value("bert", "string")}, "of kind 'bert', and text is written with those of"),
+        ({"model": Value("bert", "string")}, "of kind 'bert', and text is written with"),
         ({"tokens": Value([1, 2], "array:int32")}, "holds no tokenizer"),
         ({"token_type": Value([1], "array:int32")}, "differ in number"),
     ],

@@ -1,4 +1,4 @@
-"""The choice of tokens, slow and obvious: everything is sorted, exponentials have 50 digits, and numbers have no width."""
+"""The choice of tokens, slow and obvious: everything is sorted, exponentials have 50 digits, no number a width."""
 
 from __future__ import annotations
 

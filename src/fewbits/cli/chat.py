@@ -116,4 +116,5 @@ _ORDERS: Mapping[str, Callable[[Conversation], bool]] = MappingProxyType({"/rese
 def _summary(written: Written) -> str:
     read = written.prompt_tokens - written.reused
     speed = "" if written.speed is None else f" ({written.speed:.1f} tokens/s)"
-    return f"{read} tokens read, {written.reused} remembered, {len(written.tokens)} written{speed}; ended by: {written.ended}"
+    numbers = f"{read} tokens read, {written.reused} remembered, {len(written.tokens)} written{speed}"
+    return f"{numbers}; ended by: {written.ended}"

@@ -13,12 +13,23 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _SAMPLING = (
-    click.option("--temperature", type=float, default=0.8, show_default=True, metavar="T", help="0 takes the best token."),
-    click.option("--top-k", type=int, default=40, show_default=True, metavar="K", help="Best tokens left; 0 for all."),
-    click.option("--top-p", type=float, default=0.95, show_default=True, metavar="P", help="Probability left; 1 for all."),
-    click.option("--min-p", type=float, default=0.05, show_default=True, metavar="P", help="Of the best one's; 0 for none."),
     click.option(
-        "--repetition-penalty", type=float, default=1.0, show_default=True, metavar="R", help="Above 1 against repetition."
+        "--temperature", type=float, default=0.8, show_default=True, metavar="T", help="0 takes the best token."
+    ),
+    click.option("--top-k", type=int, default=40, show_default=True, metavar="K", help="Best tokens left; 0 for all."),
+    click.option(
+        "--top-p", type=float, default=0.95, show_default=True, metavar="P", help="Probability left; 1 for all."
+    ),
+    click.option(
+        "--min-p", type=float, default=0.05, show_default=True, metavar="P", help="Of the best one's; 0 for none."
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        show_default=True,
+        metavar="R",
+        help="Above 1 against repetition.",
     ),
     click.option("--seed", type=int, metavar="N", help="Seed of the choice  [default: a random one, which is said]"),
 )

@@ -40,8 +40,8 @@ def command(
 ) -> None:
     """Let MODEL (a GGUF file, a model directory, or a hub id) continue a text.
 
-    The text appears on stdout as it is written; what was chosen by default, and how fast it went, on stderr. Ctrl-C ends
-    the text, and what was written stays.
+    The text appears on stdout as it is written; what was chosen by default, and how fast it went, on stderr. Ctrl-C
+    ends the text, and what was written stays.
     """
     from fewbits.cli.output import print_json, stdout_reserved
     from fewbits.cli.streamed import Streamed, note

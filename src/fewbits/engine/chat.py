@@ -19,7 +19,14 @@ class Conversation:
     """Turns of a user and a model. Of each prompt only what the cache does not hold yet is read."""
 
     def __init__(
-        self, writer: Writer, template: Template, sampling: Sampling, *, system: str | None, stop: Sequence[str], tokens: int
+        self,
+        writer: Writer,
+        template: Template,
+        sampling: Sampling,
+        *,
+        system: str | None,
+        stop: Sequence[str],
+        tokens: int,
     ) -> None:
         self.writer = writer
         self.template = template
@@ -81,5 +88,10 @@ def chat(
     size = min(CONTEXT, opened.model.context) if context is None else context
     written_by = choose_template(opened.vocabulary, template)
     return Conversation(
-        opened.writer(size, cache), written_by, choice, system=system, stop=stops, tokens=size if tokens is None else tokens
+        opened.writer(size, cache),
+        written_by,
+        choice,
+        system=system,
+        stop=stops,
+        tokens=size if tokens is None else tokens,
     )

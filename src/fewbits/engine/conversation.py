@@ -62,7 +62,13 @@ class Template:
         It runs in a process of its own (rendering.py): however hostile, it hangs nothing and reads no file.
         """
         turns = [{"role": each.role, "content": each.content} for each in messages]
-        variables = {**self.special, "messages": turns, "add_generation_prompt": reply, "tools": None, "documents": None}
+        variables = {
+            **self.special,
+            "messages": turns,
+            "add_generation_prompt": reply,
+            "tools": None,
+            "documents": None,
+        }
         answer = _run({"template": self.source, "variables": variables})
         if "text" in answer:
             return answer["text"]
@@ -116,7 +122,13 @@ def _run(asked: Mapping[str, object]) -> Mapping[str, str]:
     command.append(str(Path(__file__).with_name("rendering.py")))
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and our own file
-            command, input=json.dumps(asked), capture_output=True, text=True, encoding="utf-8", timeout=DEADLINE, check=False
+            command,
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=DEADLINE,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {"error": f"it does not end within {DEADLINE:.0f} seconds"}

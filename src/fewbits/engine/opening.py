@@ -1,4 +1,4 @@
-"""A model opened to write: engine, vocabulary, and one session whose size was chosen by who knows what is to be written."""
+"""A model opened to write: engine, vocabulary, a session of the size that is needed; and text as users give it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def open_to_write(source: str | Path, *, threads: int | None, exact: bool, mappe
 
     path = Path(locate(str(source)).path).expanduser()
     if not path.exists():
-        raise EngineError(f"{source}: there is no such model; give a GGUF file, a model directory, or a hub id (org/name).")
+        raise EngineError(
+            f"{source}: there is no such model; give a GGUF file, a model directory, or a hub id (org/name)."
+        )
     began = time.perf_counter()
     vocabulary = read_vocabulary(path)
     model = load(path, threads=threads, exact=exact, mapped=mapped)

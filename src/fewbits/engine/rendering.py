@@ -1,8 +1,8 @@
 """Runs one chat template and ends: the child process in which a model's own program cannot do harm.
 
-A template is code out of a file that somebody else made. It sees messages and nothing else of Python (jinja2's immutable
-sandbox), and its process has little memory and time, and may open no file any more when the template starts. Whoever
-started it waits only so long. It reads one JSON object from stdin and answers with one on stdout.
+A template is code out of a file that somebody else made. It sees messages and nothing else of Python (jinja2's
+immutable sandbox), and its process has little memory and time, and may open no file any more when the template starts.
+Whoever started it waits only so long. It reads one JSON object from stdin and answers with one on stdout.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 MEMORY = 1 << 30
 """Bytes of address space."""
 
-SECONDS = 2
-"""Of the processor's time."""
+SECONDS = 1
+"""Of the processor's time, or up to one more."""
 
 MOST_TEXT = 1 << 24
 """Characters of what comes out: far more than any context holds."""
@@ -40,7 +40,7 @@ def _environment() -> Any:
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     made.filters["tojson"] = _to_json
     made.globals["raise_exception"] = _refuse
-    made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # noqa: DTZ005 - the user's own day
+    made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # the user's own day
     return made
 
 
@@ -60,16 +60,19 @@ def _confine() -> None:
     with contextlib.suppress(ImportError):  # other systems have the deadline of whoever waits
         import resource
 
+        used = resource.getrusage(resource.RUSAGE_SELF)
         for limit, most in (
             (resource.RLIMIT_AS, MEMORY),
-            (resource.RLIMIT_CPU, SECONDS),
+            (resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + SECONDS),
             (resource.RLIMIT_FSIZE, 0),
             (resource.RLIMIT_NOFILE, 0),
         ):
             resource.setrlimit(limit, (most, most))
 
 
-_FIRST = r"{{ 'a\n' | tojson }}{{ strftime_now('%d %B %Y') }}{{ [2, 1] | sort | random }}{% for a in 'b' %}{{ a | upper }}{% endfor %}"
+_FIRST = (
+    r"{{ 'a\n' | tojson }}{{ strftime_now('%d %B') }}{{ [2] | sort | random }}{% for a in 'b' %}{{ a }}{% endfor %}"
+)
 """A template that makes Python and jinja2 load what they load when it is first needed."""
 
 

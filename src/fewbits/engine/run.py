@@ -92,8 +92,8 @@ def run(
 ) -> Completion:
     """What `model` (a GGUF file, a model directory, a hub id) writes after `prompt`, at most `tokens` tokens.
 
-    The context is as large as prompt and answer need where it is not given. Text reaches `on_text` as soon as it is sure,
-    and an interrupt ends it (`written.ended`). EngineError, one sentence, for whatever cannot be done.
+    The context is as large as prompt and answer need where it is not given. Text reaches `on_text` as soon as it is
+    sure, and an interrupt ends it (`written.ended`). EngineError, one sentence, for whatever cannot be done.
     """
     choice, schema, stops = sampling or Sampling(), _schema(json_schema, stop), checked_stops(stop)
     if not text_of(prompt, "the prompt"):

@@ -42,7 +42,9 @@ class _Range:
 
 _RANGES: Mapping[str, _Range] = MappingProxyType(
     {
-        "temperature": _Range(0.0, 100.0, "0 always takes the best token, 1 leaves the model's probabilities as they are"),
+        "temperature": _Range(
+            0.0, 100.0, "0 always takes the best token, 1 leaves the model's probabilities as they are"
+        ),
         "top_k": _Range(0, 2**23, "so many of the best tokens are left, 0 leaves all"),
         "top_p": _Range(1e-6, 1.0, "the best tokens that have this share of the probability are left, 1 leaves all"),
         "min_p": _Range(0.0, 1.0, "tokens this many times as probable as the best one are left, 0 leaves all"),
@@ -113,7 +115,11 @@ def choose(sampler: Sampler, logits: Floats, history: Tokens, allowed: Mask | No
     """
     token = sampler.sample(logits, history, allowed)
     if token == native_module().nothing_allowed:
-        raise EngineError("no token of the model's vocabulary may come next; its vocabulary cannot write what is wanted.")
+        raise EngineError(
+            "no token of the model's vocabulary may come next; its vocabulary cannot write what is wanted."
+        )
     if token == native_module().not_numbers:
-        raise EngineError("the model's logits are no numbers (NaN or infinite); its file is damaged, quantize it again.")
+        raise EngineError(
+            "the model's logits are no numbers (NaN or infinite); its file is damaged, quantize it again."
+        )
     return token

@@ -1,7 +1,7 @@
 """Output that is JSON of a given schema: at each step, the tokens after which it can still become that.
 
-The grammar is llguidance's (the extra `schema`). What it cannot hold a text to (`not`, `uniqueItems`) is refused with its
-place, never left out.
+The grammar is llguidance's (the extra `schema`). What it cannot hold a text to (`not`, `uniqueItems`) is refused with
+its place, never left out.
 """
 
 from __future__ import annotations
@@ -79,12 +79,16 @@ class JSONSchema:
     grammar: str
 
     def constraint(self, vocabulary: Vocabulary, rows: int) -> Constraint:
-        """A text in the making, in tokens of a model whose output has `rows` rows; EngineError where it can end none."""
+        """A text in the making, in tokens of a model whose output has `rows` rows; EngineError where none can end."""
         library, ends = _library(), sorted(end for end in vocabulary.ends if end < rows)
         if not ends:
-            raise EngineError(f"{vocabulary.path}: no token ends a text, so that JSON of a schema would go on for ever.")
+            raise EngineError(
+                f"{vocabulary.path}: no token ends a text, so that JSON of a schema would go on for ever."
+            )
         tokenizer = library.LLTokenizer(
-            library.TokenizerWrapper(_Tokens(vocabulary, rows, ends)), eos_token=ends, slices=library.LLTokenizer.json_slices()
+            library.TokenizerWrapper(_Tokens(vocabulary, rows, ends)),
+            eos_token=ends,
+            slices=library.LLTokenizer.json_slices(),
         )
         matcher = library.LLMatcher(tokenizer, self.grammar, log_level=0)
         if matcher.is_error():
@@ -182,7 +186,7 @@ def _at(schema: Mapping[str, Any], place: str) -> Mapping[str, Any]:
 
 
 def _place(schema: Mapping[str, Any], root: Mapping[str, Any], fault: _Fault, at: str) -> str:
-    """The innermost part of a schema that has the same fault on its own: the library does not always say where it is."""
+    """The innermost part of a schema that has the same fault on its own: the library does not always say where."""
     shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
     for name, part in _parts(schema):
         own = _fault({**shared, **part})

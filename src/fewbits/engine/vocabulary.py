@@ -60,7 +60,9 @@ def _byte(text: str) -> bytes:
     try:
         return bytes([int(text[3:-1], 16)])
     except ValueError:
-        raise EngineError(f"the token {quoted(text)} is said to be a byte and names none; the file is damaged.") from None
+        raise EngineError(
+            f"the token {quoted(text)} is said to be a byte and names none; the file is damaged."
+        ) from None
 
 
 def _as_it_is(text: str) -> bytes:
@@ -169,16 +171,17 @@ def _of_directory(path: Path) -> Vocabulary:
 
     metadata = read_tokenizer(path, read_configuration(path, quantized=True)).metadata
     own = path / "tokenizer.json"
-    return _checked(Vocabulary(path, metadata, _ends(metadata) | _generation_ends(path), own if own.is_file() else None))
+    return _checked(
+        Vocabulary(path, metadata, _ends(metadata) | _generation_ends(path), own if own.is_file() else None)
+    )
 
 
 def _checked(vocabulary: Vocabulary) -> Vocabulary:
     kind = vocabulary.metadata.get(f"{PREFIX}.model")
     if kind is None or kind.value not in _SPELLINGS:
         stated = "no kind" if kind is None else quoted(kind.value)
-        raise EngineError(
-            f"{vocabulary.path}: its tokenizer is of kind {stated}, and text is written with those of {sorted(_SPELLINGS)}."
-        )
+        known = sorted(_SPELLINGS)
+        raise EngineError(f"{vocabulary.path}: its tokenizer is of kind {stated}, and text is written with {known}.")
     kinds = vocabulary.metadata.get(f"{PREFIX}.token_type")
     if kinds is not None and len(kinds.value) != len(vocabulary.tokens):
         raise EngineError(f"{vocabulary.path}: tokens and their types differ in number; the file is damaged.")
