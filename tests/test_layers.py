@@ -96,6 +96,7 @@ ALLOWED: dict[str, set[str]] = {
         "inspection",
         "hub.locating",
     },
+    "engine": {"errors", "checkpoints", "evaluation.gguf_config", "kernels", "models"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
     "mapped": set(),
