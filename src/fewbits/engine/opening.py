@@ -16,10 +16,6 @@ from fewbits.errors import EngineError
 if TYPE_CHECKING:
     from fewbits.engine import Model
 
-CACHES = ("F16", "Q8_0", "Q4_0")
-"""What keys and values may be stored in."""
-
-
 @dataclass(frozen=True)
 class Opened:
     """A loaded model, its tokens, and the seconds that both took."""
