@@ -4,6 +4,7 @@
 
 #include "arguments.h"
 #include "bindings.h"
+#include "engine/generation.h"
 #include "engine/machine.h"
 #include "fewbits/lattices.h"
 
@@ -125,6 +126,25 @@ void bind_engine(nb::module_& m) {
             new (self) Session(machine, sequences, context, batch, cache_type_of(cache));
         }, nb::arg("machine"), nb::arg("sequences"), nb::arg("context"), nb::arg("batch"), nb::arg("cache"), nb::keep_alive<1, 2>())
         .def("run", &run, nb::arg("tokens"), nb::arg("sequences"), nb::arg("positions"), nb::arg("outputs"), nb::arg("buffer"), nb::arg("result"));
+    nb::class_<Generation>(m, "Generation")
+        .def("__init__", [](Generation* self, Session& session, Sampler& sampler, const Indices& history, int64_t sequence,
+                            int64_t position, int64_t count, const std::vector<int32_t>& stops, int64_t buffer) {
+            require(position >= 0 && position < static_cast<int64_t>(history.size()) &&
+                        static_cast<int64_t>(history.size()) - position <= session.most_tokens,
+                    "there is nothing to read, or too much at once");
+            require(count >= 0 && static_cast<int64_t>(history.size()) + count - 1 <= session.context, "the context is too short");
+            require(buffer >= 0 && buffer < static_cast<int64_t>(session.machine.buffers.size()) && session.per({buffer, 0}) == Rows::outputs,
+                    "there is no such buffer");
+            new (self) Generation(session, sampler, whole_numbers(history), sequence, position, count, stops, buffer);
+        }, nb::arg("session"), nb::arg("sampler"), nb::arg("history"), nb::arg("sequence"), nb::arg("position"), nb::arg("count"),
+             nb::arg("stops"), nb::arg("buffer"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+        .def("run", &Generation::run, nb::call_guard<nb::gil_scoped_release>())
+        .def("wait", &Generation::wait, nb::arg("seconds"), nb::call_guard<nb::gil_scoped_release>())
+        .def("take", &Generation::take)
+        .def("cancel", &Generation::cancel)
+        .def_prop_ro("ended", &Generation::ended)
+        .def_prop_ro("position", &Generation::position)
+        .def_prop_ro("refused", &Generation::refused);
 }
 
 }  // namespace fewbits
