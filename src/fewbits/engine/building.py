@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fewbits.checkpoints.base import StoredTensor
+from fewbits.engine.rope import Table
 from fewbits.engine.source import Source
 from fewbits.errors import EngineError
-from fewbits.kernels import decode_rows, formats, give_points
+from fewbits.kernels import formats, give_points
+from fewbits.models.network import SCORES
 
 TOKENS, OUTPUTS, SLOTS = range(3)
 """What rows of a buffer stand for: tokens of the batch, those that something is wanted of, choices of experts."""
 
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "gelu_new": 2, "gelu_fast": 2, "relu": 3}
+_LIMITED = 4
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Builder:
         if not self.has(name):
             return -1
         if name not in self._vectors:
-            self._vectors[name] = self.machine.add_vector(numbers_of(self.source.read(name)))
+            self._vectors[name] = self.machine.add_vector(self.source.numbers(name).tolist())
         return self._vectors[name]
 
     def op(self, name: str, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
@@ -129,6 +130,10 @@ class Builder:
             )
         self.op("gate", (*out.numbers, *gate.numbers, *up.numbers, _ACTIVATIONS[activation], width))
 
+    def limited_gate(self, out: Place, gate: Place, up: Place, width: int) -> None:
+        """(up + 1) * gate * sigmoid(1.702 gate), both limited by 7, as gpt-oss has it."""
+        self.op("gate", (*out.numbers, *gate.numbers, *up.numbers, _LIMITED, width))
+
     def add(self, out: Place, source: Place, width: int, *, factor: float = 1.0) -> None:
         """Out += factor * source."""
         self.op("add", (*out.numbers, *source.numbers, width), (factor,))
@@ -137,15 +142,28 @@ class Builder:
         """Out *= factor; then cap * tanh(out / cap) where there is a cap."""
         self.op("scale", (*out.numbers, width), (factor, cap))
 
+    def weigh(self, out: Place, gate: Place, width: int) -> None:
+        """Out *= sigmoid(gate), of one number a row."""
+        self.op("weigh", (*out.numbers, *gate.numbers, width))
+
+    def add_positions(self, out: Place, weight: str) -> None:
+        """Out += the row of `weight` that each token's position names."""
+        self.op("add_position", (*out.numbers, self.weight(weight), 0))
+
+    def add_row(self, out: Place, weight: str, row: int) -> None:
+        """Out += one row of `weight`, the same for all tokens."""
+        self.op("add_position", (*out.numbers, self.weight(weight), -1 - row))
+
     def select(self, out: Place, source: Place, width: int) -> None:
         """Rows of the tokens that something is wanted of."""
         self.op("select", (*out.numbers, *source.numbers, width))
 
-    def rope_table(self, frequencies: np.ndarray[Any, Any], factor: float = 1.0) -> int:
+    def rope_table(self, table: Table) -> int:
         """A table of angles, one for each pair of columns; sines and cosines are made once per batch."""
-        table: int = self.machine.add_rope([float(x) for x in frequencies], factor)
-        self.op("angles", (table,))
-        return table
+        longer = [] if table.longer is None else table.longer.tolist()
+        number: int = self.machine.add_rope(table.frequencies.tolist(), table.factor, longer, table.shorter)
+        self.op("angles", (number,))
+        return number
 
     def rope(self, place: Place, heads: int, width: int, table: int) -> None:
         """Turn pairs of columns of `heads` heads by their token's position (https://arxiv.org/abs/2104.09864)."""
@@ -175,8 +193,25 @@ class Builder:
         self.op("store", (*keys.numbers, *values.numbers, cache))
         self.op("attend", (*query.numbers, *out.numbers, heads, cache, window, sinks, int(encoder)), (scale, softcap))
 
+    # ---- experts
 
-def numbers_of(stored: StoredTensor) -> list[float]:
-    """A stored tensor's numbers, decoded, in one line."""
-    numbers: list[float] = decode_rows(stored.format, stored.slab(0, stored.rows), stored.cols).ravel().tolist()
-    return numbers
+    def experts(self, chosen: int) -> None:
+        """Every token goes to `chosen` experts."""
+        self.machine.set_experts_per_token(chosen)
+
+    def route(self, scores: Place, experts: int, how: str) -> None:
+        """Choose experts by their scores, which become weights by a softmax over all of them or over those chosen."""
+        self.op("route", (*scores.numbers, experts, SCORES.index(how), 0), (1.0,))
+
+    def scatter(self, out: Place, source: Place, width: int) -> None:
+        """A row of a token for each expert that it goes to, in the order of experts."""
+        self.op("scatter", (*out.numbers, *source.numbers, width))
+
+    def expert_linear(self, source: Place, weight: str, out: Place) -> None:
+        """Each expert's rows by its matrix in the stack `weight`, and its bias where experts have one."""
+        bias = self.vector(weight.removesuffix(".weight") + ".bias")
+        self.op("expert_linear", (*source.numbers, self.weight(weight), *out.numbers, bias))
+
+    def gather(self, out: Place, source: Place, width: int, *, adds: bool) -> None:
+        """The weighted sum of what a token's experts say, into `out` or added to it."""
+        self.op("gather", (*out.numbers, *source.numbers, width, int(adds)))

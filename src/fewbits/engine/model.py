@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.engine.building import Builder, Place
-from fewbits.engine.decoder import write_decoder
+from fewbits.engine.network import write_network
 from fewbits.engine.source import Source, open_model
 from fewbits.errors import EngineError
 from fewbits.kernels.module import native_module
@@ -34,7 +34,7 @@ def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped:
     source = open_model(Path(path))
     machine = native_module().Machine(threads or _processors(), exact=exact, keep_stored=mapped)
     build = Builder(source, machine)
-    logits = write_decoder(build)
+    logits = write_network(build)
     return Model(source, machine, logits, tuple(build.kept), exact)
 
 
