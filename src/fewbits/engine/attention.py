@@ -27,7 +27,7 @@ def write_attention(frame: Frame, layer: int, source: Place, out: Place, adds: b
         scale=fact.scores.of(values),
         softcap=float(values.get(fact.score_cap) or 0.0),
         window=frame.window(layer),
-        sinks=build.vector(frame.name(layer, "attn_sinks.weight")),
+        sinks=build.vector(frame.name(layer, "attn_sinks.weight"), sizes.heads),
         encoder=build.source.architecture.encoder,
     )
     build.linear(frame.at.heads, Out(frame.name(layer, "attn_output.weight"), out, adds))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewbits.checkpoints.base import StoredTensor
+from fewbits.engine.checking import OF_ROPE
 from fewbits.engine.rope import Table
 from fewbits.engine.source import Source
 from fewbits.errors import EngineError
@@ -49,6 +50,12 @@ class Out:
 NOWHERE = Place(-1)
 
 
+def _sides(stored: StoredTensor) -> tuple[int, int, int]:
+    """(experts, rows, cols) of a stack of matrices, a matrix, or a row."""
+    experts, rows, cols = (1, 1, *stored.shape)[-3:]
+    return experts, rows, cols
+
+
 class Builder:
     """Writes the program of one model into a native machine, and keeps alive what that machine looks at."""
 
@@ -58,10 +65,13 @@ class Builder:
         self.kept: list[Any] = []
         self._weights: dict[str, int] = {}
         self._vectors: dict[str, int] = {}
+        self._widths: dict[int, int] = {}
 
     def buffer(self, width: int, *, per: int = TOKENS) -> Place:
         """A buffer of `width` numbers a row."""
-        return Place(self.machine.add_buffer(per, width))
+        place = Place(self.machine.add_buffer(per, width))
+        self._widths[place.buffer] = width
+        return place
 
     def has(self, name: str) -> bool:
         """Whether the model has the tensor `name`."""
@@ -81,18 +91,37 @@ class Builder:
                 "quantize the model to a type that `fewbits formats` lists as native."
             )
         give_points(stored.format)
-        experts, rows = (stored.shape[0], stored.shape[1]) if len(stored.shape) == 3 else (1, stored.rows)
         self.kept.append(stored.buffer)
-        number: int = self.machine.add_weight(stored.format, experts, rows, stored.cols, stored.buffer, mapped=True)
+        number: int = self.machine.add_weight(stored.format, *_sides(stored), stored.buffer, mapped=True)
         return number
 
-    def vector(self, name: str) -> int:
-        """The machine's number of the vector `name`, as floats; -1 where the model has none."""
+    def vector(self, name: str, count: int) -> int:
+        """The machine's number of the `count` numbers `name`, as floats; -1 where the model has none."""
         if not self.has(name):
             return -1
         if name not in self._vectors:
-            self._vectors[name] = self.machine.add_vector(self.source.numbers(name).tolist())
+            numbers = self.source.numbers(name)
+            if numbers.size != count:
+                raise self._misdescribed(name, f"has {numbers.size} numbers, and {count} are used")
+            self._vectors[name] = self.machine.add_vector(numbers.tolist())
         return self._vectors[name]
+
+    def _product(self, source: Place, name: str, out: Place) -> tuple[int, int]:
+        """The machine's numbers of a matrix, or stack of them, and of its bias, after a look at the room on both sides."""
+        experts, rows, cols = _sides(self.source.read(name))
+        if cols > self._widths[source.buffer] - source.offset or rows > self._widths[out.buffer] - out.offset:
+            raise self._misdescribed(name, f"makes {rows} numbers of {cols}, for which there is no room")
+        return self.weight(name), self.vector(name.removesuffix(".weight") + ".bias", experts * rows)
+
+    def _misdescribed(self, name: str, what: str) -> EngineError:
+        facts = self.source.architecture.name
+        return EngineError(f"{self.source.path}: tensor {name} {what}; the facts of {facts} do not describe this model.")
+
+    def require_all_used(self) -> None:
+        """Raise EngineError where the model has a tensor that the program leaves out."""
+        used = {*self._weights, *self._vectors, *OF_ROPE}
+        if unused := sorted(set(self.source.reader.names()) - used):
+            raise self._misdescribed(unused[0], "is used by nothing")
 
     def op(self, name: str, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
         """One operation, as `native/engine/ops_*.cpp` says what it takes."""
@@ -108,18 +137,23 @@ class Builder:
         """Products of the same numbers with some weights, and their biases where they have one."""
         numbers = list(source.numbers)
         for out in outs:
-            bias = self.vector(out.weight.removesuffix(".weight") + ".bias")
-            numbers += [self.weight(out.weight), *out.place.numbers, bias, int(out.adds)]
+            weight, bias = self._product(source, out.weight, out.place)
+            numbers += [weight, *out.place.numbers, bias, int(out.adds)]
         self.op("linear", numbers)
 
     def rms_norm(self, out: Place, source: Place, gain: str, width: int, epsilon: float, *, heads: int = 1) -> None:
         """RMS norm of each of `heads` stretches of `width` numbers (https://arxiv.org/abs/1910.07467, eq. 4)."""
-        self.op("rms_norm", (*out.numbers, *source.numbers, self.vector(gain), width, heads), (epsilon,))
+        self.op("rms_norm", (*out.numbers, *source.numbers, self._gain(gain, width), width, heads), (epsilon,))
 
     def layer_norm(self, out: Place, source: Place, name: str, width: int, epsilon: float) -> None:
         """Layer norm by `name`.weight and, where there is one, `name`.bias (https://arxiv.org/abs/1607.06450)."""
-        gain, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
+        gain, bias = self._gain(f"{name}.weight", width), self.vector(f"{name}.bias", width)
         self.op("layer_norm", (*out.numbers, *source.numbers, gain, bias, width), (epsilon,))
+
+    def _gain(self, name: str, width: int) -> int:
+        if not self.has(name):
+            raise self._misdescribed(name, "is missing")
+        return self.vector(name, width)
 
     def gate(self, out: Place, gate: Place, up: Place, activation: str, width: int) -> None:
         """act(gate) * up, or act(gate) where `up` is NOWHERE; raises EngineError for an unknown activation."""
@@ -209,8 +243,8 @@ class Builder:
 
     def expert_linear(self, source: Place, weight: str, out: Place) -> None:
         """Each expert's rows by its matrix in the stack `weight`, and its bias where experts have one."""
-        bias = self.vector(weight.removesuffix(".weight") + ".bias")
-        self.op("expert_linear", (*source.numbers, self.weight(weight), *out.numbers, bias))
+        number, bias = self._product(source, weight, out)
+        self.op("expert_linear", (*source.numbers, number, *out.numbers, bias))
 
     def gather(self, out: Place, source: Place, width: int, *, adds: bool) -> None:
         """The weighted sum of what a token's experts say, into `out` or added to it."""

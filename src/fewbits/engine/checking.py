@@ -11,7 +11,8 @@ from fewbits.errors import EngineError
 from fewbits.models import Architecture, TensorFact, architectures
 from fewbits.models.network import NetworkFact
 
-_OF_ROPE = frozenset({FREQUENCIES, LONG, SHORT})
+OF_ROPE = frozenset({FREQUENCIES, LONG, SHORT})
+"""Tensors that are no weights: what RoPE's frequencies are made of."""
 
 
 def network_of(path: Path, architecture: Architecture) -> NetworkFact:
@@ -24,7 +25,7 @@ def network_of(path: Path, architecture: Architecture) -> NetworkFact:
 
 def require_tensors(path: Path, reader: Reader, facts: Mapping[str, TensorFact], widths: Mapping[str, int]) -> None:
     """Raise EngineError where a tensor of `facts` (by name) is missing or of another shape, or one has no fact."""
-    stored = set(reader.names()) - _OF_ROPE
+    stored = set(reader.names()) - OF_ROPE
     if strange := sorted(stored - set(facts)):
         raise EngineError(f"{path}: the architecture has no place for tensor {strange[0]}; the file is of another one.")
     for name, fact in facts.items():

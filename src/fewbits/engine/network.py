@@ -25,7 +25,9 @@ def write_network(build: Builder) -> Place:
             _side_by_side(frame, layer)
         else:
             _one_after_another(frame, layer)
-    return _states(frame) if build.source.architecture.encoder else _logits(frame)
+    out = _states(frame) if build.source.architecture.encoder else _logits(frame)
+    build.require_all_used()
+    return out
 
 
 def _embedding(frame: Frame) -> None:
