@@ -66,6 +66,7 @@ class Builder:
         self._weights: dict[str, int] = {}
         self._vectors: dict[str, int] = {}
         self._widths: dict[int, int] = {}
+        self._experts = 1
 
     def buffer(self, width: int, *, per: int = TOKENS) -> Place:
         """A buffer of `width` numbers a row."""
@@ -229,8 +230,9 @@ class Builder:
 
     # ---- experts
 
-    def experts(self, chosen: int) -> None:
-        """Every token goes to `chosen` experts."""
+    def experts(self, count: int, chosen: int) -> None:
+        """Every token goes to `chosen` of `count` experts."""
+        self._experts = count
         self.machine.set_experts_per_token(chosen)
 
     def route(self, scores: Place, experts: int, how: str) -> None:
@@ -243,6 +245,8 @@ class Builder:
 
     def expert_linear(self, source: Place, weight: str, out: Place) -> None:
         """Each expert's rows by its matrix in the stack `weight`, and its bias where experts have one."""
+        if _sides(self.source.read(weight))[0] != self._experts:
+            raise self._misdescribed(weight, f"is not of {self._experts} experts")
         number, bias = self._product(source, weight, out)
         self.op("expert_linear", (*source.numbers, number, *out.numbers, bias))
 

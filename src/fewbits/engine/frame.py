@@ -113,7 +113,7 @@ def _buffers(build: Builder, fact: NetworkFact, sizes: Sizes) -> Buffers:
 
 
 def _expert_buffers(build: Builder, sizes: Sizes) -> ExpertBuffers:
-    build.experts(sizes.chosen)
+    build.experts(sizes.experts, sizes.chosen)
     return ExpertBuffers(
         scores=build.buffer(sizes.experts),
         weight=build.buffer(1),
