@@ -37,8 +37,8 @@ def mistral(directory: Path) -> Path:
 
 
 def mixtral(directory: Path) -> Path:
-    """Four experts, two of them chosen."""
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+    """Six experts, three of them chosen."""
+    experts = {"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": None}
     return _model(directory, transformers.MixtralConfig, **experts)
 
 
@@ -76,14 +76,21 @@ MODELS: Mapping[str, Callable[[Path], Path]] = {
 _SHARP = ("q_proj.", "k_proj.", "qkv_proj.", "c_attn.weight", "query_key_value.weight")
 
 
+# Rounding sends a token that lies between two experts to the other one, whatever computes it: here the second of them
+# has little to say.
+_ROUTERS = ("mlp.gate.weight", "block_sparse_moe.gate.weight", "mlp.router.weight")
+
+
 def save_calm(name: str, directory: Path) -> Path:
-    """The model `name` in a directory, its attention as flat again as chance had made it."""
+    """The model `name` in a directory, its attention as flat again as chance had made it, its experts chosen clearly."""
     MODELS[name](directory)
     path = directory / "model.safetensors"
     tensors = load_file(path)
     for key, w in tensors.items():
         if any(part in key for part in _SHARP) and w.ndim > 1:
             tensors[key] = (w / 3).half().float()
+        if key.endswith(_ROUTERS):
+            tensors[key] = (w * 4).half().float()
         if name.startswith("gemma") and "norm" in key:  # there a gain is 1 + w
             tensors[key] = w - 1
     save_file(tensors, path, {"format": "pt"})
