@@ -117,7 +117,9 @@ void bind_engine(nb::module_& m) {
         }, nb::arg("format"), nb::arg("experts"), nb::arg("rows"), nb::arg("cols"), nb::arg("stored"), nb::arg("mapped"))
         .def("add_vector", &Machine::add_vector, nb::arg("numbers"))
         .def("add_buffer", [](Machine& self, int per, int64_t width) { return self.add_buffer(static_cast<Rows>(per), width); }, nb::arg("per"), nb::arg("width"))
-        .def("add_rope", &Machine::add_rope, nb::arg("frequencies"), nb::arg("factor"))
+        .def("add_rope", [](Machine& self, std::vector<float> frequencies, float factor, std::vector<float> longer, int64_t shorter) {
+            return self.add_rope({std::move(frequencies), factor, std::move(longer), shorter});
+        }, nb::arg("frequencies"), nb::arg("factor"), nb::arg("longer"), nb::arg("shorter"))
         .def("add_cache", [](Machine& self, int64_t heads, int64_t width, int64_t value_width) { return self.add_cache({heads, width, value_width}); }, nb::arg("heads"), nb::arg("width"), nb::arg("value_width"))
         .def("add_op", &Machine::add_op, nb::arg("name"), nb::arg("numbers"), nb::arg("floats"))
         .def("set_experts_per_token", &Machine::set_experts_per_token, nb::arg("count"));
