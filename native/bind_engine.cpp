@@ -27,6 +27,14 @@ nb::dict packed_types(const std::string& isa) {
     return spans;
 }
 
+// Types that no file has, with the bytes of 32 columns.
+nb::dict group_types() {
+    const EngineKernels& kernels = engine_kernels_of(table_of("scalar"));
+    nb::dict bytes;
+    for (size_t i = 0; i < kernels.group_count; ++i) bytes[kernels.groups[i].name] = kernels.groups[i].span_bytes;
+    return bytes;
+}
+
 // Bytes of the panels of a (rows, cols) matrix.
 int64_t panels_size(const std::string& format, int64_t rows, int64_t cols, const std::string& isa) {
     const PackedType& type = required_type(format, isa);
@@ -52,10 +60,8 @@ void multiply_panels(const std::string& format, const Raw& panels, const FloatsI
     require(static_cast<int64_t>(panels.size()) == panels_size(format, rows, cols, isa) && out.shape(0) == x.shape(0),
             "panels, numbers and results disagree in shape");
     nb::gil_scoped_release unlocked;
-    std::vector<int8_t> codes(static_cast<size_t>(tokens * cols));
-    std::vector<float> scales(codes.size() / 32);
-    std::vector<int32_t> sums(codes.size() / 16);
-    const Rounded rounded{tokens, cols, codes.data(), scales.data(), sums.data()};
+    std::vector<uint8_t> room(static_cast<size_t>(Rounded::bytes(tokens, cols)));
+    const Rounded rounded = Rounded::in(room.data(), tokens, cols);
     engine_kernels_of(table_of(isa)).round(x.data(), cols, rounded);
     type.multiply(panels.data(), rows, rounded, out.data(), rows);
 }
@@ -102,6 +108,7 @@ int64_t cache_size(const std::string& type, int64_t count) { return cached_bytes
 
 void bind_engine(nb::module_& m) {
     m.def("packed_types", &packed_types, nb::arg("isa") = "");
+    m.def("group_types", &group_types);
     m.def("panels_size", &panels_size, nb::arg("format"), nb::arg("rows"), nb::arg("cols"), nb::arg("isa") = "");
     m.def("pack_panels", &pack_panels, nb::arg("format"), nb::arg("stored"), nb::arg("cols"), nb::arg("panels"), nb::arg("isa") = "");
     m.def("multiply_panels", &multiply_panels, nb::arg("format"), nb::arg("panels"), nb::arg("x"), nb::arg("out"), nb::arg("isa") = "");
