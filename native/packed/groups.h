@@ -22,7 +22,7 @@ struct SpanZero {  // w = scale * (code - middle - zero)
     int16_t zero;
     uint8_t q[16];
 };
-struct SpanTable {  // w = scale[column / 16] * table[code]
+struct SpanTable {  // w = scale[column / 16] * table[code]; where all columns have scale[0], scale[1] is the decoder's
     float scale[2];
     uint8_t q[16];
 };
