@@ -6,8 +6,8 @@
 #include "one.h"
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
+#include "../engine/rounding.h"
 #include "../packed/decoding.h"
-#include "../packed/sums.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
 

@@ -6,6 +6,7 @@
 #include "quads.h"
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
+#include "../engine/rounding.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
 #include "panels.h"

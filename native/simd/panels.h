@@ -2,7 +2,6 @@
 // beside row, and then its codes, 32 columns at a time, as planes of 4, 2 or 1 bits, or of whole bytes. In a plane, a
 // vector has the same four columns of all rows, so that nothing has to be added up across a vector.
 #pragma once
-#include "../packed/sums.h"
 #include "../packed/types.h"
 #include "quads.h"
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.engine.building import Builder, Place
-from fewbits.engine.decoder import write_decoder
+from fewbits.engine.embedding import embeddings_of, states_of
+from fewbits.engine.network import write_network
 from fewbits.engine.source import Source, open_model
 from fewbits.errors import EngineError
 from fewbits.kernels.module import native_module
@@ -34,8 +35,8 @@ def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped:
     source = open_model(Path(path))
     machine = native_module().Machine(threads or _processors(), exact=exact, keep_stored=mapped)
     build = Builder(source, machine)
-    logits = write_decoder(build)
-    return Model(source, machine, logits, tuple(build.kept), exact)
+    output = write_network(build)
+    return Model(source, machine, output, tuple(build.kept), exact)
 
 
 def _processors() -> int:
@@ -48,7 +49,8 @@ class Model:
 
     source: Source
     machine: Any
-    logits: Place
+    output: Place
+    """Logits (outputs, vocabulary), or an encoder's states (outputs, hidden)."""
     kept: tuple[Any, ...]
     exact: bool
 
@@ -61,6 +63,23 @@ class Model:
     def architecture(self) -> str:
         """Its architecture's name."""
         return self.source.architecture.name
+
+    @property
+    def encoder(self) -> bool:
+        """Whether it answers with states and embeddings, and continues no text."""
+        return self.source.architecture.encoder
+
+    def states(self, texts: Sequence[Sequence[int]]) -> list[Floats]:
+        """An encoder's states (tokens, hidden) of each text of token ids; EngineError for one that it cannot read."""
+        return states_of(self, texts)
+
+    def embed(self, texts: Sequence[str | Sequence[int]], *, pooling: str | None = None) -> Floats:
+        """An encoder's embeddings (texts, hidden) of texts, or of their token ids, which are taken as they are.
+
+        Pooled as the model says or as `pooling` does ("mean", "cls", "last"), and not normalized. Raises EngineError
+        where neither says so, or for a text that the model cannot read.
+        """
+        return embeddings_of(self, texts, pooling)
 
     @property
     def vocabulary(self) -> int:
@@ -81,6 +100,8 @@ class Model:
 
     def session(self, *, context: int | None = None, cache: str = "F16", sequences: int = 1) -> Session:
         """Room for `sequences` sequences of up to `context` tokens; raises EngineError where that cannot be."""
+        if self.encoder:
+            raise EngineError(f"{self.path} is an encoder, which continues no text; ask for embeddings of whole texts.")
         length = self.context if context is None else context
         if not 0 < length <= self.context:
             raise EngineError(
@@ -153,7 +174,7 @@ class Session:
             positions[i] = self._lengths[sequence]
             self._lengths[sequence] += 1
         logits = np.empty((len(outputs), self.model.vocabulary), np.float32)
-        self._native.run(tokens, sequences, positions, outputs, self.model.logits.buffer, logits)
+        self._native.run(tokens, sequences, positions, outputs, self.model.output.buffer, logits)
         return logits
 
     def _require_room(self, count: int, sequence: int) -> None:

@@ -1,11 +1,11 @@
-// What rounding notes beside codes and scales.
+// What is known of a group of rounded numbers beside its codes.
 #pragma once
 #include "fewbits/engine.h"
 
 namespace fewbits {
 namespace {
 
-// What follows from the codes and the scale of group g (of all tokens' groups).
+// What follows from the codes and the scale of group g, counted over all tokens.
 inline void note_sums(const Rounded& out, int64_t g) {
     for (int half = 0; half < 2; ++half) {
         int sum = 0;
