@@ -1,4 +1,4 @@
-"""A model directory as the engine reads it: tensors under the names that GGUF gives them, matrices as the engine runs them.
+"""A model directory as the engine reads it: tensors by GGUF's names, matrices in types that the engine runs.
 
 Plain weights are looked at where they lie. Matrices in other containers become spans when they are first asked for,
 in memory that is given back once they are repacked.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,8 @@ from fewbits.checkpoints.equivalents import BY_FIELDS
 from fewbits.checkpoints.fields import MatrixReader, StoredMatrix
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.row_tensors import RowReader, RowTensor, rows_of
-from fewbits.engine.spans import READ, spans_of
+from fewbits.engine.spans import READ, Given, spans_of
 from fewbits.errors import CheckpointError, EngineError
-from fewbits.formats import Format
 from fewbits.formats.base import is_row_format
 from fewbits.formats.fp8 import ScaledFloat
 from fewbits.kernels.fields import decode_fields
@@ -43,35 +43,35 @@ class DirectoryReader:
         architecture = Value(conversion.architecture, "string")
         self.path = path
         self.metadata: Mapping[str, Any] = {"general.architecture": architecture, **conversion.metadata}
-        self._placements = {each.name: each for each in conversion.placements if not each.aside}
-        self._unturned: Collection[str] = ()
+        self._placed = {each.name: each for each in conversion.placements if not each.aside}
+        self._names = list(self._placed)
         self._read: dict[str, StoredTensor] = {}
 
     def leave_rows(self, names: Collection[str]) -> None:
-        """Give the rows of these tensors in the directory's own order."""
-        self._unturned = frozenset(names)
-        self._read = {name: tensor for name, tensor in self._read.items() if name not in self._unturned}
+        """Give the rows of these tensors, which nobody has read, in the directory's own order."""
+        self._placed |= {name: replace(self._placed[name], order=None) for name in names if name in self._placed}
 
     def names(self) -> list[str]:
         """All names."""
-        return list(self._placements)
+        return self._names
 
     def read(self, name: str) -> StoredTensor:
         """The tensor called `name`; raises CheckpointError when there is none."""
-        if name not in self._placements:
-            raise CheckpointError(f"{self.path} holds no tensor {name}.")
+        if name in self._placed:
+            self._read[name] = _in_memory(self._placed.pop(name))  # what it was made of is let go
         if name not in self._read:
-            self._read[name] = self._made(self._placements[name])
+            raise CheckpointError(f"{self.path} holds no tensor {name}.")
         return self._read[name]
 
-    def _made(self, placed: Placement) -> StoredTensor:
-        source, order = placed.source, None if placed.name in self._unturned else placed.order
-        if type(source) is StoredTensor and order is None:
-            return StoredTensor(placed.name, source.format, source.shape, source.buffer)
-        rows = source.slab(0, source.rows)
-        data = rows if order is None else rows[order]
-        buffer = data if placed.name in _READ_TWICE else _given_back(data)
-        return StoredTensor(placed.name, source.format, source.shape, np.ascontiguousarray(buffer).reshape(-1))
+
+def _in_memory(placed: Placement) -> StoredTensor:
+    """The tensor as one stretch of bytes: where it lies, or put together."""
+    source = placed.source
+    if type(source) is StoredTensor and placed.order is None:
+        return StoredTensor(placed.name, source.format, source.shape, source.buffer)
+    data = placed.slab(0, source.rows)
+    buffer = np.ascontiguousarray(data) if placed.name in _READ_TWICE else _given_back(data)
+    return StoredTensor(placed.name, source.format, source.shape, buffer.reshape(-1))
 
 
 def _given_back(data: Bytes) -> Bytes:
@@ -116,7 +116,7 @@ def _rows(stored: StoredMatrix, path: Path, *, exact: bool) -> RowTensor:
     rows, cols = prod(stored.shape[:-1]), stored.shape[-1]
     fields = stored.load()
     try:
-        made = spans_of(format, fields, (rows, cols))
+        made = spans_of(format, Given(fields, (rows, cols), alone=".experts." not in stored.name))
     except EngineError as error:
         raise EngineError(f"{path}: tensor {stored.name} cannot be run: {error}") from None
     if made is not None:

@@ -45,13 +45,23 @@ class Spans:
     data: Bytes
 
 
-def spans_of(format: Format, fields: Fields, shape: Shape) -> Spans | None:
-    """The stored `fields` of a matrix (rows, cols) as spans; None where the engine has none for the format.
+@dataclass(frozen=True)
+class Given:
+    """A matrix in another container."""
+
+    fields: Fields
+    shape: Shape
+    alone: bool
+    """Whether its type may follow from its numbers: matrices of experts, which become one stack, need the same."""
+
+
+def spans_of(format: Format, given: Given) -> Spans | None:
+    """A matrix of `format` as spans; None where the engine has none for the format.
 
     Raises EngineError where groups or columns fill no whole spans.
     """
     make = _MAKERS.get(type(format))
-    return None if make is None else make(format, fields, shape)
+    return None if make is None else make(format, given)
 
 
 def _whole_spans(format: Format, cols: int, least: int = SPAN) -> int:
@@ -81,14 +91,24 @@ def _numbers(field: npt.NDArray[Any]) -> Floats:
     return field.astype(np.float32)
 
 
-def _scales(format: Scaled, fields: Fields, shape: Shape) -> Floats:
+def _scales(format: Scaled, given: Given) -> Floats:
     """The scale of every span (rows, cols / 32)."""
+    fields = given.fields
     if not format.double:
-        return _each_span(format, _numbers(fields["scale"]), shape)
+        return _each_span(format, _numbers(fields["scale"]), given.shape)
     codes = fields["scale"]
     nested = np.repeat(fields["nested"], GROUP)[: codes.size].reshape(codes.shape)
-    group = _whole_spans(format, shape[1])
+    group = _whole_spans(format, given.shape[1])
     return np.repeat(dynamic_map()[codes] * nested + fields["offset"], group // SPAN, axis=1)
+
+
+def _halves(format: Scaled, given: Given, scales: Floats) -> npt.NDArray[np.float16] | None:
+    """The scales as binary16, where that is what they are or holds all of them."""
+    if format.scale != "f16" and not given.alone:
+        return None
+    with np.errstate(over="ignore"):
+        halves = np.ascontiguousarray(scales.astype(np.float16))
+    return halves if np.array_equal(halves.astype(np.float32), scales) else None
 
 
 def _joined(rows: int, *parts: npt.NDArray[Any]) -> Bytes:
@@ -117,85 +137,85 @@ def _counted(codes: Bytes, bits: int, cols: int, *, flip: bool) -> tuple[Bytes, 
     return pack_bits(whole + np.uint8(2 ** (width - 1) - middle), width), width
 
 
-def _even(packed: Bytes, width: int, scales: Floats) -> Spans:
-    """w = scale * (code - middle): as Q4_0 or Q8_0 where binary16 holds the scales."""
+def _even(packed: Bytes, width: int, scales: Floats, halves: npt.NDArray[np.float16] | None) -> Spans:
+    """Of scale * (code - middle): as Q4_0 or Q8_0 where binary16 holds the scales."""
     rows, spans = scales.shape
-    halves = scales.astype(np.float16)
     pair = BY_FIELDS.get(f"int{width}_g32_sym_f16")
-    if pair and np.array_equal(halves.astype(np.float32), scales):
+    if pair and halves is not None:
         turned, _ = _counted(packed, width, spans * SPAN, flip=True)
-        return Spans(pair.rows, pair.to_rows({"scale": np.ascontiguousarray(halves), "codes": turned}))
+        return Spans(pair.rows, pair.to_rows({"scale": halves, "codes": turned}))
     if width not in (4, 8):
         return _line(packed, width, scales, np.zeros_like(scales))
     return Spans(f"even{width}", _joined(rows, scales[..., None], packed.reshape(rows, spans, -1)))
 
 
 def _line(packed: Bytes, width: int, scales: Floats, minimums: Floats) -> Spans:
-    """w = scale * (code - middle) - minimum."""
+    """Of scale * (code - middle) - minimum."""
     rows, spans = scales.shape
-    return Spans(
-        f"line{width}",
-        _joined(rows, scales[..., None], minimums.astype(np.float32)[..., None], packed.reshape(rows, spans, -1)),
-    )
+    both = np.stack([scales, minimums], axis=-1).astype(np.float32)
+    return Spans(f"line{width}", _joined(rows, both, packed.reshape(rows, spans, -1)))
 
 
-def _zeros(packed: Bytes, width: int, scales: Floats, zeros: npt.NDArray[np.int16]) -> Spans:
-    """w = scale * (code - middle - zero)."""
-    rows, spans = scales.shape
-    halves = scales.astype(np.float16)
-    if width == 4 and np.array_equal(halves.astype(np.float32), scales):
-        return Spans("zero4", _joined(rows, halves[..., None], zeros[..., None], packed.reshape(rows, spans, -1)))
-    return _line(packed, width, scales, scales * zeros.astype(np.float32))
-
-
-def _integer(format: Integer, fields: Fields, shape: Shape) -> Spans:
-    scales = _scales(format, fields, shape)
-    packed, width = _counted(fields["codes"], format.code_bits, shape[1], flip=format.signed)
+def _integer(format: Integer, given: Given) -> Spans:
+    scales, cols = _scales(format, given), given.shape[1]
+    packed, width = _counted(given.fields["codes"], format.code_bits, cols, flip=format.signed)
     if format.symmetric and format.code_bits == 1:  # 2 * scale * code - scale, with codes from the middle 2 - 1 on
-        return _line(packed, width, 2 * scales, scales * np.float32(-1))
+        return _line(packed, width, 2 * scales, -scales)
+    halves = _halves(format, given, scales)
     if format.symmetric:
-        return _even(packed, width, scales)
-    groups = shape[1] // (format.span or shape[1])
-    zeros = unpack_bits(fields["zero"], format.code_bits, groups) ^ np.uint8(format.middle if format.signed else 0)
-    moved = zeros.astype(np.float32) - np.float32(format.middle)
-    return _zeros(packed, width, scales, _each_span(format, moved, shape).astype(np.int16))
+        return _even(packed, width, scales, halves)
+    zeros = _zeros(format, given)
+    if width == 4 and halves is not None:
+        codes = packed.reshape(*scales.shape, -1)
+        return Spans("zero4", _joined(len(codes), halves[..., None], zeros.astype(np.int16)[..., None], codes))
+    return _line(packed, width, scales, scales * zeros)
 
 
-def _absmax(format: AbsMax, fields: Fields, shape: Shape) -> Spans:
-    packed, width = _counted(fields["codes"], 8, shape[1], flip=True)
-    return _even(packed, width, _scales(format, fields, shape) * np.float32(UNIT))
+def _zeros(format: Integer, given: Given) -> Floats:
+    """The zero point of every span, counted from the middle code."""
+    groups = given.shape[1] // (format.span or given.shape[1])
+    stored = unpack_bits(given.fields["zero"], format.code_bits, groups)
+    counted = stored ^ np.uint8(format.middle if format.signed else 0)
+    return _each_span(format, counted.astype(np.float32) - np.float32(format.middle), given.shape)
 
 
-def _ternary(format: Ternary, fields: Fields, shape: Shape) -> Spans:
-    packed = pack_bits(format.unpacked_codes(fields["codes"], shape[1]) + np.uint8(1), 2)
-    return _even(packed, 2, _scales(format, fields, shape))
+def _absmax(format: AbsMax, given: Given) -> Spans:
+    scales = _scales(format, given) * np.float32(UNIT)
+    packed, width = _counted(given.fields["codes"], 8, given.shape[1], flip=True)
+    return _even(packed, width, scales, None)
 
 
-def _bias(format: FreeBias, fields: Fields, shape: Shape) -> Spans:
-    packed, width = _counted(fields["codes"], format.code_bits, shape[1], flip=False)
-    scales, bias = (_each_span(format, _numbers(fields[name]), shape) for name in ("scale", "bias"))
+def _ternary(format: Ternary, given: Given) -> Spans:
+    scales = _scales(format, given)
+    packed = pack_bits(format.unpacked_codes(given.fields["codes"], given.shape[1]) + np.uint8(1), 2)
+    return _even(packed, 2, scales, None)
+
+
+def _bias(format: FreeBias, given: Given) -> Spans:
+    scales, bias = (_each_span(format, _numbers(given.fields[name]), given.shape) for name in ("scale", "bias"))
+    packed, width = _counted(given.fields["codes"], format.code_bits, given.shape[1], flip=False)
     return _line(packed, width, scales, -(bias + scales * np.float32(2 ** (format.code_bits - 1))))
 
 
-def _floatzero(format: FloatZero, fields: Fields, shape: Shape) -> Spans:
-    packed, width = _counted(fields["codes"], format.code_bits, shape[1], flip=False)
-    scales, zeros = (_each_span(format, _numbers(fields[name]), shape) for name in ("scale", "zero"))
+def _floatzero(format: FloatZero, given: Given) -> Spans:
+    scales, zeros = (_each_span(format, _numbers(given.fields[name]), given.shape) for name in ("scale", "zero"))
+    packed, width = _counted(given.fields["codes"], format.code_bits, given.shape[1], flip=False)
     return _line(packed, width, scales, scales * (zeros - np.float32(2 ** (format.code_bits - 1))))
 
 
 # ---- tables
 
-_STEPS = {"nf4": ("nf4", 127), "fp4_bnb": ("fp4", 120)}
-"""Kind of table -> the engine's type, and how many of its steps make 1."""
+_STEPS = {"nf4": ("nf4", 112.03), "fp4_bnb": ("fp4", 120)}
+"""Kind of table -> the engine's type, and how many of its steps make 1 (native/packed/groups.h)."""
 
 
-def _codebook(format: Codebook, fields: Fields, shape: Shape) -> Spans | None:
+def _codebook(format: Codebook, given: Given) -> Spans | None:
     if format.kind not in _STEPS:
         return None
     type, steps = _STEPS[format.kind]
-    scales = _scales(format, fields, shape)
+    scales = _scales(format, given)
     both = np.stack([scales / np.float32(steps), scales], axis=-1)
-    return Spans(type, _joined(len(scales), both, fields["codes"].reshape(*scales.shape, -1)))
+    return Spans(type, _joined(len(scales), both, given.fields["codes"].reshape(*scales.shape, -1)))
 
 
 @cache
@@ -203,7 +223,8 @@ def _e4m3() -> Floats:
     return np.array([E4M3.number(code) for code in range(256)], np.float32)
 
 
-def _nvfp4(format: NV, fields: Fields, shape: Shape) -> Spans:
+def _nvfp4(format: NV, given: Given) -> Spans:
+    fields, shape = given.fields, given.shape
     shared = fields[format.shared]
     numbers = _e4m3()[fields["scale"]]
     scales = numbers / shared if isinstance(format, DividedNV) else shared * numbers
@@ -212,7 +233,7 @@ def _nvfp4(format: NV, fields: Fields, shape: Shape) -> Spans:
     return Spans("e2m1", _joined(rows, halves.reshape(rows, spans, 2), fields["codes"].reshape(rows, spans, -1)))
 
 
-_MAKERS: dict[type, Callable[[Any, Fields, Shape], Spans | None]] = {
+_MAKERS: dict[type, Callable[[Any, Given], Spans | None]] = {
     Integer: _integer,
     AbsMax: _absmax,
     Ternary: _ternary,
