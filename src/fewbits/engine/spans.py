@@ -64,7 +64,7 @@ def spans_of(format: Format, given: Given) -> Spans | None:
     return None if make is None else make(format, given)
 
 
-def _whole_spans(format: Format, cols: int, least: int = SPAN) -> int:
+def _whole_spans(format: Scaled | NV, cols: int, least: int = SPAN) -> int:
     """Columns of a group; raises EngineError where they, or all columns, are no multiple of what a span needs."""
     group = format.span or cols
     if group % least or cols % SPAN:
@@ -75,7 +75,7 @@ def _whole_spans(format: Format, cols: int, least: int = SPAN) -> int:
     return group
 
 
-def _each_span(format: Format, numbers: Floats, shape: Shape, least: int = SPAN) -> Floats:
+def _each_span(format: Scaled | NV, numbers: Floats, shape: Shape, least: int = SPAN) -> Floats:
     """Numbers of groups, (lines, n), for every `least` columns of every row."""
     rows, cols = shape
     group = _whole_spans(format, cols, least)
@@ -225,9 +225,9 @@ def _e4m3() -> Floats:
 
 def _nvfp4(format: NV, given: Given) -> Spans:
     fields, shape = given.fields, given.shape
-    shared = fields[format.shared]
+    shared: Floats = fields[format.shared]
     numbers = _e4m3()[fields["scale"]]
-    scales = numbers / shared if isinstance(format, DividedNV) else shared * numbers
+    scales: Floats = numbers / shared if isinstance(format, DividedNV) else shared * numbers
     halves = np.float32(0.5) * _each_span(format, scales, shape, 16)  # of twice the numbers
     rows, spans = shape[0], shape[1] // SPAN
     return Spans("e2m1", _joined(rows, halves.reshape(rows, spans, 2), fields["codes"].reshape(rows, spans, -1)))
