@@ -102,6 +102,8 @@ struct EngineKernels {
     // Numbers of one head into the cache, and bytes of `count` numbers there.
     void (*cache)(CacheType type, const float* x, int64_t count, uint8_t* out);
     void (*softmax)(float* x, int64_t count);
+    const PackedType* groups;  // types that no file has (packed/groups.h)
+    size_t group_count;
 };
 
 constexpr int64_t cached_bytes(CacheType type, int64_t count) {
