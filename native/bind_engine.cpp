@@ -4,7 +4,9 @@
 
 #include "arguments.h"
 #include "bindings.h"
+#include "engine/generation.h"
 #include "engine/machine.h"
+#include "fewbits/lattices.h"
 
 namespace fewbits {
 namespace {
@@ -15,6 +17,7 @@ using RawOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 const PackedType& required_type(const std::string& format, const std::string& isa) {
     const PackedType* type = packed_type_of(engine_kernels_of(table_of(isa)), format.c_str());
     if (!type) throw std::invalid_argument("the engine does not repack weights of the format '" + format + "'");
+    if (type->lattice && !lattice(type->lattice)) throw std::invalid_argument("the points of the format '" + format + "' were not given");
     return *type;
 }
 
@@ -50,10 +53,8 @@ void multiply_panels(const std::string& format, const Raw& panels, const FloatsI
     require(static_cast<int64_t>(panels.size()) == panels_size(format, rows, cols, isa) && out.shape(0) == x.shape(0),
             "panels, numbers and results disagree in shape");
     nb::gil_scoped_release unlocked;
-    std::vector<int8_t> codes(static_cast<size_t>(tokens * cols));
-    std::vector<float> scales(codes.size() / 32);
-    std::vector<int32_t> sums(codes.size() / 16);
-    const Rounded rounded{tokens, cols, codes.data(), scales.data(), sums.data()};
+    std::vector<uint8_t> room(static_cast<size_t>(Rounded::bytes(tokens, cols)));
+    const Rounded rounded = Rounded::in(room.data(), tokens, cols);
     engine_kernels_of(table_of(isa)).round(x.data(), cols, rounded);
     type.multiply(panels.data(), rows, rounded, out.data(), rows);
 }
@@ -127,6 +128,25 @@ void bind_engine(nb::module_& m) {
             new (self) Session(machine, sequences, context, batch, cache_type_of(cache));
         }, nb::arg("machine"), nb::arg("sequences"), nb::arg("context"), nb::arg("batch"), nb::arg("cache"), nb::keep_alive<1, 2>())
         .def("run", &run, nb::arg("tokens"), nb::arg("sequences"), nb::arg("positions"), nb::arg("outputs"), nb::arg("buffer"), nb::arg("result"));
+    nb::class_<Generation>(m, "Generation")
+        .def("__init__", [](Generation* self, Session& session, Sampler& sampler, const Indices& history, int64_t sequence,
+                            int64_t position, int64_t count, const std::vector<int32_t>& stops, int64_t buffer) {
+            require(position >= 0 && position < static_cast<int64_t>(history.size()) &&
+                        static_cast<int64_t>(history.size()) - position <= session.most_tokens,
+                    "there is nothing to read, or too much at once");
+            require(count >= 0 && static_cast<int64_t>(history.size()) + count - 1 <= session.context, "the context is too short");
+            require(buffer >= 0 && buffer < static_cast<int64_t>(session.machine.buffers.size()) && session.per({buffer, 0}) == Rows::outputs,
+                    "there is no such buffer");
+            new (self) Generation(session, sampler, whole_numbers(history), sequence, position, count, stops, buffer);
+        }, nb::arg("session"), nb::arg("sampler"), nb::arg("history"), nb::arg("sequence"), nb::arg("position"), nb::arg("count"),
+             nb::arg("stops"), nb::arg("buffer"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+        .def("run", &Generation::run, nb::call_guard<nb::gil_scoped_release>())
+        .def("wait", &Generation::wait, nb::arg("seconds"), nb::call_guard<nb::gil_scoped_release>())
+        .def("take", &Generation::take)
+        .def("cancel", &Generation::cancel)
+        .def_prop_ro("ended", &Generation::ended)
+        .def_prop_ro("position", &Generation::position)
+        .def_prop_ro("refused", &Generation::refused);
 }
 
 }  // namespace fewbits

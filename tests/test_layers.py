@@ -96,7 +96,15 @@ ALLOWED: dict[str, set[str]] = {
         "inspection",
         "hub.locating",
     },
-    "engine": {"errors", "checkpoints", "evaluation.gguf_config", "kernels", "models"},
+    "engine": {
+        "errors",
+        "checkpoints",
+        "evaluation.gguf_config",
+        "hub.locating",
+        "kernels",
+        "memory",
+        "models",
+    },
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
     "mapped": set(),
@@ -346,6 +354,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "",
         "conversion",
+        "engine",
         "errors",
         "formats",
         "quantizing",
@@ -360,7 +369,17 @@ ALLOWED: dict[str, set[str]] = {
         "reporting",
         "way",
     },
-    "": {"conversion", "errors", "formats", "quantizing", "evaluation", "explanation", "hub.push", "inspection"},
+    "": {
+        "conversion",
+        "engine",
+        "errors",
+        "formats",
+        "quantizing",
+        "evaluation",
+        "explanation",
+        "hub.push",
+        "inspection",
+    },
     "__main__": {"cli"},
 }
 

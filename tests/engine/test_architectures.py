@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-import transformers
 
 import fewbits
 from fewbits.engine import Model, load
 from fewbits.engine.building import Builder
 from fewbits.engine.frame import Frame
 from fewbits.engine.network import write_network
-from fewbits.engine.source import Source, open_model
+from fewbits.engine.source import open_model
 from fewbits.errors import EngineError
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.kernels.module import native_module
@@ -154,7 +153,7 @@ def test_instruction_sets_change_no_bit(made: Callable[[str], Files]) -> None:
 
 def other_rope(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Builder.rope
-    turned = lambda self, *rest: right(Turned(self), *rest)  # noqa: E731
+    turned = lambda self, *rest: right(Turned(self), *rest)
     monkeypatch.setattr(Builder, "rope", turned)
 
 
@@ -239,7 +238,9 @@ def test_a_planted_fault_is_far_beyond_both_bars(
     assert divergence(files.expected(files.sharp), logits(load(files.sharp, threads=2, exact=True))) > ROUNDED
 
 
-def test_a_tensor_that_no_operation_takes_is_refused(made: Callable[[str], Files], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensor_that_no_operation_takes_is_refused(
+    made: Callable[[str], Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
     no_bias(monkeypatch)
     with pytest.raises(EngineError, match=r"blk\.0\.attn_k\.bias is used by nothing"):
         load(made("qwen2").sharp)

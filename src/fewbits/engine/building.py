@@ -116,7 +116,9 @@ class Builder:
 
     def _misdescribed(self, name: str, what: str) -> EngineError:
         facts = self.source.architecture.name
-        return EngineError(f"{self.source.path}: tensor {name} {what}; the facts of {facts} do not describe this model.")
+        return EngineError(
+            f"{self.source.path}: tensor {name} {what}; the facts of {facts} do not describe this model."
+        )
 
     def require_all_used(self) -> None:
         """Raise EngineError where the model has a tensor that the program leaves out."""

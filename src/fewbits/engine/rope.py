@@ -68,11 +68,15 @@ def table_of(source: Source, parameters: Mapping[str, Any], width: int) -> Table
         )
     turning = int(width * parameters.get("partial_rotary_factor", 1.0))
     if not 0 < turning <= width or turning % 2:
-        raise EngineError(f"{source.path}: RoPE cannot turn {turning} of a head's {width} columns; the file is damaged.")
+        raise EngineError(
+            f"{source.path}: RoPE cannot turn {turning} of a head's {width} columns; the file is damaged."
+        )
     exponents = np.arange(0, turning, 2, dtype=np.float32) / np.float32(turning)
     base = float(parameters["rope_theta"])
     asked = _Asked(np.float32(base) ** exponents, base, parameters, source.values["max_position_embeddings"])
-    divisors = source.numbers(FREQUENCIES) if source.has(FREQUENCIES) else None  # Llama 3.1's scaling, as files state it
+    divisors = (
+        source.numbers(FREQUENCIES) if source.has(FREQUENCIES) else None
+    )  # Llama 3.1's scaling, as files state it
     for own in (divisors, *(parameters.get(key) for key in _LISTS)):
         if own is not None and len(own) != len(exponents):
             raise EngineError(f"{source.path}: RoPE has {len(own)} factors for {len(exponents)} pairs.")
