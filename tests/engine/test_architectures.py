@@ -18,7 +18,7 @@ from fewbits.engine import Model, load
 from fewbits.engine.building import Builder
 from fewbits.engine.frame import Frame
 from fewbits.engine.network import write_network
-from fewbits.engine.source import open_model
+from fewbits.engine.source import Source, open_model
 from fewbits.errors import EngineError
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.kernels.module import native_module
@@ -268,7 +268,7 @@ def test_a_window_that_the_configuration_states(name: str, kind: str, made: Call
 
 
 def test_longrope_goes_by_the_context_of_the_session(made: Callable[[str], Files]) -> None:
-    """As transformers does for a text as long as the context; a short text in a large context turns by the long list."""
+    """As transformers does for a text of that length; a short text in a large context turns by the long list."""
     path = made("phi3").sharp
     model = load(path, threads=2, exact=True)
     original = model.source.values["rope_parameters"]["original_max_position_embeddings"]
@@ -349,3 +349,13 @@ def test_a_damaged_file_is_refused(
     monkeypatch.setattr("fewbits.engine.source.open_gguf", lambda _: reader)
     with pytest.raises(EngineError, match=says):
         load(made(name).sharp)
+
+
+def test_the_formats_of_gpt_oss(made: Callable[[str], Files], tmp_path: Path) -> None:
+    """Experts of MXFP4, as the model is published."""
+    model, path = made("gpt_oss").sharp.parent / "gpt_oss", tmp_path / "mxfp4.gguf"
+    fewbits.quantize(model, path, to="Q8_0", tensors=["blk.*.ffn_*_exps=MXFP4"])
+    assert open_model(path).read("blk.0.ffn_up_exps.weight").format == "MXFP4"
+    expected = made("gpt_oss").expected(path)
+    assert divergence(expected, logits(load(path, threads=2, exact=True))) < EXACT
+    assert divergence(expected, logits(load(path, threads=2))) < ROUNDED

@@ -83,7 +83,12 @@ def test_embeddings_of_texts(model: Path) -> None:
 
 def causal(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Builder.attend
-    monkeypatch.setattr(Builder, "attend", lambda self, *rest, **named: right(self, *rest, **{**named, "encoder": False}))
+
+    def attend(self: Builder, *places: Any, encoder: bool, **named: Any) -> None:
+        assert encoder
+        right(self, *places, **named)
+
+    monkeypatch.setattr(Builder, "attend", attend)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
@@ -101,7 +106,10 @@ def without(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
     ids=["causal", "types", "positions", "rope"],
 )
 def test_a_planted_fault_is_seen(
-    maker: Callable[..., Path], plant: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    maker: Callable[..., Path],
+    plant: Callable[[pytest.MonkeyPatch], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fewbits.quantize(maker(tmp_path / "model"), tmp_path / "f16.gguf", to="F16")
     expected = states(GGUFModel.open(tmp_path / "f16.gguf").load().network, IDS[3])
