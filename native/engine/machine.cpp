@@ -95,6 +95,13 @@ int64_t Machine::widest() const {
     return (most + rounded_group - 1) / rounded_group * rounded_group;
 }
 
+int64_t Machine::panels_bytes() const {
+    int64_t sum = 0;
+    for (const auto& weight : weights)
+        if (weight->packed && !keep_stored) sum += weight->experts * weight->expert_bytes();
+    return sum;
+}
+
 // ---- running
 
 Session::Session(Machine& owner, int64_t sequence_count, int64_t length, int64_t batch_size, CacheType type)

@@ -115,7 +115,7 @@ constexpr int64_t cached_bytes(CacheType type, int64_t count) {
 
 // Floats that `attend` needs.
 constexpr int64_t attention_scratch(int64_t queries, int64_t width, int64_t value_width) {
-    return attention_tile * (width + value_width) + 2 * queries;
+    return attention_tile * (width + value_width) + queries * (width + value_width + attention_tile + 3);
 }
 
 }  // namespace fewbits
