@@ -16,6 +16,7 @@ from fewbits.errors import EngineError
 if TYPE_CHECKING:
     from fewbits.engine import Model
 
+
 @dataclass(frozen=True)
 class Opened:
     """A loaded model, its tokens, and the seconds that both took."""
