@@ -5,6 +5,7 @@
 #include "arguments.h"
 #include "bindings.h"
 #include "engine/machine.h"
+#include "fewbits/lattices.h"
 
 namespace fewbits {
 namespace {
@@ -15,6 +16,7 @@ using RawOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 const PackedType& required_type(const std::string& format, const std::string& isa) {
     const PackedType* type = packed_type_of(engine_kernels_of(table_of(isa)), format.c_str());
     if (!type) throw std::invalid_argument("the engine does not repack weights of the format '" + format + "'");
+    if (type->lattice && !lattice(type->lattice)) throw std::invalid_argument("the points of the format '" + format + "' were not given");
     return *type;
 }
 
@@ -50,10 +52,8 @@ void multiply_panels(const std::string& format, const Raw& panels, const FloatsI
     require(static_cast<int64_t>(panels.size()) == panels_size(format, rows, cols, isa) && out.shape(0) == x.shape(0),
             "panels, numbers and results disagree in shape");
     nb::gil_scoped_release unlocked;
-    std::vector<int8_t> codes(static_cast<size_t>(tokens * cols));
-    std::vector<float> scales(codes.size() / 32);
-    std::vector<int32_t> sums(codes.size() / 16);
-    const Rounded rounded{tokens, cols, codes.data(), scales.data(), sums.data()};
+    std::vector<uint8_t> room(static_cast<size_t>(Rounded::bytes(tokens, cols)));
+    const Rounded rounded = Rounded::in(room.data(), tokens, cols);
     engine_kernels_of(table_of(isa)).round(x.data(), cols, rounded);
     type.multiply(panels.data(), rows, rounded, out.data(), rows);
 }

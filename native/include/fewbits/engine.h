@@ -10,17 +10,35 @@ namespace fewbits {
 enum class Number : int;
 
 constexpr int64_t rounded_group = 32;
+constexpr float least_rounded = 0x1p-100f;
 
 // Rows of numbers, one per token, rounded to 8 bits in groups of 32: x ~ scale * code with scale = the largest
-// magnitude / 127. `cols` is a multiple of 32.
+// magnitude / 127. Codes are 0 in groups where that is no larger than `least_rounded`. `cols` is a multiple of 32.
 struct Rounded {
     int64_t tokens, cols;
     int8_t* codes;    // (tokens, cols)
     float* scales;    // (tokens, cols / 32)
     int32_t* sums;    // (tokens, cols / 16): sums of 16 codes
+    int32_t* pairs;   // (tokens, cols / 32): sums of 32 codes
+    float* low_sums;  // the same as numbers: sum * scale
+    float* low_pairs;
 
+    static constexpr int64_t bytes(int64_t tokens, int64_t cols) { return tokens * (cols + cols / 32 * 28); }
+    // In `room` of that many bytes.
+    static Rounded in(void* room, int64_t tokens, int64_t cols) {
+        Rounded r{tokens, cols, nullptr, static_cast<float*>(room), nullptr, nullptr, nullptr, nullptr};
+        const int64_t groups = tokens * (cols / 32);
+        r.low_pairs = r.scales + groups;
+        r.low_sums = r.low_pairs + groups;
+        r.pairs = reinterpret_cast<int32_t*>(r.low_sums + 2 * groups);
+        r.sums = r.pairs + groups;
+        r.codes = reinterpret_cast<int8_t*>(r.sums + 2 * groups);
+        return r;
+    }
     Rounded token(int64_t t, int64_t count) const {
-        return {count, cols, codes + t * cols, scales + t * (cols / 32), sums + t * (cols / 16)};
+        const int64_t groups = t * (cols / 32);
+        return {count,          cols, codes + t * cols, scales + groups, sums + 2 * groups, pairs + groups, low_sums + 2 * groups,
+                low_pairs + groups};
     }
 };
 
@@ -64,7 +82,7 @@ struct Attention {
     float* out;            // (tokens, heads, value_width), a token every `out_stride`
     int64_t out_stride;
 };
-constexpr int64_t attention_tile = 64;
+constexpr int64_t attention_tile = 32;
 
 enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3 };
 
@@ -73,7 +91,7 @@ struct EngineKernels {
     size_t type_count;
     // As Rounded says; numbers beyond `cols` of a group that is not full count as 0.
     void (*round)(const float* x, int64_t stride, const Rounded& out);
-    // out[token * stride + row] = x[token] . w[row] for `rows` rows of plain numbers, sixteen lanes of fused sums.
+    // out[token * stride + row] = x[token] . w[row] for `rows` rows of plain numbers (engine/floats.h says in which order).
     void (*multiply)(Number kind, const void* w, int64_t rows, int64_t cols, const float* x, int64_t x_stride, int64_t tokens, float* out,
                      int64_t out_stride);
     void (*rms_norm)(const float* x, const float* gain, float epsilon, int64_t count, float* out);
