@@ -115,7 +115,7 @@ def test_ctrl_c_in_the_middle_of_a_text(model: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    begun = process.stdout.read(1)
+    begun = process.stdout.read(10)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
 
