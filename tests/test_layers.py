@@ -369,7 +369,17 @@ ALLOWED: dict[str, set[str]] = {
         "reporting",
         "way",
     },
-    "": {"conversion", "engine", "errors", "formats", "quantizing", "evaluation", "explanation", "hub.push", "inspection"},
+    "": {
+        "conversion",
+        "engine",
+        "errors",
+        "formats",
+        "quantizing",
+        "evaluation",
+        "explanation",
+        "hub.push",
+        "inspection",
+    },
     "__main__": {"cli"},
 }
 

@@ -243,6 +243,10 @@ void layer_norm(const float* x, const float* gain, const float* bias, float epsi
 
 template <typename V>
 void gate(Activation kind, const float* x, const float* up, int64_t count, float* out) {
+    if (kind == Activation::silu_limited) {
+        map_numbers<V>(x, count, out, [&](V v, int64_t i) { return silu_limited(v, load_within<V>(up, i, count)); });
+        return;
+    }
     map_numbers<V>(x, count, out, [&](V v, int64_t i) {
         const V active = activated(kind, v);
         return up ? active * load_within<V>(up, i, count) : active;

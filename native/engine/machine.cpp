@@ -68,8 +68,10 @@ int64_t Machine::add_buffer(Rows per, int64_t width) {
     return static_cast<int64_t>(buffers.size()) - 1;
 }
 
-int64_t Machine::add_rope(std::vector<float> frequencies, float factor) {
-    ropes.push_back({std::move(frequencies), factor});
+int64_t Machine::add_rope(RopeTable rope_table) {
+    require(rope_table.longer.empty() || rope_table.longer.size() == rope_table.frequencies.size(),
+            "both lists of frequencies have as many pairs");
+    ropes.push_back(std::move(rope_table));
     return static_cast<int64_t>(ropes.size()) - 1;
 }
 

@@ -84,7 +84,8 @@ struct Attention {
 };
 constexpr int64_t attention_tile = 32;
 
-enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3 };
+// silu_limited: of gpt-oss, (up + 1) * gate * sigmoid(1.702 gate), with gate at most 7 and up within -7 and 7.
+enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3, silu_limited = 4 };
 
 struct EngineKernels {
     const PackedType* types;

@@ -115,6 +115,12 @@ def choose(sampler: Sampler, logits: Floats, history: Tokens, allowed: Mask | No
     logits are no numbers.
     """
     token = sampler.sample(logits, history, allowed)
+    explain_refusal(token)
+    return token
+
+
+def explain_refusal(token: int) -> None:
+    """Raise EngineError where `token` is one of the native module's numbers that say why there is none."""
     if token == native_module().nothing_allowed:
         raise EngineError(
             "no token of the model's vocabulary may come next; its vocabulary cannot write what is wanted."
@@ -123,4 +129,3 @@ def choose(sampler: Sampler, logits: Floats, history: Tokens, allowed: Mask | No
         raise EngineError(
             "the model's logits are no numbers (NaN or infinite); its file is damaged, quantize it again."
         )
-    return token
