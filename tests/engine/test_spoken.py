@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fewbits.engine.spoken import Spoken
@@ -37,10 +37,12 @@ def meaning(vocabulary: Vocabulary, ids: list[int]) -> str:
 
 
 @settings(max_examples=150, deadline=None)
+@example("one", "é", "è", False, 0)
+@example("one", "a🦊", "🦉", False, 1)
 @given(
-    st.text("ab é🦊\n", max_size=12),
-    st.text("ab é🦊\n", max_size=12),
-    st.text("ab é🦊\n", max_size=12),
+    st.text("ab éè🦊🦉\n", max_size=12),
+    st.text("ab éè🦊🦉\n", max_size=12),
+    st.text("ab éè🦊🦉\n", max_size=12),
     st.booleans(),
     st.integers(0, 12),
 )
