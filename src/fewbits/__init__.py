@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fewbits import formats
     from fewbits.conversion.convert import convert
     from fewbits.evaluation.compare import compare
+    from fewbits.evaluation.speed import bench
     from fewbits.explanation.explain import explain
     from fewbits.hub.push import push
     from fewbits.inspection import inspect
@@ -21,9 +22,21 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["FewbitsError", "__version__", "compare", "convert", "explain", "formats", "inspect", "push", "quantize"]
+__all__ = [
+    "FewbitsError",
+    "__version__",
+    "bench",
+    "compare",
+    "convert",
+    "explain",
+    "formats",
+    "inspect",
+    "push",
+    "quantize",
+]
 
 _VERBS = {
+    "bench": "fewbits.evaluation.speed",
     "compare": "fewbits.evaluation.compare",
     "convert": "fewbits.conversion.convert",
     "explain": "fewbits.explanation.explain",

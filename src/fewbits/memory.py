@@ -8,6 +8,7 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _PAGES = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
+_HIGH_WATER = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _INTERVAL = 0.02
 """Seconds between two looks."""
 
@@ -42,3 +43,16 @@ class PeakMemory:
         self._done.set()
         self._watcher.join()
         self.peak = max(self.peak, resident_memory())
+
+
+def largest_resident_memory() -> int:
+    """Bytes of the process's largest resident size so far, file-backed pages included."""
+    try:
+        found = _HIGH_WATER.search(_STATUS.read_text(encoding="ascii"))
+    except OSError:  # pragma: no cover - not Linux
+        found = None
+    if found:
+        return 1024 * int(found[1])
+    import resource  # pragma: no cover - not Linux
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # pragma: no cover - not Linux
