@@ -8,8 +8,8 @@ FOLDER (out/bench) keeps the models: Llamas of random weights, made and quantize
 its own. In each round both tools run one after the other, in changing order, on a file that was read just before; each
 evaluates a prompt of 256 tokens, and 32 tokens one by one, `--repeats` times after a turn unmeasured, and says its
 median. Behind --depth tokens (0 leaves that out), whose evaluation takes minutes, there are --deep-rounds rounds. The
-"ratio" is the median over rounds of fewbits' figure over llama.cpp's, with the lowest and highest round behind it. Peak memory is the
- process's largest resident size, mapped files included; "first token" is seconds from the start of the process
+"ratio" is the median over rounds of fewbits' figure over llama.cpp's, with the lowest and highest round behind it. Peak
+memory is the process's largest resident size, mapped files included; "first token" is seconds from its start
 until it ends after one token, once in each round. Without --llama-bench (or $LLAMA_BENCH) the peer is
 bench/llama_decoding.py, which does the same through llama-cpp-python (and has Python's own memory and start besides),
 and without that only fewbits runs.

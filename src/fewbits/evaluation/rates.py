@@ -85,6 +85,11 @@ class Workload:
         """Tokens that the cache has to hold."""
         return self.depth + max(self.prompt, self.generate, 1)
 
+    @property
+    def mean_depth(self) -> int:
+        """Tokens that stand before a generated one, on average."""
+        return self.depth + self.generate // 2
+
 
 @dataclass(frozen=True)
 class Timing:

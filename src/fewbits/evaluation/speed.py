@@ -100,8 +100,8 @@ def bench(
 
     A `prompt` of tokens at once, and `generate` tokens one at a time, as a reader waits for them but without choosing
     any; each behind `depth` others, `repeats` times, after an unmeasured turn if `warm_up`; 0 leaves one of both out.
-    `limit` measures how fast this machine reads memory as well. Raises EvaluationError where nothing is asked for or
-    the model's context is too short, and whatever `fewbits.engine.load` raises.
+    `limit` measures how fast this machine reads memory as well. Raises EvaluationError where nothing is asked for,
+    and what `fewbits.engine` raises where the model cannot be run or its context is too short.
     """
     work = Workload(prompt, generate, depth, repeats, warm_up)
     if not (prompt or generate):
@@ -122,13 +122,13 @@ def bench(
         cache=cache,
         context=loaded.session.context,
         file_bytes=weights.file_bytes,
-        cache_bytes=loaded.session.cache_bytes,
+        cache_bytes=loaded.model.cache_bytes(work.context, cache),
         peak_memory=peak,
         load_seconds=loaded.seconds,
         first_token_seconds=loaded.first_token_seconds,
         prompt=rates[0],
         generation=rates[1],
-        bytes_per_token=weights.bytes_per_token + _cache_read(loaded.session, work),
+        bytes_per_token=weights.bytes_per_token + loaded.model.cache_bytes(work.mean_depth, cache),
         bandwidth=read_bandwidth(usable_threads(threads)) if limit else None,
         energy_counters=tuple(counter.name for counter in energy.counters),
         energy_unmeasured=energy.unmeasured,
@@ -139,17 +139,7 @@ def _load(path: Path, work: Workload, cache: str, options: dict[str, Any]) -> Lo
     """The model with one token evaluated."""
     began = time.perf_counter()
     model = engine.load(path, **options)
-    if work.context > model.context:
-        raise EvaluationError(
-            f"{path}: {work.context} tokens of context are needed, and the model has been made for {model.context}; "
-            "measure fewer tokens, or at less depth."
-        )
     session = model.session(context=work.context, cache=cache)
     seconds = time.perf_counter() - began
     session.evaluate([0])
     return Loaded(model, session, seconds, time.perf_counter() - began)
-
-
-def _cache_read(session: Session, work: Workload) -> int:
-    """Bytes of keys and values that a generated token reads, on average."""
-    return round(session.cache_bytes * (work.depth + work.generate / 2) / session.context)
