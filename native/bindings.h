@@ -4,6 +4,7 @@
 
 namespace fewbits {
 
+void bind_engine(nanobind::module_& m);    // programs and what runs them
 void bind_feedback(nanobind::module_& m);  // columns under error feedback
 void bind_grouped(nanobind::module_& m);   // codes under one scale per group
 void bind_lines(nanobind::module_& m);     // codes under a scale and an offset of its own per group

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "fewbits/engine.h"
 #include "fewbits/kernels.h"
 
 namespace fewbits {
@@ -84,6 +85,18 @@ const FieldCodec* field_codec_of(const KernelTable& table, const char* kind) {
         for (size_t i = 0; i < family.field_count; ++i)
             if (!std::strcmp(kind, family.field_codecs[i].kind)) return &family.field_codecs[i];
     }
+    return nullptr;
+}
+
+const EngineKernels& engine_kernels_of(const KernelTable& table) {
+    for (size_t f = 0; f < table.family_count; ++f)
+        if (const EngineKernels* kernels = table.families[f]->engine) return *kernels;
+    throw std::logic_error("a table without the engine's kernels");
+}
+
+const PackedType* packed_type_of(const EngineKernels& kernels, const char* format) {
+    for (size_t i = 0; i < kernels.type_count; ++i)
+        if (!std::strcmp(format, kernels.types[i].name)) return &kernels.types[i];
     return nullptr;
 }
 

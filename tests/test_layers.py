@@ -99,6 +99,7 @@ ALLOWED: dict[str, set[str]] = {
         "memory",
         "workers",
     },
+    "engine": {"errors", "checkpoints", "evaluation.gguf_config", "kernels", "models"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
     "mapped": set(),

@@ -35,6 +35,10 @@ class CalibrationError(FewbitsError):
     """A model cannot be calibrated: too little text, or numbers that are none."""
 
 
+class EngineError(FewbitsError):
+    """A model, a prompt or a setting that the engine cannot run with."""
+
+
 class HubError(FewbitsError):
     """The Hugging Face hub cannot be reached, lacks what was asked for, or does not take what was offered."""
 

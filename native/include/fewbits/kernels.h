@@ -10,6 +10,9 @@
 
 namespace fewbits {
 
+struct EngineKernels;  // fewbits/engine.h
+struct PackedType;
+
 enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
 
 // How far a row is from what was stored of it. Both sums run over sixteen lanes, lane j taking columns j, j + 16, ...
@@ -56,6 +59,7 @@ struct CodecFamily {
     const GroupedKernels* grouped = nullptr;    // in one family alone
     const FeedbackKernels* feedback = nullptr;  // in one family alone
     const LineKernels* lines = nullptr;         // in one family alone
+    const EngineKernels* engine = nullptr;      // in one family alone
 };
 
 struct KernelTable {
@@ -82,6 +86,8 @@ const KernelTable& kernels();                  // the best table of this machine
 const KernelTable* kernels_of(const char* isa);  // nullptr when this machine or this build lacks it
 const Codec* codec_of(const KernelTable& table, const char* format);  // nullptr when it has none
 const FieldCodec* field_codec_of(const KernelTable& table, const char* kind);
+const EngineKernels& engine_kernels_of(const KernelTable& table);
+const PackedType* packed_type_of(const EngineKernels& kernels, const char* format);  // nullptr when it has none
 CompareFunction comparing();
 int compare_format(const char* name);          // -1 when unknown
 

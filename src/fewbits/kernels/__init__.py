@@ -92,6 +92,11 @@ def _reader(format_name: str) -> ModuleType:
     return native_module()
 
 
+def give_points(format_name: str) -> None:
+    """Give the native module the table of points that the codec of this format needs, where it needs one."""
+    _codecs(format_name)
+
+
 def isa() -> str:
     """The instruction set in use: scalar, avx2, avx512 or neon; `FEWBITS_ISA` forces one."""
     name: str = native_module().isa()

@@ -1,0 +1,199 @@
+#include "machine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace fewbits {
+namespace {
+
+void require(bool condition, const std::string& what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+const std::vector<NamedOperation>& operations() {
+    static const std::vector<NamedOperation> all = [] {
+        std::vector<NamedOperation> found;
+        found.insert(found.end(), row_operations, row_operations + row_operation_count);
+        found.insert(found.end(), linear_operations, linear_operations + linear_operation_count);
+        found.insert(found.end(), attention_operations, attention_operations + attention_operation_count);
+        found.insert(found.end(), expert_operations, expert_operations + expert_operation_count);
+        return found;
+    }();
+    return all;
+}
+
+}  // namespace
+
+// ---- building
+
+Machine::Machine(int threads, bool exact_numbers, bool keep, const KernelTable& chosen)
+    : table(chosen), kernels(engine_kernels_of(chosen)), pool(threads), exact(exact_numbers), keep_stored(keep) {}
+
+int64_t Machine::add_weight(const std::string& format, int64_t experts, int64_t rows, int64_t cols, const uint8_t* stored,
+                            int64_t bytes, bool mapped) {
+    const Codec* codec = codec_of(table, format.c_str());
+    require(codec, "the engine has no kernels for weights of the format " + format);
+    require(experts > 0 && rows > 0 && cols > 0 && cols % codec->columns == 0, "a weight's columns are not a multiple of its span");
+    const int64_t row_bytes = cols / codec->columns * codec->bytes;
+    require(bytes == experts * rows * row_bytes, "a weight has the wrong number of bytes");
+    const bool half = format == "F16", bfloat = format == "BF16", plain = half || bfloat || format == "F32";
+    const PackedType* packed = exact || plain ? nullptr : packed_type_of(kernels, format.c_str());
+    weights.push_back(std::make_unique<Weight>());
+    Weight& w = *weights.back();
+    w.format = format;
+    w.experts = experts;
+    w.rows = rows;
+    w.cols = cols;
+    w.row_bytes = row_bytes;
+    w.stored = stored;
+    w.codec = plain ? nullptr : codec;
+    w.packed = packed;
+    w.kind = half ? Number::f16 : bfloat ? Number::bf16 : Number::f32;
+    w.mapped = mapped;
+    return static_cast<int64_t>(weights.size()) - 1;
+}
+
+int64_t Machine::add_vector(std::vector<float> numbers) {
+    vectors.push_back(std::move(numbers));
+    return static_cast<int64_t>(vectors.size()) - 1;
+}
+
+int64_t Machine::add_buffer(Rows per, int64_t width) {
+    require(width > 0, "a buffer has a width");
+    buffers.push_back({per, width});
+    return static_cast<int64_t>(buffers.size()) - 1;
+}
+
+int64_t Machine::add_rope(std::vector<float> frequencies, float factor) {
+    ropes.push_back({std::move(frequencies), factor});
+    return static_cast<int64_t>(ropes.size()) - 1;
+}
+
+int64_t Machine::add_cache(CacheShape shape) {
+    require(shape.heads > 0 && shape.width > 0 && shape.value_width > 0, "a cache has heads and widths");
+    caches.push_back(shape);
+    return static_cast<int64_t>(caches.size()) - 1;
+}
+
+void Machine::add_op(const std::string& name, std::vector<int64_t> numbers, std::vector<float> floats) {
+    const auto& all = operations();
+    const auto found = std::find_if(all.begin(), all.end(), [&](const NamedOperation& each) { return name == each.name; });
+    require(found != all.end(), "there is no operation '" + name + "'");
+    require(numbers.size() >= found->least_numbers && floats.size() == found->floats, "operation '" + name + "' takes other arguments");
+    program.push_back({static_cast<int>(found - all.begin()), std::move(numbers), std::move(floats)});
+}
+
+int64_t Machine::widest() const {
+    int64_t most = 32;
+    for (const auto& weight : weights) most = std::max(most, weight->cols);
+    return (most + rounded_group - 1) / rounded_group * rounded_group;
+}
+
+// ---- running
+
+Session::Session(Machine& owner, int64_t sequence_count, int64_t length, int64_t batch_size, CacheType type)
+    : machine(owner), sequences(sequence_count), context(length), most_tokens(batch_size), cache_type(type) {
+    require(sequences > 0 && context > 0 && most_tokens > 0, "a session has sequences, a context and a batch");
+    for (const CacheShape& shape : machine.caches) {
+        const auto count = static_cast<size_t>(sequences * shape.heads * context);
+        keys.emplace_back(count * static_cast<size_t>(cached_bytes(cache_type, shape.width)));
+        values.emplace_back(count * static_cast<size_t>(cached_bytes(cache_type, shape.value_width)));
+    }
+    memory_.resize(machine.buffers.size());
+    const auto threads = static_cast<size_t>(machine.pool.count());
+    own_rounded_.resize(threads);
+    scratch_bytes_.resize(threads);
+    scratch_.resize(threads);
+    sines.resize(machine.ropes.size());
+}
+
+uint8_t* Session::key(int64_t cache, int64_t sequence, int64_t head) const {
+    const CacheShape& shape = machine.caches[index(cache)];
+    return keys[index(cache)].data() + (sequence * shape.heads + head) * context * cached_bytes(cache_type, shape.width);
+}
+
+uint8_t* Session::value(int64_t cache, int64_t sequence, int64_t head) const {
+    const CacheShape& shape = machine.caches[index(cache)];
+    return values[index(cache)].data() + (sequence * shape.heads + head) * context * cached_bytes(cache_type, shape.value_width);
+}
+
+int64_t Session::rows(Rows per) const {
+    const auto tokens = static_cast<int64_t>(batch.tokens.size());
+    if (per == Rows::outputs) return static_cast<int64_t>(batch.outputs.size());
+    return per == Rows::tokens ? tokens : tokens * machine.experts_per_token;
+}
+
+float* Session::scratch(int thread, int64_t count) {
+    std::vector<float>& own = scratch_[index(thread)];
+    if (own.size() < index(count)) own.resize(index(count));
+    return own.data();
+}
+
+uint8_t* Session::scratch_bytes(int thread, int64_t count) {
+    std::vector<uint8_t>& own = scratch_bytes_[index(thread)];
+    if (own.size() < index(count)) own.resize(index(count));
+    return own.data();
+}
+
+namespace {
+
+size_t rounded_bytes(int64_t rows, int64_t cols) { return static_cast<size_t>(rows * (cols + cols / 32 * 4 + cols / 16 * 4)); }
+
+Rounded rounded_in(std::vector<uint8_t>& room, int64_t rows, int64_t cols) {
+    auto* sums = reinterpret_cast<int32_t*>(room.data());
+    auto* scales = reinterpret_cast<float*>(sums + rows * (cols / 16));
+    return {rows, cols, reinterpret_cast<int8_t*>(scales + rows * (cols / 32)), scales, sums};
+}
+
+}  // namespace
+
+Rounded Session::rounded(int64_t count, int64_t cols) { return rounded_in(rounded_, count, cols); }
+
+Rounded Session::own_rounded(int thread, int64_t cols) {
+    std::vector<uint8_t>& own = own_rounded_[index(thread)];
+    if (own.size() < rounded_bytes(1, cols)) own.resize(rounded_bytes(1, cols));
+    return rounded_in(own, 1, cols);
+}
+
+void Session::prepare(const Batch& next) {
+    const size_t tokens = next.tokens.size();
+    require(tokens > 0 && static_cast<int64_t>(tokens) <= most_tokens, "a batch is empty or too large");
+    require(next.sequences.size() == tokens && next.positions.size() == tokens, "each token has a sequence and a position");
+    for (size_t i = 0; i < tokens; ++i) {
+        require(next.sequences[i] >= 0 && next.sequences[i] < sequences, "a batch names a sequence that is not there");
+        require(next.positions[i] >= 0 && next.positions[i] < context, "a position lies beyond the context");
+    }
+    for (const int32_t output : next.outputs) require(output >= 0 && index(output) < tokens, "an output names a token that is not there");
+    batch = next;
+    stretches.clear();
+    for (size_t i = 0; i < tokens; ++i) {
+        const bool goes_on = i > 0 && next.sequences[i] == next.sequences[i - 1] && next.positions[i] == next.positions[i - 1] + 1;
+        if (goes_on) ++stretches.back().count;
+        else stretches.push_back({static_cast<int64_t>(i), 1, next.sequences[i], next.positions[i]});
+    }
+    int64_t most = 0;
+    for (size_t i = 0; i < memory_.size(); ++i) {
+        const int64_t count = rows(machine.buffers[i].per);
+        const auto bytes = static_cast<size_t>(count * machine.buffers[i].width) * sizeof(float);
+        if (memory_[i].size() < bytes) memory_[i] = Memory(bytes);
+        most = std::max(most, count);
+    }
+    const size_t bytes = rounded_bytes(most, machine.widest());
+    if (rounded_.size() < bytes) rounded_.resize(bytes);
+}
+
+void Session::run(const Batch& next) {
+    prepare(next);
+    for (const auto& w : machine.weights)  // here, where there may be no room; threads could not say so
+        if (w->packed && !w->ready && !machine.keep_stored && !w->panels.size())
+            w->panels = Memory(index(w->experts * w->expert_bytes()));
+    machine.pool.run([this](int thread) {
+        for (const Op& op : machine.program) {
+            operations()[index(op.code)].run(*this, op, thread);
+            machine.pool.barrier();
+        }
+    });
+}
+
+}  // namespace fewbits

@@ -1,0 +1,144 @@
+#include "products.h"
+
+namespace fewbits {
+
+void make_panels(Session& session, const std::vector<Weight*>& weights, int thread) {
+    const auto waits = [&](const Weight* w) { return w->packed && !w->ready && !session.machine.keep_stored; };
+    if (std::none_of(weights.begin(), weights.end(), waits)) return;
+    ThreadPool& pool = session.machine.pool;
+    for (Weight* w : weights) {
+        if (!waits(w)) continue;
+        const PackedType& type = *w->packed;
+        const Share share = share_of(w->experts * w->panel_count(), thread, pool.count());
+        for (int64_t i = share.begin; i < share.end; ++i) {
+            const int64_t expert = i / w->panel_count(), row = i % w->panel_count() * type.rows;
+            const int64_t present = std::min<int64_t>(type.rows, w->rows - row);
+            type.pack(w->row(expert, row), w->row_bytes, present, w->cols, w->panels.data() + i * type.panel_bytes(w->cols));
+        }
+        if (!w->mapped || share.begin == share.end) continue;
+        const uint8_t* end = w->stored + std::min(share.end * type.rows, w->experts * w->rows) * w->row_bytes;  // of one expert: exact
+        const uint8_t* begin = w->stored + share.begin * type.rows * w->row_bytes;
+        if (w->experts == 1) let_go(begin, static_cast<size_t>(end - begin));
+        else if (thread == 0) let_go(w->stored, static_cast<size_t>(w->experts * w->rows * w->row_bytes));
+    }
+    pool.barrier();
+    if (thread == 0)
+        for (Weight* w : weights)
+            if (waits(w)) w->ready = true;
+    pool.barrier();
+}
+
+namespace {
+
+// Panels of a unit: where they lie, or made now.
+const uint8_t* unit_panels(Session& session, const Weight& w, int64_t expert, int64_t first, int64_t present, int thread) {
+    const int64_t panel_bytes = w.packed->panel_bytes(w.cols);
+    if (!session.machine.keep_stored) return w.panels.data() + expert * w.expert_bytes() + first / w.packed->rows * panel_bytes;
+    uint8_t* own = session.scratch_bytes(thread, rows_of_unit / w.packed->rows * panel_bytes);
+    for (int64_t r = 0; r < present; r += w.packed->rows)
+        w.packed->pack(w.row(expert, first + r), w.row_bytes, std::min<int64_t>(w.packed->rows, present - r), w.cols,
+                       own + r / w.packed->rows * panel_bytes);
+    return own;
+}
+
+}  // namespace
+
+void multiply_unit(Session& session, const Weight& w, int64_t expert, int64_t unit, const Input& input, int thread, float* out,
+                   int64_t stride) {
+    const EngineKernels& kernels = session.machine.kernels;
+    const int64_t first = unit * rows_of_unit, present = std::min(rows_of_unit, w.rows - first);
+    if (w.packed) {
+        w.packed->multiply(unit_panels(session, w, expert, first, present, thread), present, input.rounded, out, stride);
+        return;
+    }
+    const void* rows = w.row(expert, first);
+    if (w.codec) {
+        auto* decoded = reinterpret_cast<float*>(session.scratch_bytes(thread, present * w.cols * static_cast<int64_t>(sizeof(float))));
+        w.codec->decode(w.row(expert, first), present * (w.cols / w.codec->columns), decoded);
+        rows = decoded;
+    }
+    kernels.multiply(w.codec ? Number::f32 : w.kind, rows, present, w.cols, input.x, input.x_stride, input.tokens, out, stride);
+}
+
+namespace {
+
+struct Target {
+    Weight* weight;
+    Place out;
+    const float* bias;
+    bool adds;
+};
+
+std::vector<Target> targets_of(Session& session, const Op& op) {
+    std::vector<Target> targets;
+    for (size_t i = 2; i + 5 <= op.numbers.size(); i += 5) {
+        const int64_t bias = op.numbers[i + 3];
+        targets.push_back({session.machine.weights[Session::index(op.numbers[i])].get(), {op.numbers[i + 1], op.numbers[i + 2]},
+                           bias < 0 ? nullptr : session.machine.vectors[Session::index(bias)].data(), op.numbers[i + 4] != 0});
+    }
+    return targets;
+}
+
+// The input of products with weights of the same columns, rounded by all threads where one of them wants it so.
+Input input_of(Session& session, const Place& in, int64_t count, const std::vector<Target>& targets, int thread) {
+    Input input{{}, session.row(in, 0), session.width(in.buffer), count};
+    const auto packed = [](const Target& t) { return t.weight->packed != nullptr; };
+    if (std::none_of(targets.begin(), targets.end(), packed)) return input;
+    const int64_t cols = targets[0].weight->cols;
+    if (count == 1) {  // each for itself: that takes less time than to wait
+        input.rounded = session.own_rounded(thread, cols);
+        round_rows(session, input.x, input.x_stride, 0, 1, input.rounded);
+        return input;
+    }
+    input.rounded = session.rounded(count, cols);
+    const Share share = share_of(count, thread, session.machine.pool.count());
+    round_rows(session, input.x, input.x_stride, share.begin, share.end, input.rounded);
+    session.machine.pool.barrier();
+    return input;
+}
+
+void write_unit(Session& session, const Target& target, int64_t unit, const Input& input, int thread) {
+    const int64_t first = unit * rows_of_unit, present = std::min(rows_of_unit, target.weight->rows - first);
+    const int64_t stride = session.width(target.out.buffer);
+    if (!target.bias && !target.adds) {
+        multiply_unit(session, *target.weight, 0, unit, input, thread, session.row(target.out, 0) + first, stride);
+        return;
+    }
+    float* own = session.scratch(thread, input.tokens * rows_of_unit);
+    multiply_unit(session, *target.weight, 0, unit, input, thread, own, rows_of_unit);
+    for (int64_t t = 0; t < input.tokens; ++t) {
+        float* out = session.row(target.out, t) + first;
+        for (int64_t r = 0; r < present; ++r) {
+            const float y = own[t * rows_of_unit + r] + (target.bias ? target.bias[first + r] : 0.0f);
+            out[r] = target.adds ? out[r] + y : y;
+        }
+    }
+}
+
+// in, then for each weight: weight, out, bias (or -1), whether it is added to what is there. Inputs are all of one width.
+void linear(Session& session, const Op& op, int thread) {
+    const std::vector<Target> targets = targets_of(session, op);
+    const int64_t count = session.rows(session.per(targets[0].out));
+    if (count == 0) return;
+    std::vector<Weight*> weights;
+    int64_t units = 0;
+    for (const Target& target : targets) {
+        weights.push_back(target.weight);
+        units += units_of(*target.weight);
+    }
+    make_panels(session, weights, thread);
+    const Input input = input_of(session, {op.numbers[0], op.numbers[1]}, count, targets, thread);
+    for (int64_t unit = session.machine.pool.take(); unit < units; unit = session.machine.pool.take()) {
+        int64_t left = unit;
+        size_t which = 0;
+        for (; left >= units_of(*targets[which].weight); ++which) left -= units_of(*targets[which].weight);
+        write_unit(session, targets[which], left, input, thread);
+    }
+}
+
+}  // namespace
+
+const NamedOperation linear_operations[] = {{"linear", linear, 7, 0}};
+const size_t linear_operation_count = 1;
+
+}  // namespace fewbits

@@ -1,0 +1,102 @@
+// What the engine computes with: products of packed weights and rounded numbers, products of floats, and attention.
+// Every number that comes out is summed up in an order that neither the instruction set nor the number of tokens or
+// threads changes, so that scalar and fast kernels are equal in every bit.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace fewbits {
+
+enum class Number : int;
+
+constexpr int64_t rounded_group = 32;
+
+// Rows of numbers, one per token, rounded to 8 bits in groups of 32: x ~ scale * code with scale = the largest
+// magnitude / 127. `cols` is a multiple of 32.
+struct Rounded {
+    int64_t tokens, cols;
+    int8_t* codes;    // (tokens, cols)
+    float* scales;    // (tokens, cols / 32)
+    int32_t* sums;    // (tokens, cols / 16): sums of 16 codes
+
+    Rounded token(int64_t t, int64_t count) const {
+        return {count, cols, codes + t * cols, scales + t * (cols / 32), sums + t * (cols / 16)};
+    }
+};
+
+// A type of weights, repacked for one instruction set: `rows` rows of a matrix together make a panel.
+//
+// With codes c, a group's scale s and minimum m (w = s * (c - offset) - m), and numbers x ~ d * q, a product is, group by
+// group of columns and in single precision, fused where it says so:
+//     whole = sum (c - offset) * q                      exact
+//     sum   = fused(sum + s * (whole * d))
+//     sum   = fused(sum - m * (d * sum of q))           where there are minimums
+struct PackedType {
+    const char* name;  // of the format
+    int span;          // columns are a multiple of it
+    int span_bytes;    // as stored
+    int rows;          // of a panel
+    int64_t (*panel_bytes)(int64_t cols);
+    // Up to `rows` stored rows as a panel; rows that are not there are zero.
+    void (*pack)(const uint8_t* stored, int64_t row_bytes, int64_t present, int64_t cols, uint8_t* panel);
+    // out[token * stride + row] of all tokens and of `present` rows in consecutive panels.
+    void (*multiply)(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride);
+    const char* lattice = nullptr;  // the table of points that must be given first (fewbits/lattices.h)
+};
+
+enum class CacheType : int { f32 = 0, f16 = 1, q8_0 = 2, q4_0 = 3 };
+
+// Queries of `tokens` consecutive positions, `heads` of them each, over the keys and values of the one head that they
+// share. Sums over columns take sixteen lanes, the softmax runs over tiles of `attention_tile` keys counted from key 0,
+// values are added in the order of keys.
+struct Attention {
+    int64_t tokens, heads, width, value_width;
+    int64_t position;    // of the first token, which sees keys up to its own
+    int64_t window;      // how many keys a token sees at most, itself included; 0: all
+    int64_t everything;  // 0, or how many keys every token sees, whatever its position (encoders)
+    const float* query;  // (tokens, heads, width), a token every `query_stride`
+    int64_t query_stride;
+    const uint8_t* keys;  // (positions, width) as cached
+    const uint8_t* values;
+    CacheType type;
+    float scale, softcap;  // scores are scale * q k, then softcap * tanh(scores / softcap) unless softcap is 0
+    const float* sinks;    // a score per head that takes part in the sum alone; nullptr: none
+    float* out;            // (tokens, heads, value_width), a token every `out_stride`
+    int64_t out_stride;
+};
+constexpr int64_t attention_tile = 64;
+
+enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3 };
+
+struct EngineKernels {
+    const PackedType* types;
+    size_t type_count;
+    // As Rounded says; numbers beyond `cols` of a group that is not full count as 0.
+    void (*round)(const float* x, int64_t stride, const Rounded& out);
+    // out[token * stride + row] = x[token] . w[row] for `rows` rows of plain numbers, sixteen lanes of fused sums.
+    void (*multiply)(Number kind, const void* w, int64_t rows, int64_t cols, const float* x, int64_t x_stride, int64_t tokens, float* out,
+                     int64_t out_stride);
+    void (*rms_norm)(const float* x, const float* gain, float epsilon, int64_t count, float* out);
+    void (*layer_norm)(const float* x, const float* gain, const float* bias, float epsilon, int64_t count, float* out);
+    void (*gate)(Activation kind, const float* gate, const float* up, int64_t count, float* out);  // up == nullptr: act(gate)
+    void (*attend)(const Attention& task, float* scratch);
+    // Numbers of one head into the cache, and bytes of `count` numbers there.
+    void (*cache)(CacheType type, const float* x, int64_t count, uint8_t* out);
+    void (*softmax)(float* x, int64_t count);
+};
+
+constexpr int64_t cached_bytes(CacheType type, int64_t count) {
+    switch (type) {
+        case CacheType::f32: return 4 * count;
+        case CacheType::f16: return 2 * count;
+        case CacheType::q8_0: return count / 32 * 34;
+        default: return count / 32 * 18;
+    }
+}
+
+// Floats that `attend` needs.
+constexpr int64_t attention_scratch(int64_t queries, int64_t width, int64_t value_width) {
+    return attention_tile * (width + value_width) + 2 * queries;
+}
+
+}  // namespace fewbits

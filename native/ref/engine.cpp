@@ -1,0 +1,104 @@
+// The engine's kernels, scalar. A panel is one row: its codes, one in a byte, behind the scales and minimums of all groups
+// as floats.
+#include <cmath>
+#include <cstring>
+
+#include "one.h"
+// Behind the vector type that they are made for.
+#include "../engine/attention.h"
+#include "../packed/types.h"
+#include "fewbits/engine.h"
+#include "fewbits/families.h"
+
+namespace fewbits {
+namespace {
+
+template <typename Type>
+int64_t panel_bytes(int64_t cols) {
+    return cols + cols / Type::group * 8;
+}
+
+template <typename Type>
+float scale_of(const Parts& parts, int g) {
+    if (Type::form == Form::bfloat) return bits_to_float(static_cast<uint32_t>(parts.d[g]) << 16);
+    if (Type::form == Form::half || Type::form == Form::shifted) return half_to_float(parts.d[g]);
+    return half_to_float(parts.d[0]) * static_cast<float>(parts.scale[g]);
+}
+
+template <typename Type>
+float minimum_of(const Parts& parts, int g) {
+    if (Type::form == Form::shifted) return half_to_float(parts.m[g]);
+    return Type::form == Form::affine ? half_to_float(parts.m[0]) * static_cast<float>(parts.minimum[g]) : 0.0f;
+}
+
+template <typename Type>
+void pack(const uint8_t* stored, int64_t, int64_t, int64_t cols, uint8_t* panel) {
+    auto* scales = reinterpret_cast<float*>(panel);
+    float* minimums = scales + cols / Type::group;
+    uint8_t* codes = panel + cols / Type::group * 8;
+    for (int64_t s = 0; s < cols / Type::span; ++s) {
+        Parts parts;
+        typename Type::Span span;
+        std::memcpy(&span, stored + s * static_cast<int64_t>(sizeof span), sizeof span);
+        Type::read(span, codes + s * Type::span, parts);
+        for (int g = 0; g < Type::span / Type::group; ++g) {
+            *scales++ = scale_of<Type>(parts, g);
+            *minimums++ = minimum_of<Type>(parts, g);
+        }
+    }
+    if (Type::tabled)
+        for (int64_t c = 0; c < cols; ++c) codes[c] = static_cast<uint8_t>(Type::table[codes[c]] + Type::offset);
+}
+
+template <typename Type>
+float product(const uint8_t* panel, const Rounded& x, int64_t token) {
+    const auto* scales = reinterpret_cast<const float*>(panel);
+    const float* minimums = scales + x.cols / Type::group;
+    const uint8_t* codes = panel + x.cols / Type::group * 8;
+    float sum = 0.0f;
+    for (int64_t g = 0; g < x.cols / Type::group; ++g) {
+        int whole = 0, all = 0;
+        for (int64_t c = g * Type::group; c < (g + 1) * Type::group; ++c) {
+            whole += (codes[c] - Type::offset) * x.codes[token * x.cols + c];
+            all += x.codes[token * x.cols + c];
+        }
+        const float d = x.scales[token * (x.cols / 32) + g * Type::group / 32];
+        sum = std::fma(scales[g], static_cast<float>(whole) * d, sum);
+        if (Type::form == Form::shifted || Type::form == Form::affine) sum = std::fma(-minimums[g], static_cast<float>(all) * d, sum);
+    }
+    return sum;
+}
+
+template <typename Type>
+void multiply(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) {
+    for (int64_t t = 0; t < x.tokens; ++t)
+        for (int64_t r = 0; r < present; ++r) out[t * stride + r] = product<Type>(panels + r * panel_bytes<Type>(x.cols), x, t);
+}
+
+void round_numbers(const float* x, int64_t stride, const Rounded& out) {
+    for (int64_t t = 0; t < out.tokens; ++t)
+        for (int64_t g = 0; g < out.cols / 32; ++g) {
+            const float* in = x + t * stride + 32 * g;
+            int8_t* codes = out.codes + t * out.cols + 32 * g;
+            const float largest = largest_magnitude(in, 32), inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+            out.scales[t * (out.cols / 32) + g] = largest / 127.0f;
+            for (int e = 0; e < 32; ++e) codes[e] = static_cast<int8_t>(std::nearbyint(in[e] * inverse));
+            for (int half = 0; half < 2; ++half) {
+                int sum = 0;
+                for (int e = 0; e < 16; ++e) sum += codes[16 * half + e];
+                out.sums[t * (out.cols / 16) + 2 * g + half] = sum;
+            }
+        }
+}
+
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>},
+constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
+
+constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<One>,
+                                          rms_norm<One>, layer_norm<One>, gate<One>, attend<One>, cache_numbers, softmax<One>};
+
+}  // namespace
+
+FEWBITS_ENGINE(engine, engine_kernels)
+
+}  // namespace fewbits

@@ -1,0 +1,212 @@
+// The engine's kernels, fast. One token goes through panels as they lie, bound by memory; more tokens go through panels
+// unpacked 256 columns at a time, so that the work of unpacking is shared and all of it stays in the first cache.
+#include <algorithm>
+#include <utility>
+
+#include "quads.h"
+// Behind the vector type that they are made for.
+#include "../engine/attention.h"
+#include "fewbits/engine.h"
+#include "fewbits/families.h"
+#include "panels.h"
+
+namespace fewbits {
+namespace {
+
+template <int first, int... steps, typename F>
+void unrolled_from(std::integer_sequence<int, steps...>, F function) {
+    (function(std::integral_constant<int, first + steps>{}), ...);
+}
+// function(0), function(1), ... with constants.
+template <int count, typename F>
+void unrolled(F function) {
+    unrolled_from<0>(std::make_integer_sequence<int, count>{}, function);
+}
+
+template <typename Type>
+Lookup lookup_of() {
+    return Lookup(Type::table);
+}
+
+// What a group adds to the sums of one token.
+template <typename Type>
+Vec with_group(Vec sum, Wholes whole, Vec scale, Vec low, float d, int32_t all) {
+    if constexpr (Panel<Type>::offset != 0) whole = whole - Wholes::all(Panel<Type>::offset * all);
+    sum = plus_product(sum, scale, whole.floats() * Vec::all(d));
+    if constexpr (Panel<Type>::minimums) sum = less_product(sum, low, Vec::all(static_cast<float>(all) * d));
+    return sum;
+}
+
+// ---- one token
+
+template <typename Type, int half>
+Vec with_half(Vec sum, const uint8_t* span, int tile, const Lookup& lookup, const int8_t* x, float d, const int32_t* sums) {
+    using P = Panel<Type>;
+    constexpr int steps = 8 / P::halves;
+    Products<P::number_bits> products;
+    unrolled<steps>([&](auto step) {
+        constexpr int at = half * steps + decltype(step)::value;
+        products.template add<decltype(step)::value>(quads_at<Type, at>(P::codes(span, tile), lookup), Quads::repeat(x + 4 * at));
+    });
+    const int g = tile * P::halves + half;
+    const int32_t all = P::halves == 1 ? sums[0] + sums[1] : sums[half];
+    return with_group<Type>(sum, products.template total<steps>(), P::scales(span, g), P::minimums ? P::lows(span, g) : sum, d, all);
+}
+
+template <typename Type>
+Vec multiply_panel(const uint8_t* panel, const Rounded& x, int64_t token) {
+    using P = Panel<Type>;
+    const Lookup lookup = lookup_of<Type>();
+    const int8_t* codes = x.codes + token * x.cols;
+    const float* d = x.scales + token * (x.cols / 32);
+    const int32_t* sums = x.sums + token * (x.cols / 16);
+    Vec sum = Vec::all(0.0f);
+    for (int64_t s = 0; s < x.cols / Type::span; ++s, panel += P::span_bytes)
+        for (int tile = 0; tile < P::tiles; ++tile, codes += 32, ++d, sums += 2)
+            unrolled<P::halves>([&](auto half) {
+                sum = with_half<Type, decltype(half)::value>(sum, panel, tile, lookup, codes, *d, sums);
+            });
+    return sum;
+}
+
+// ---- many tokens
+
+constexpr int together = 2;          // panels
+constexpr int tokens_at_once = Vec::lanes == 16 ? 8 : 4;
+constexpr int64_t tokens_in_cache = 64, columns_in_cache = 256;
+
+struct Unpacked {
+    alignas(64) uint8_t codes[columns_in_cache / 4][together][quad_bytes];
+    alignas(64) float scales[columns_in_cache / 16][together][panel_rows];
+    alignas(64) float lows[columns_in_cache / 16][together][panel_rows];
+};
+
+// `tiles` tiles from tile `first` of a panel on.
+template <typename Type>
+void unpack(const uint8_t* panel, int64_t first, int64_t tiles, int which, Unpacked& out) {
+    using P = Panel<Type>;
+    const Lookup lookup = lookup_of<Type>();
+    for (int64_t t = 0; t < tiles; ++t) {
+        const uint8_t* span = panel + (first + t) / P::tiles * P::span_bytes;
+        const int tile = static_cast<int>((first + t) % P::tiles);
+        unrolled<8>([&](auto step) {
+            quads_at<Type, decltype(step)::value>(P::codes(span, tile), lookup).store(out.codes[8 * t + decltype(step)::value][which]);
+        });
+        for (int half = 0; half < P::halves; ++half) {
+            const int64_t g = t * P::halves + half;
+            P::scales(span, tile * P::halves + half).store(out.scales[g][which]);
+            if (P::minimums) P::lows(span, tile * P::halves + half).store(out.lows[g][which]);
+        }
+    }
+}
+
+// `tokens` tokens by `panels` panels over unpacked tiles: sums (tokens, together * panel_rows), added to.
+template <typename Type, int panels, int tokens>
+void multiply_unpacked(const Unpacked& w, int64_t tiles, const Rounded& x, int64_t token, int64_t column, float* sums) {
+    using P = Panel<Type>;
+    constexpr int steps = 8 / P::halves;
+    const int8_t* codes = x.codes + token * x.cols + column;
+    const float* d = x.scales + (token * x.cols + column) / 32;
+    const int32_t* all = x.sums + (token * x.cols + column) / 16;
+    Vec sum[tokens][panels];
+    for (int t = 0; t < tokens; ++t)
+        for (int p = 0; p < panels; ++p) sum[t][p] = Vec::load(sums + (t * together + p) * panel_rows);
+    for (int64_t g = 0; g < tiles * P::halves; ++g) {
+        Products<P::number_bits> products[tokens][panels];
+        unrolled<steps>([&](auto step) {
+            constexpr int s = decltype(step)::value;
+            Quads own[panels];
+            for (int p = 0; p < panels; ++p) own[p] = Quads::load(w.codes[g * steps + s][p]);
+            for (int t = 0; t < tokens; ++t) {
+                const Quads numbers = Quads::repeat(codes + t * x.cols + (g * steps + s) * 4);
+                for (int p = 0; p < panels; ++p) products[t][p].template add<s>(own[p], numbers);
+            }
+        });
+        for (int t = 0; t < tokens; ++t) {
+            const int32_t* own = all + t * (x.cols / 16) + g * 2 / P::halves;
+            const int32_t total = P::halves == 1 ? own[0] + own[1] : own[0];
+            for (int p = 0; p < panels; ++p)
+                sum[t][p] = with_group<Type>(sum[t][p], products[t][p].template total<steps>(), Vec::load(w.scales[g][p]),
+                                             Vec::load(w.lows[g][p]), d[t * (x.cols / 32) + g / P::halves], total);
+        }
+    }
+    for (int t = 0; t < tokens; ++t)
+        for (int p = 0; p < panels; ++p) sum[t][p].store(sums + (t * together + p) * panel_rows);
+}
+
+template <typename Type, int panels>
+void multiply_tokens(const uint8_t* panel, const Rounded& x, int64_t first, int64_t count, float* sums) {
+    std::fill_n(sums, count * together * panel_rows, 0.0f);
+    Unpacked unpacked;
+    for (int64_t column = 0; column < x.cols; column += columns_in_cache) {
+        const int64_t tiles = std::min(columns_in_cache, x.cols - column) / 32;
+        for (int p = 0; p < panels; ++p) unpack<Type>(panel + p * Panel<Type>::bytes(x.cols), column / 32, tiles, p, unpacked);
+        int64_t t = 0;
+        for (; t + tokens_at_once <= count; t += tokens_at_once)
+            multiply_unpacked<Type, panels, tokens_at_once>(unpacked, tiles, x, first + t, column, sums + t * together * panel_rows);
+        for (; t < count; ++t)
+            multiply_unpacked<Type, panels, 1>(unpacked, tiles, x, first + t, column, sums + t * together * panel_rows);
+    }
+}
+
+void write_rows(const float* sums, int64_t count, float* out) { std::memcpy(out, sums, static_cast<size_t>(count) * sizeof(float)); }
+
+template <typename Type>
+void multiply(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) {
+    const int64_t panel_bytes = Panel<Type>::bytes(x.cols);
+    if (x.tokens == 1) {
+        for (int64_t row = 0; row < present; row += panel_rows, panels += panel_bytes) {
+            float sums[panel_rows];
+            multiply_panel<Type>(panels, x, 0).store(sums);
+            write_rows(sums, std::min<int64_t>(panel_rows, present - row), out + row);
+        }
+        return;
+    }
+    float sums[tokens_in_cache * together * panel_rows];
+    for (int64_t first = 0; first < x.tokens; first += tokens_in_cache) {
+        const int64_t count = std::min(tokens_in_cache, x.tokens - first);
+        const uint8_t* panel = panels;
+        for (int64_t row = 0; row < present; row += together * panel_rows, panel += together * panel_bytes) {
+            const int64_t rows = std::min<int64_t>(together * panel_rows, present - row);
+            (rows > panel_rows ? multiply_tokens<Type, 2> : multiply_tokens<Type, 1>)(panel, x, first, count, sums);
+            for (int64_t t = 0; t < count; ++t) write_rows(sums + t * together * panel_rows, rows, out + (first + t) * stride + row);
+        }
+    }
+}
+
+// ---- rounding
+
+void round_numbers(const float* x, int64_t stride, const Rounded& out) {
+    for (int64_t t = 0; t < out.tokens; ++t)
+        for (int64_t g = 0; g < out.cols / 32; ++g) {
+            const float* in = x + t * stride + 32 * g;
+            int8_t* codes = out.codes + t * out.cols + 32 * g;
+            Vec most = Vec::all(0.0f);
+            for (int e = 0; e < 32; e += Vec::lanes) most = max(most, abs(Vec::load(in + e)));
+            float lane[Vec::lanes];
+            most.store(lane);
+            const float largest = *std::max_element(lane, lane + Vec::lanes);
+            const Vec inverse = Vec::all(largest > 0.0f ? 127.0f / largest : 0.0f);
+            out.scales[t * (out.cols / 32) + g] = largest / 127.0f;
+            float whole[32];
+            for (int e = 0; e < 32; e += Vec::lanes) round_even(Vec::load(in + e) * inverse).store(whole + e);
+            for (int e = 0; e < 32; ++e) codes[e] = static_cast<int8_t>(static_cast<int>(whole[e]));
+            for (int half = 0; half < 2; ++half) {
+                int sum = 0;
+                for (int e = 0; e < 16; ++e) sum += codes[16 * half + e];
+                out.sums[t * (out.cols / 16) + 2 * g + half] = sum;
+            }
+        }
+}
+
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>},
+constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
+
+constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<Vec>,
+                                          rms_norm<Vec>, layer_norm<Vec>, gate<Vec>, attend<Vec>, cache_numbers, softmax<Vec>};
+
+}  // namespace
+
+FEWBITS_ENGINE(engine, engine_kernels)
+
+}  // namespace fewbits

@@ -1,0 +1,200 @@
+// Codes of a panel: one vector holds four columns of `rows` rows, a byte each, and products of them with four numbers of
+// eight bits are added up in whole numbers, one per row.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "vec.h"
+
+namespace fewbits {
+namespace {
+
+constexpr int panel_rows = Vec::lanes;
+constexpr int quad_bytes = 4 * panel_rows;
+
+inline Vec power_of_two(Vec whole);
+
+#if defined(__AVX512F__)
+// Products take codes 0 .. 255 and numbers -127 .. 127.
+constexpr bool signed_bytes = false;
+
+struct Quads {
+    __m512i v;
+    static Quads load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+    static Quads all(uint8_t byte) { return {_mm512_set1_epi8(static_cast<char>(byte))}; }
+    static Quads repeat(const int8_t* four) {
+        int32_t word;
+        std::memcpy(&word, four, 4);
+        return {_mm512_set1_epi32(word)};
+    }
+    void store(uint8_t* p) const { _mm512_storeu_si512(p, v); }
+};
+inline Quads operator&(Quads a, Quads b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline Quads operator|(Quads a, Quads b) { return {_mm512_or_si512(a.v, b.v)}; }
+template <int n>
+Quads shifted(Quads a) {  // to the right, or to the left where n is negative
+    if constexpr (n == 0) return a;
+    else if constexpr (n > 0) return {_mm512_srli_epi16(a.v, n)};
+    else return {_mm512_slli_epi16(a.v, -n)};
+}
+struct Lookup {
+    __m512i v;
+    explicit Lookup(const int8_t (&table)[16]) : v(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)))) {
+        v = _mm512_add_epi8(v, _mm512_set1_epi8(-128));
+    }
+    Quads operator()(Quads codes) const { return {_mm512_shuffle_epi8(v, codes.v)}; }
+};
+
+struct Wholes {
+    __m512i v;
+    static Wholes all(int32_t x) { return {_mm512_set1_epi32(x)}; }
+    static Wholes widened(const uint8_t* p) {  // signed bytes
+        return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+    }
+    Vec floats() const { return {_mm512_cvtepi32_ps(v)}; }
+};
+inline Wholes operator+(Wholes a, Wholes b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline Wholes operator-(Wholes a, Wholes b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+
+template <int bits>
+struct Products {
+    Wholes sum = Wholes::all(0);
+    template <int step>
+    void add(Quads codes, Quads x) { sum.v = _mm512_dpbusd_epi32(sum.v, codes.v, x.v); }
+    template <int steps>
+    Wholes total() const { return sum; }
+};
+
+inline Vec power_of_two(Vec whole) { return {_mm512_scalef_ps(_mm512_set1_ps(1.0f), whole.v)}; }
+
+#elif defined(__AVX2__)
+// Codes of eight bits are signed.
+constexpr bool signed_bytes = true;
+
+struct Quads {
+    __m256i v;
+    static Quads load(const uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+    static Quads all(uint8_t byte) { return {_mm256_set1_epi8(static_cast<char>(byte))}; }
+    static Quads repeat(const int8_t* four) {
+        int32_t word;
+        std::memcpy(&word, four, 4);
+        return {_mm256_set1_epi32(word)};
+    }
+    void store(uint8_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+};
+inline Quads operator&(Quads a, Quads b) { return {_mm256_and_si256(a.v, b.v)}; }
+inline Quads operator|(Quads a, Quads b) { return {_mm256_or_si256(a.v, b.v)}; }
+template <int n>
+Quads shifted(Quads a) {
+    if constexpr (n == 0) return a;
+    else if constexpr (n > 0) return {_mm256_srli_epi16(a.v, n)};
+    else return {_mm256_slli_epi16(a.v, -n)};
+}
+struct Lookup {
+    __m256i v;
+    explicit Lookup(const int8_t (&table)[16]) : v(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)))) {}
+    Quads operator()(Quads codes) const { return {_mm256_shuffle_epi8(v, codes.v)}; }
+};
+
+struct Wholes {
+    __m256i v;
+    static Wholes all(int32_t x) { return {_mm256_set1_epi32(x)}; }
+    static Wholes widened(const uint8_t* p) {
+        return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
+    }
+    Vec floats() const { return {_mm256_cvtepi32_ps(v)}; }
+};
+inline Wholes operator+(Wholes a, Wholes b) { return {_mm256_add_epi32(a.v, b.v)}; }
+inline Wholes operator-(Wholes a, Wholes b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+
+// Pairs of products are whole numbers of 16 bits; as many of them are added up in 16 bits as cannot overflow:
+// 2 * 127 * the largest code each.
+template <int bits>
+struct Products {
+    static constexpr int together = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    __m256i narrow = _mm256_setzero_si256(), wide = _mm256_setzero_si256();
+    template <int step>
+    void add(Quads codes, Quads x) {
+        const __m256i pairs = bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(codes.v), _mm256_sign_epi8(x.v, codes.v))
+                                        : _mm256_maddubs_epi16(codes.v, x.v);
+        narrow = step % together == 0 ? pairs : _mm256_add_epi16(narrow, pairs);
+        if constexpr (step % together == together - 1 && together < 8) widen();
+    }
+    template <int steps>
+    Wholes total() const {
+        Products all = *this;
+        if constexpr (steps % together != 0 || together == 8) all.widen();
+        return {all.wide};
+    }
+
+  private:
+    void widen() { wide = _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))); }
+};
+
+inline Vec power_of_two(Vec whole) {
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole.v), _mm256_set1_epi32(127));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+}
+
+#elif defined(__ARM_NEON)
+constexpr bool signed_bytes = true;
+
+struct Quads {
+    uint8x16_t v;
+    static Quads load(const uint8_t* p) { return {vld1q_u8(p)}; }
+    static Quads all(uint8_t byte) { return {vdupq_n_u8(byte)}; }
+    static Quads repeat(const int8_t* four) {
+        uint32_t word;
+        std::memcpy(&word, four, 4);
+        return {vreinterpretq_u8_u32(vdupq_n_u32(word))};
+    }
+    void store(uint8_t* p) const { vst1q_u8(p, v); }
+};
+inline Quads operator&(Quads a, Quads b) { return {vandq_u8(a.v, b.v)}; }
+inline Quads operator|(Quads a, Quads b) { return {vorrq_u8(a.v, b.v)}; }
+template <int n>
+Quads shifted(Quads a) {
+    if constexpr (n == 0) return a;
+    else if constexpr (n > 0) return {vshrq_n_u8(a.v, n)};
+    else return {vshlq_n_u8(a.v, -n)};
+}
+struct Lookup {
+    int8x16_t v;
+    explicit Lookup(const int8_t (&table)[16]) : v(vld1q_s8(table)) {}
+    Quads operator()(Quads codes) const { return {vreinterpretq_u8_s8(vqtbl1q_s8(v, codes.v))}; }
+};
+
+struct Wholes {
+    int32x4_t v;
+    static Wholes all(int32_t x) { return {vdupq_n_s32(x)}; }
+    static Wholes widened(const uint8_t* p) {
+        int32_t word;
+        std::memcpy(&word, p, 4);
+        return {vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(word)))))};
+    }
+    Vec floats() const { return {vcvtq_f32_s32(v)}; }
+};
+inline Wholes operator+(Wholes a, Wholes b) { return {vaddq_s32(a.v, b.v)}; }
+inline Wholes operator-(Wholes a, Wholes b) { return {vsubq_s32(a.v, b.v)}; }
+
+template <int bits>
+struct Products {
+    int32x4_t sum = vdupq_n_s32(0);
+    template <int step>
+    void add(Quads codes, Quads x) {
+        const int8x16_t a = vreinterpretq_s8_u8(codes.v), b = vreinterpretq_s8_u8(x.v);
+        const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_s8(vget_high_s8(a), vget_high_s8(b));
+        sum = vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+    }
+    template <int steps>
+    Wholes total() const { return {sum}; }
+};
+
+inline Vec power_of_two(Vec whole) {
+    const int32x4_t exponent = vaddq_s32(vcvtnq_s32_f32(whole.v), vdupq_n_s32(127));
+    return {vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23))};
+}
+#endif
+
+}  // namespace
+}  // namespace fewbits

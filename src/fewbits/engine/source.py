@@ -1,0 +1,48 @@
+"""A model as the engine wants it: its configuration, and its tensors under the names that GGUF gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewbits.checkpoints.base import Reader, StoredTensor
+from fewbits.checkpoints.gguf_parts import open_gguf
+from fewbits.evaluation.gguf_config import read_config
+from fewbits.models import Architecture, for_gguf
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened model whose header was checked."""
+
+    path: Path
+    architecture: Architecture
+    values: dict[str, Any]
+    """Configuration values by transformers' names."""
+    neighbours: bool
+    """Whether RoPE turns neighbouring columns of a head, as files for llama.cpp's Llama have them; else its halves."""
+    reader: Reader
+
+    def has(self, name: str) -> bool:
+        """Whether the model has the tensor `name`."""
+        return name in self._names
+
+    def read(self, name: str) -> StoredTensor:
+        """The tensor `name`; raises CheckpointError when there is none."""
+        return self.reader.read(name)
+
+    @property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.reader.names())
+
+
+def open_model(path: Path) -> Source:
+    """The model in the GGUF file `path`; raises CheckpointError or EvaluationError where it cannot be run."""
+    reader = open_gguf(path)
+    config = read_config(reader)
+    metadata = reader.metadata
+    name = str(metadata["general.architecture"].value)
+    architecture = for_gguf(name, experts=bool(config.values.get("num_local_experts")), metadata=metadata)
+    turned = {fact.order for _, fact in config.facts.values()}
+    return Source(path, architecture, config.values, "rope" in turned, reader)
