@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from fewbits import formats
     from fewbits.conversion.convert import convert
     from fewbits.evaluation.compare import compare
-    from fewbits.evaluation.speed import bench
     from fewbits.explanation.explain import explain
     from fewbits.hub.push import push
     from fewbits.inspection import inspect
     from fewbits.quantizing import quantize
+    from fewbits.speed.bench import bench
 
     __version__: str
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _VERBS = {
-    "bench": "fewbits.evaluation.speed",
+    "bench": "fewbits.speed.bench",
     "compare": "fewbits.evaluation.compare",
     "convert": "fewbits.conversion.convert",
     "explain": "fewbits.explanation.explain",

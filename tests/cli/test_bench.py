@@ -22,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
         calls.append((model, options))
         return SPEED
 
-    monkeypatch.setattr("fewbits.evaluation.speed.bench", bench)
+    monkeypatch.setattr("fewbits.speed.bench.bench", bench)
     return calls
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fewbits.evaluation.rates import Rate
-from fewbits.evaluation.speed import Speed
 from fewbits.reporting.speed_tables import speed_tables
+from fewbits.speed.bench import Speed
+from fewbits.speed.rates import Rate
 
 SPEED = Speed(
     model="m\x1b[31m.gguf",

@@ -32,7 +32,7 @@ def command(model: str, as_json: bool, **options: Any) -> None:
     """
     from fewbits.cli.output import print_json, print_tables, stdout_reserved
     from fewbits.cli.progress import PlainLines
-    from fewbits.evaluation.speed import bench
+    from fewbits.speed.bench import bench
 
     report = PlainLines()  # also in a terminal: a bar would be drawn while the clock runs
     with stdout_reserved():

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from fewbits.evaluation.rates import Rate
-from fewbits.evaluation.speed import Speed
 from fewbits.reporting import figures
 from fewbits.reporting.table_parts import facts_table, simple_table
+from fewbits.speed.bench import Speed
+from fewbits.speed.rates import Rate
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

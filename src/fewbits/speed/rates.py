@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fewbits.evaluation.energy import EnergyMeter
+from fewbits.speed.energy import EnergyMeter
 
 Progress = Callable[[int, int], None]
 

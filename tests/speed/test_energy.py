@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fewbits.evaluation import energy
-from fewbits.evaluation.energy import EnergyMeter, find_counters
+from fewbits.speed import energy
+from fewbits.speed.energy import EnergyMeter, find_counters
 
 WRAP = 65_532_610_987
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits import engine
 from fewbits.errors import EvaluationError
-from fewbits.evaluation.bandwidth import read_bandwidth
-from fewbits.evaluation.energy import EnergyMeter, find_counters
-from fewbits.evaluation.rates import Progress, Rate, Timing, Workload
-from fewbits.evaluation.traffic import weights_read
 from fewbits.kernels import isa
 from fewbits.memory import largest_resident_memory
+from fewbits.speed.bandwidth import read_bandwidth
+from fewbits.speed.energy import EnergyMeter, find_counters
+from fewbits.speed.rates import Progress, Rate, Timing, Workload
+from fewbits.speed.traffic import weights_read
 from fewbits.workers import usable_threads
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from fewbits.errors import EvaluationError
-from fewbits.evaluation import rates, speed
-from fewbits.evaluation.bandwidth import read_bandwidth
-from fewbits.evaluation.energy import Counter, Counters
-from fewbits.evaluation.rates import Rate
-from fewbits.evaluation.traffic import weights_read
 from fewbits.memory import largest_resident_memory
+from fewbits.speed import bench as speed
+from fewbits.speed import rates
+from fewbits.speed.bandwidth import read_bandwidth
+from fewbits.speed.energy import Counter, Counters
+from fewbits.speed.rates import Rate
+from fewbits.speed.traffic import weights_read
 from references.gguf_files import write_gguf
 
 WATTS = 20
@@ -165,7 +166,7 @@ def test_a_table_that_is_the_output_too_is_read_whole_and_of_experts_those_chose
 
 def test_bandwidth_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 1.0, 10.0, 14.0, 20.0, 22.0])
-    monkeypatch.setattr("fewbits.evaluation.bandwidth.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr("fewbits.speed.bandwidth.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
 
     assert read_bandwidth(2, size=1000, turns=3) == 500.0
 
