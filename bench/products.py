@@ -6,8 +6,8 @@ One token, as in generation: GB/s of weights as the kernel reads them (packed wh
 is of the bandwidth of reading memory. --tokens at once, as in a prompt: GOP/s (a product and a sum are two), and the
 share of what the instruction set adds up of products of bytes in registers. Rounding the inputs to 8 bits is part of
 both. All threads work on matrices of their own, of which 512 MB and more are taken in turn, so that none is in a cache
-when its turn comes; packing them is not timed. Plain numbers are multiplied as floats. What bounds a product is measured
-right before it, round by round; a share is the median of the rounds' shares.
+when its turn comes; packing them is not timed. Plain numbers are multiplied as floats. What bounds a product is
+measured right before it, round by round; a share is the median of the rounds' shares.
 """
 
 from __future__ import annotations
