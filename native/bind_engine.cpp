@@ -50,10 +50,8 @@ void multiply_panels(const std::string& format, const Raw& panels, const FloatsI
     require(static_cast<int64_t>(panels.size()) == panels_size(format, rows, cols, isa) && out.shape(0) == x.shape(0),
             "panels, numbers and results disagree in shape");
     nb::gil_scoped_release unlocked;
-    std::vector<int8_t> codes(static_cast<size_t>(tokens * cols));
-    std::vector<float> scales(codes.size() / 32);
-    std::vector<int32_t> sums(codes.size() / 16);
-    const Rounded rounded{tokens, cols, codes.data(), scales.data(), sums.data()};
+    std::vector<uint8_t> room(static_cast<size_t>(Rounded::bytes(tokens, cols)));
+    const Rounded rounded = Rounded::in(room.data(), tokens, cols);
     engine_kernels_of(table_of(isa)).round(x.data(), cols, rounded);
     type.multiply(panels.data(), rows, rounded, out.data(), rows);
 }

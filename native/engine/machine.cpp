@@ -136,24 +136,12 @@ uint8_t* Session::scratch_bytes(int thread, int64_t count) {
     return own.data();
 }
 
-namespace {
-
-size_t rounded_bytes(int64_t rows, int64_t cols) { return static_cast<size_t>(rows * (cols + cols / 32 * 4 + cols / 16 * 4)); }
-
-Rounded rounded_in(std::vector<uint8_t>& room, int64_t rows, int64_t cols) {
-    auto* sums = reinterpret_cast<int32_t*>(room.data());
-    auto* scales = reinterpret_cast<float*>(sums + rows * (cols / 16));
-    return {rows, cols, reinterpret_cast<int8_t*>(scales + rows * (cols / 32)), scales, sums};
-}
-
-}  // namespace
-
-Rounded Session::rounded(int64_t count, int64_t cols) { return rounded_in(rounded_, count, cols); }
+Rounded Session::rounded(int64_t count, int64_t cols) { return Rounded::in(rounded_.data(), count, cols); }
 
 Rounded Session::own_rounded(int thread, int64_t cols) {
     std::vector<uint8_t>& own = own_rounded_[index(thread)];
-    if (own.size() < rounded_bytes(1, cols)) own.resize(rounded_bytes(1, cols));
-    return rounded_in(own, 1, cols);
+    if (own.size() < index(Rounded::bytes(1, cols))) own.resize(index(Rounded::bytes(1, cols)));
+    return Rounded::in(own.data(), 1, cols);
 }
 
 void Session::prepare(const Batch& next) {
@@ -179,7 +167,7 @@ void Session::prepare(const Batch& next) {
         if (memory_[i].size() < bytes) memory_[i] = Memory(bytes);
         most = std::max(most, count);
     }
-    const size_t bytes = rounded_bytes(most, machine.widest());
+    const size_t bytes = index(Rounded::bytes(most, machine.widest()));
     if (rounded_.size() < bytes) rounded_.resize(bytes);
 }
 

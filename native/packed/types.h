@@ -3,6 +3,7 @@
 #pragma once
 #include <cstring>
 
+#include "fewbits/engine.h"
 #include "fewbits/half.h"
 #include "fewbits/layouts.h"
 
@@ -237,6 +238,18 @@ struct PackIQ4_XS {
 #define FEWBITS_PACKED_TYPES(DO)                                                                                              \
     DO(PackQ4_0) DO(PackQ4_1) DO(PackQ5_0) DO(PackQ5_1) DO(PackQ8_0) DO(PackQ2_K) DO(PackQ3_K) DO(PackQ4_K) DO(PackQ5_K)      \
     DO(PackQ6_K) DO(PackIQ4_NL) DO(PackIQ4_XS)
+
+// What follows from the codes and the scale of group g (of all tokens' groups).
+inline void note_sums(const Rounded& out, int64_t g) {
+    for (int half = 0; half < 2; ++half) {
+        int sum = 0;
+        for (int e = 0; e < 16; ++e) sum += out.codes[32 * g + 16 * half + e];
+        out.sums[2 * g + half] = sum;
+        out.low_sums[2 * g + half] = static_cast<float>(sum) * out.scales[g];
+    }
+    out.pairs[g] = out.sums[2 * g] + out.sums[2 * g + 1];
+    out.low_pairs[g] = static_cast<float>(out.pairs[g]) * out.scales[g];
+}
 
 }  // namespace
 }  // namespace fewbits

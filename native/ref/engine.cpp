@@ -83,11 +83,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
             const float largest = largest_magnitude(in, 32), inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
             out.scales[t * (out.cols / 32) + g] = largest / 127.0f;
             for (int e = 0; e < 32; ++e) codes[e] = static_cast<int8_t>(std::nearbyint(in[e] * inverse));
-            for (int half = 0; half < 2; ++half) {
-                int sum = 0;
-                for (int e = 0; e < 16; ++e) sum += codes[16 * half + e];
-                out.sums[t * (out.cols / 16) + 2 * g + half] = sum;
-            }
+            note_sums(out, t * (out.cols / 32) + g);
         }
 }
 

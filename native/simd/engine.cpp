@@ -19,29 +19,41 @@ Lookup lookup_of() {
     return Lookup(Type::table);
 }
 
-// What a group adds to the sums of one token.
+// Scales and sums of a token's groups, from the first one of a tile on.
 template <typename Type>
-Vec with_group(Vec sum, Wholes whole, Vec scale, Vec low, float d, int32_t all) {
-    if constexpr (Panel<Type>::offset != 0) whole = whole - Wholes::all(Panel<Type>::offset * all);
-    sum = plus_product(sum, scale, whole.floats() * Vec::all(d));
-    if constexpr (Panel<Type>::minimums) sum = less_product(sum, low, Vec::all(static_cast<float>(all) * d));
-    return sum;
-}
+struct Groups {
+    const float* scales;
+    const int32_t* sums;
+    const float* lows;
+
+    static Groups at(const Rounded& x, int64_t token, int64_t column) {
+        const int64_t g = (token * x.cols + column) / 32;
+        if constexpr (Panel<Type>::halves == 1) return {x.scales + g, x.pairs + g, x.low_pairs + g};
+        else return {x.scales + g, x.sums + 2 * g, x.low_sums + 2 * g};
+    }
+    // What group g adds to the sums of the token.
+    Vec add(Vec sum, int64_t g, Wholes whole, Vec scale, Vec low) const {
+        if constexpr (Panel<Type>::offset != 0) whole = whole - Wholes::all(Panel<Type>::offset * sums[g]);
+        sum = plus_product(sum, scale, whole.floats() * Vec::all(scales[g / Panel<Type>::halves]));
+        if constexpr (Panel<Type>::minimums) sum = less_product(sum, low, Vec::all(lows[g]));
+        return sum;
+    }
+};
 
 // ---- one token
 
+// How many bytes before their turn panels are asked for: what the processor's own prefetching leaves is worth a fifth.
+constexpr int64_t ahead = 1024;
+
 template <typename Type, int half>
-Vec with_half(Vec sum, const uint8_t* span, int tile, const Lookup& lookup, const int8_t* x, float d, const int32_t* sums) {
-    using P = Panel<Type>;
-    constexpr int steps = 8 / P::halves;
-    Products<P::number_bits> products;
+Wholes product_of_half(const uint8_t* tile, const Lookup& lookup, const int8_t* x) {
+    constexpr int steps = 8 / Panel<Type>::halves;
+    Products<Panel<Type>::number_bits> products;
     unrolled<steps>([&](auto step) {
         constexpr int at = half * steps + decltype(step)::value;
-        products.template add<decltype(step)::value>(quads_at<Type, at>(P::codes(span, tile), lookup), Quads::repeat(x + 4 * at));
+        products.template add<decltype(step)::value>(quads_at<Type, at>(tile, lookup), Quads::repeat(x + 4 * at));
     });
-    const int g = tile * P::halves + half;
-    const int32_t all = P::halves == 1 ? sums[0] + sums[1] : sums[half];
-    return with_group<Type>(sum, products.template total<steps>(), P::scales(span, g), P::minimums ? P::lows(span, g) : sum, d, all);
+    return products.template total<steps>();
 }
 
 template <typename Type>
@@ -49,14 +61,19 @@ Vec multiply_panel(const uint8_t* panel, const Rounded& x, int64_t token) {
     using P = Panel<Type>;
     const Lookup lookup = lookup_of<Type>();
     const int8_t* codes = x.codes + token * x.cols;
-    const float* d = x.scales + token * (x.cols / 32);
-    const int32_t* sums = x.sums + token * (x.cols / 16);
+    const auto groups = Groups<Type>::at(x, token, 0);
     Vec sum = Vec::all(0.0f);
+    int64_t g = 0;
     for (int64_t s = 0; s < x.cols / Type::span; ++s, panel += P::span_bytes)
-        for (int tile = 0; tile < P::tiles; ++tile, codes += 32, ++d, sums += 2)
+        for (int tile = 0; tile < P::tiles; ++tile, codes += 32) {
+            const uint8_t* own = P::codes(panel, tile);
+            for (int line = 0; line < P::tile_bytes; line += 64) __builtin_prefetch(own + ahead + line);
             unrolled<P::halves>([&](auto half) {
-                sum = with_half<Type, decltype(half)::value>(sum, panel, tile, lookup, codes, *d, sums);
+                const int in_span = tile * P::halves + decltype(half)::value;
+                const Wholes whole = product_of_half<Type, decltype(half)::value>(own, lookup, codes);
+                sum = groups.add(sum, g++, whole, P::scales(panel, in_span), P::minimums ? P::lows(panel, in_span) : sum);
             });
+        }
     return sum;
 }
 
@@ -97,8 +114,8 @@ void multiply_unpacked(const Unpacked& w, int64_t tiles, const Rounded& x, int64
     using P = Panel<Type>;
     constexpr int steps = 8 / P::halves;
     const int8_t* codes = x.codes + token * x.cols + column;
-    const float* d = x.scales + (token * x.cols + column) / 32;
-    const int32_t* all = x.sums + (token * x.cols + column) / 16;
+    Groups<Type> groups[tokens];
+    for (int t = 0; t < tokens; ++t) groups[t] = Groups<Type>::at(x, token + t, column);
     Vec sum[tokens][panels];
     for (int t = 0; t < tokens; ++t)
         for (int p = 0; p < panels; ++p) sum[t][p] = Vec::load(sums + (t * together + p) * panel_rows);
@@ -113,13 +130,10 @@ void multiply_unpacked(const Unpacked& w, int64_t tiles, const Rounded& x, int64
                 for (int p = 0; p < panels; ++p) products[t][p].template add<s>(own[p], numbers);
             }
         });
-        for (int t = 0; t < tokens; ++t) {
-            const int32_t* own = all + t * (x.cols / 16) + g * 2 / P::halves;
-            const int32_t total = P::halves == 1 ? own[0] + own[1] : own[0];
+        for (int t = 0; t < tokens; ++t)
             for (int p = 0; p < panels; ++p)
-                sum[t][p] = with_group<Type>(sum[t][p], products[t][p].template total<steps>(), Vec::load(w.scales[g][p]),
-                                             Vec::load(w.lows[g][p]), d[t * (x.cols / 32) + g / P::halves], total);
-        }
+                sum[t][p] = groups[t].add(sum[t][p], g, products[t][p].template total<steps>(), Vec::load(w.scales[g][p]),
+                                          Vec::load(w.lows[g][p]));
     }
     for (int t = 0; t < tokens; ++t)
         for (int p = 0; p < panels; ++p) sum[t][p].store(sums + (t * together + p) * panel_rows);
@@ -182,11 +196,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
             float whole[32];
             for (int e = 0; e < 32; e += Vec::lanes) round_even(Vec::load(in + e) * inverse).store(whole + e);
             for (int e = 0; e < 32; ++e) codes[e] = static_cast<int8_t>(static_cast<int>(whole[e]));
-            for (int half = 0; half < 2; ++half) {
-                int sum = 0;
-                for (int e = 0; e < 16; ++e) sum += codes[16 * half + e];
-                out.sums[t * (out.cols / 16) + 2 * g + half] = sum;
-            }
+            note_sums(out, t * (out.cols / 32) + g);
         }
 }
 

@@ -58,9 +58,9 @@ inline Wholes operator-(Wholes a, Wholes b) { return {_mm512_sub_epi32(a.v, b.v)
 
 template <int bits>
 struct Products {
-    Wholes sum = Wholes::all(0);
+    Wholes sum;
     template <int step>
-    void add(Quads codes, Quads x) { sum.v = _mm512_dpbusd_epi32(sum.v, codes.v, x.v); }
+    void add(Quads codes, Quads x) { sum.v = _mm512_dpbusd_epi32(step == 0 ? _mm512_setzero_si512() : sum.v, codes.v, x.v); }
     template <int steps>
     Wholes total() const { return sum; }
 };
@@ -107,28 +107,56 @@ struct Wholes {
 inline Wholes operator+(Wholes a, Wholes b) { return {_mm256_add_epi32(a.v, b.v)}; }
 inline Wholes operator-(Wholes a, Wholes b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 
+inline __m256i widened_pairs(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+
+// Running sums stay in their registers; compilers would rather keep all products and add them up as a tree.
+inline __m256i running(__m256i sum) {
+    asm("" : "+x"(sum));
+    return sum;
+}
+
 // Pairs of products are whole numbers of 16 bits; as many of them are added up in 16 bits as cannot overflow:
 // 2 * 127 * the largest code each.
 template <int bits>
 struct Products {
-    static constexpr int together = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
-    __m256i narrow = _mm256_setzero_si256(), wide = _mm256_setzero_si256();
+    static constexpr int together = bits == 5 ? 4 : 2;
+    __m256i narrow, wide;
     template <int step>
     void add(Quads codes, Quads x) {
-        const __m256i pairs = bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(codes.v), _mm256_sign_epi8(x.v, codes.v))
-                                        : _mm256_maddubs_epi16(codes.v, x.v);
-        narrow = step % together == 0 ? pairs : _mm256_add_epi16(narrow, pairs);
-        if constexpr (step % together == together - 1 && together < 8) widen();
+        const __m256i pairs = _mm256_maddubs_epi16(codes.v, x.v);
+        narrow = step % together == 0 ? pairs : running(_mm256_add_epi16(narrow, pairs));
+        if constexpr (step == together - 1) wide = widened_pairs(narrow);
+        else if constexpr (step % together == together - 1) wide = running(_mm256_add_epi32(wide, widened_pairs(narrow)));
     }
     template <int steps>
-    Wholes total() const {
-        Products all = *this;
-        if constexpr (steps % together != 0 || together == 8) all.widen();
-        return {all.wide};
-    }
+    Wholes total() const { return {wide}; }
+};
 
-  private:
-    void widen() { wide = _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))); }
+struct FewBitProducts {  // eight steps fit
+    __m256i narrow;
+    template <int step>
+    void add(Quads codes, Quads x) {
+        const __m256i pairs = _mm256_maddubs_epi16(codes.v, x.v);
+        narrow = step == 0 ? pairs : running(_mm256_add_epi16(narrow, pairs));
+    }
+    template <int steps>
+    Wholes total() const { return {widened_pairs(narrow)}; }
+};
+template <> struct Products<1> : FewBitProducts {};
+template <> struct Products<2> : FewBitProducts {};
+template <> struct Products<3> : FewBitProducts {};
+template <> struct Products<4> : FewBitProducts {};
+
+template <>
+struct Products<8> {  // signed codes
+    __m256i wide;
+    template <int step>
+    void add(Quads codes, Quads x) {
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes.v), _mm256_sign_epi8(x.v, codes.v));
+        wide = step == 0 ? widened_pairs(pairs) : running(_mm256_add_epi32(wide, widened_pairs(pairs)));
+    }
+    template <int steps>
+    Wholes total() const { return {wide}; }
 };
 
 inline Vec power_of_two(Vec whole) {
@@ -179,12 +207,13 @@ inline Wholes operator-(Wholes a, Wholes b) { return {vsubq_s32(a.v, b.v)}; }
 
 template <int bits>
 struct Products {
-    int32x4_t sum = vdupq_n_s32(0);
+    int32x4_t sum;
     template <int step>
     void add(Quads codes, Quads x) {
         const int8x16_t a = vreinterpretq_s8_u8(codes.v), b = vreinterpretq_s8_u8(x.v);
         const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_s8(vget_high_s8(a), vget_high_s8(b));
-        sum = vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+        const int32x4_t four = vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+        sum = step == 0 ? four : vaddq_s32(sum, four);
     }
     template <int steps>
     Wholes total() const { return {sum}; }

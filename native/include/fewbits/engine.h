@@ -18,9 +18,26 @@ struct Rounded {
     int8_t* codes;    // (tokens, cols)
     float* scales;    // (tokens, cols / 32)
     int32_t* sums;    // (tokens, cols / 16): sums of 16 codes
+    int32_t* pairs;   // (tokens, cols / 32): sums of 32 codes
+    float* low_sums;  // the same as numbers: sum * scale
+    float* low_pairs;
 
+    static constexpr int64_t bytes(int64_t tokens, int64_t cols) { return tokens * (cols + cols / 32 * 28); }
+    // In `room` of that many bytes.
+    static Rounded in(void* room, int64_t tokens, int64_t cols) {
+        Rounded r{tokens, cols, nullptr, static_cast<float*>(room), nullptr, nullptr, nullptr, nullptr};
+        const int64_t groups = tokens * (cols / 32);
+        r.low_pairs = r.scales + groups;
+        r.low_sums = r.low_pairs + groups;
+        r.pairs = reinterpret_cast<int32_t*>(r.low_sums + 2 * groups);
+        r.sums = r.pairs + groups;
+        r.codes = reinterpret_cast<int8_t*>(r.sums + 2 * groups);
+        return r;
+    }
     Rounded token(int64_t t, int64_t count) const {
-        return {count, cols, codes + t * cols, scales + t * (cols / 32), sums + t * (cols / 16)};
+        const int64_t groups = t * (cols / 32);
+        return {count,          cols, codes + t * cols, scales + groups, sums + 2 * groups, pairs + groups, low_sums + 2 * groups,
+                low_pairs + groups};
     }
 };
 
