@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from fewbits import formats, kernels
 from fewbits.kernels.module import native_module
-from fewbits.speed.bandwidth import read_bandwidth
+from fewbits.speed.bandwidth import Memory
 
 DISTINCT = 512 << 20
 """Bytes of weights that are taken in turn."""
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--cols", type=int, default=4096)
     args = parser.parse_args()
     with ThreadPoolExecutor(args.threads) as pool:
-        bench = Bench(pool, args.threads, args.repeats, args.rows, args.cols)
+        bench = Bench(pool, Memory(args.threads), args.threads, args.repeats, args.rows, args.cols)
         print(f"{kernels.isa()}, {args.threads} threads, matrices of {args.rows} x {args.cols}")
         titles = ("bits", "packed", "GB/s", "of memory", "GOP/s", "of peak")
         print(f"{'type':10}" + "".join(f"{title:>11}" for title in titles))
@@ -76,6 +76,7 @@ class Bench:
     """Runs products in all threads, beside what bounds them."""
 
     pool: ThreadPoolExecutor
+    memory: Memory
     threads: int
     repeats: int
     rows: int
@@ -108,7 +109,7 @@ class Bench:
         """GB/s, and their share of the bandwidth of reading."""
         speeds, shares = [], []
         for _ in range(self.repeats):
-            bandwidth = read_bandwidth(self.threads, turns=1)
+            bandwidth = self.memory.bandwidth(3)
             speeds.append(weights.matrices.nbytes / self._seconds(weights, len(weights.matrices), 1))
             shares.append(speeds[-1] / bandwidth)
         return statistics.median(speeds) / 1e9, statistics.median(shares)

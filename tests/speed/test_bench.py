@@ -14,7 +14,7 @@ from fewbits.errors import EvaluationError
 from fewbits.memory import largest_resident_memory
 from fewbits.speed import bench as speed
 from fewbits.speed import rates
-from fewbits.speed.bandwidth import read_bandwidth
+from fewbits.speed.bandwidth import Memory
 from fewbits.speed.energy import Counter, Counters
 from fewbits.speed.rates import Rate
 from fewbits.speed.traffic import weights_read
@@ -168,7 +168,7 @@ def test_bandwidth_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> No
     ticks = iter([0.0, 1.0, 10.0, 14.0, 20.0, 22.0])
     monkeypatch.setattr("fewbits.speed.bandwidth.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
 
-    assert read_bandwidth(2, size=1000, turns=3) == 500.0
+    assert Memory(2, 1000).bandwidth(3) == 1000.0
 
 
 def test_the_largest_memory_counts_what_was_given_back() -> None:
