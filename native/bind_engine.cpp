@@ -4,7 +4,9 @@
 
 #include "arguments.h"
 #include "bindings.h"
+#include "engine/generation.h"
 #include "engine/machine.h"
+#include "fewbits/lattices.h"
 
 namespace fewbits {
 namespace {
@@ -15,6 +17,7 @@ using RawOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 const PackedType& required_type(const std::string& format, const std::string& isa) {
     const PackedType* type = packed_type_of(engine_kernels_of(table_of(isa)), format.c_str());
     if (!type) throw std::invalid_argument("the engine does not repack weights of the format '" + format + "'");
+    if (type->lattice && !lattice(type->lattice)) throw std::invalid_argument("the points of the format '" + format + "' were not given");
     return *type;
 }
 
@@ -126,7 +129,9 @@ void bind_engine(nb::module_& m) {
         }, nb::arg("format"), nb::arg("experts"), nb::arg("rows"), nb::arg("cols"), nb::arg("stored"), nb::arg("mapped"))
         .def("add_vector", &Machine::add_vector, nb::arg("numbers"))
         .def("add_buffer", [](Machine& self, int per, int64_t width) { return self.add_buffer(static_cast<Rows>(per), width); }, nb::arg("per"), nb::arg("width"))
-        .def("add_rope", &Machine::add_rope, nb::arg("frequencies"), nb::arg("factor"))
+        .def("add_rope", [](Machine& self, std::vector<float> frequencies, float factor, std::vector<float> longer, int64_t shorter) {
+            return self.add_rope({std::move(frequencies), factor, std::move(longer), shorter});
+        }, nb::arg("frequencies"), nb::arg("factor"), nb::arg("longer"), nb::arg("shorter"))
         .def("add_cache", [](Machine& self, int64_t heads, int64_t width, int64_t value_width) { return self.add_cache({heads, width, value_width}); }, nb::arg("heads"), nb::arg("width"), nb::arg("value_width"))
         .def("add_op", &Machine::add_op, nb::arg("name"), nb::arg("numbers"), nb::arg("floats"))
         .def("set_experts_per_token", &Machine::set_experts_per_token, nb::arg("count"));
@@ -135,6 +140,25 @@ void bind_engine(nb::module_& m) {
             new (self) Session(machine, sequences, context, batch, cache_type_of(cache));
         }, nb::arg("machine"), nb::arg("sequences"), nb::arg("context"), nb::arg("batch"), nb::arg("cache"), nb::keep_alive<1, 2>())
         .def("run", &run, nb::arg("tokens"), nb::arg("sequences"), nb::arg("positions"), nb::arg("outputs"), nb::arg("buffer"), nb::arg("result"));
+    nb::class_<Generation>(m, "Generation")
+        .def("__init__", [](Generation* self, Session& session, Sampler& sampler, const Indices& history, int64_t sequence,
+                            int64_t position, int64_t count, const std::vector<int32_t>& stops, int64_t buffer) {
+            require(position >= 0 && position < static_cast<int64_t>(history.size()) &&
+                        static_cast<int64_t>(history.size()) - position <= session.most_tokens,
+                    "there is nothing to read, or too much at once");
+            require(count >= 0 && static_cast<int64_t>(history.size()) + count - 1 <= session.context, "the context is too short");
+            require(buffer >= 0 && buffer < static_cast<int64_t>(session.machine.buffers.size()) && session.per({buffer, 0}) == Rows::outputs,
+                    "there is no such buffer");
+            new (self) Generation(session, sampler, whole_numbers(history), sequence, position, count, stops, buffer);
+        }, nb::arg("session"), nb::arg("sampler"), nb::arg("history"), nb::arg("sequence"), nb::arg("position"), nb::arg("count"),
+             nb::arg("stops"), nb::arg("buffer"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+        .def("run", &Generation::run, nb::call_guard<nb::gil_scoped_release>())
+        .def("wait", &Generation::wait, nb::arg("seconds"), nb::call_guard<nb::gil_scoped_release>())
+        .def("take", &Generation::take)
+        .def("cancel", &Generation::cancel)
+        .def_prop_ro("ended", &Generation::ended)
+        .def_prop_ro("position", &Generation::position)
+        .def_prop_ro("refused", &Generation::refused);
 }
 
 }  // namespace fewbits

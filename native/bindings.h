@@ -9,6 +9,7 @@ void bind_feedback(nanobind::module_& m);  // columns under error feedback
 void bind_grouped(nanobind::module_& m);   // codes under one scale per group
 void bind_lines(nanobind::module_& m);     // codes under a scale and an offset of its own per group
 void bind_products(nanobind::module_& m);  // products of columns
+void bind_sampler(nanobind::module_& m);   // the choice of tokens
 void bind_strings(nanobind::module_& m);   // strings in headers of GGUF files
 
 }  // namespace fewbits

@@ -96,7 +96,15 @@ ALLOWED: dict[str, set[str]] = {
         "inspection",
         "hub.locating",
     },
-    "engine": {"errors", "checkpoints", "evaluation.gguf_config", "kernels", "models"},
+    "engine": {
+        "errors",
+        "checkpoints",
+        "evaluation.gguf_config",
+        "hub.locating",
+        "kernels",
+        "memory",
+        "models",
+    },
     "speed": {"engine", "errors", "inspection", "kernels", "memory", "workers"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
@@ -347,6 +355,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "",
         "conversion",
+        "engine",
         "errors",
         "formats",
         "quantizing",
@@ -364,6 +373,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "": {
         "conversion",
+        "engine",
         "errors",
         "formats",
         "quantizing",

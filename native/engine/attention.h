@@ -88,10 +88,25 @@ struct Running {
     float largest, sum;
 };
 
+// Products of a query and four keys.
+template <typename V>
+void four_products(const float* query, const float* keys, int64_t width, float* out) {
+    Sixteen<V> sums[4];
+    for (auto& sum : sums) sum = Sixteen<V>::all(0.0f);
+    for (int64_t c = 0; c < width; c += 16) {
+        const Sixteen<V> own = Sixteen<V>::load(query + c);
+        for (int j = 0; j < 4; ++j) sums[j].add_product(own, Sixteen<V>::load(keys + j * width + c));
+    }
+    across_four(sums[0].folded(), sums[1].folded(), sums[2].folded(), sums[3].folded(), out);
+}
+
 template <typename V>
 void scores_of(const Attention& task, const float* query, const float* keys, int64_t count, float* scores) {
     const V scale = V::all(task.scale);
-    for (int64_t j = 0; j < count; ++j) scores[j] = dot<V>(query, keys + j * task.width, task.width);
+    int64_t j = 0;
+    if (task.width % 16 == 0)
+        for (; j + 4 <= count; j += 4) four_products<V>(query, keys + j * task.width, task.width, scores + j);
+    for (; j < count; ++j) scores[j] = dot<V>(query, keys + j * task.width, task.width);
     map_numbers<V>(scores, count, scores, [&](V s, int64_t) {
         const V scaled = s * scale;
         return task.softcap > 0.0f ? V::all(task.softcap) * hyperbolic_tangent(scaled / V::all(task.softcap)) : scaled;

@@ -33,6 +33,14 @@ V error_function(V x) {
     return select(V::all(0.0f) > x, V::all(0.0f) - y, y);
 }
 
+// The gated network of gpt-oss (its reference implementation), whose constants are no configuration's.
+template <typename V>
+V silu_limited(V gate, V up) {
+    const V one = V::all(1.0f), limit = V::all(7.0f), bounded = min(gate, limit);
+    const V silu = bounded / (one + exponential(V::all(-1.702f) * bounded));
+    return (max(min(up, limit), V::all(-7.0f)) + one) * silu;
+}
+
 template <typename V>
 V activated(Activation kind, V x) {
     const V one = V::all(1.0f), half = V::all(0.5f) * x;

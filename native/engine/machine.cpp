@@ -4,6 +4,8 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "fewbits/lattices.h"
+
 namespace fewbits {
 namespace {
 
@@ -39,6 +41,7 @@ int64_t Machine::add_weight(const std::string& format, int64_t experts, int64_t 
     require(bytes == experts * rows * row_bytes, "a weight has the wrong number of bytes");
     const bool half = format == "F16", bfloat = format == "BF16", plain = half || bfloat || format == "F32";
     const PackedType* packed = exact || plain ? nullptr : packed_type_of(kernels, format.c_str());
+    require(!codec->lattice || lattice(codec->lattice), "the points of the format " + format + " were not given");
     weights.push_back(std::make_unique<Weight>());
     Weight& w = *weights.back();
     w.format = format;
@@ -65,8 +68,10 @@ int64_t Machine::add_buffer(Rows per, int64_t width) {
     return static_cast<int64_t>(buffers.size()) - 1;
 }
 
-int64_t Machine::add_rope(std::vector<float> frequencies, float factor) {
-    ropes.push_back({std::move(frequencies), factor});
+int64_t Machine::add_rope(RopeTable rope_table) {
+    require(rope_table.longer.empty() || rope_table.longer.size() == rope_table.frequencies.size(),
+            "both lists of frequencies have as many pairs");
+    ropes.push_back(std::move(rope_table));
     return static_cast<int64_t>(ropes.size()) - 1;
 }
 

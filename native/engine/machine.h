@@ -46,6 +46,10 @@ struct Place {
 struct RopeTable {
     std::vector<float> frequencies;  // radians per position, one for each pair that turns
     float factor;                    // of the sines and cosines
+    std::vector<float> longer;       // the same for sessions whose context is more than `shorter`; empty: there is one list
+    int64_t shorter;
+
+    const std::vector<float>& of_context(int64_t context) const { return !longer.empty() && context > shorter ? longer : frequencies; }
 };
 
 struct CacheShape {
@@ -66,7 +70,7 @@ class Machine {
                        bool mapped);
     int64_t add_vector(std::vector<float> numbers);
     int64_t add_buffer(Rows per, int64_t width);
-    int64_t add_rope(std::vector<float> frequencies, float factor);
+    int64_t add_rope(RopeTable table);
     int64_t add_cache(CacheShape shape);
     void add_op(const std::string& name, std::vector<int64_t> numbers, std::vector<float> floats);
     void set_experts_per_token(int64_t count) { experts_per_token = count; }

@@ -10,13 +10,14 @@ namespace {
 void angles(Session& session, const Op& op, int thread) {
     const RopeTable& table = session.machine.ropes[Session::index(op.numbers[0])];
     std::vector<float>& out = session.sines[Session::index(op.numbers[0])];
-    const auto pairs = static_cast<int64_t>(table.frequencies.size()), tokens = session.rows(Rows::tokens);
+    const std::vector<float>& frequencies = table.of_context(session.context);
+    const auto pairs = static_cast<int64_t>(frequencies.size()), tokens = session.rows(Rows::tokens);
     if (thread == 0 && out.size() < Session::index(tokens * pairs * 2)) out.resize(Session::index(tokens * pairs * 2));
     session.machine.pool.barrier();
     const Share share = share_of(tokens, thread, session.machine.pool.count());
     for (int64_t t = share.begin; t < share.end; ++t)
         for (int64_t i = 0; i < pairs; ++i) {
-            const float angle = static_cast<float>(session.batch.positions[Session::index(t)]) * table.frequencies[Session::index(i)];
+            const float angle = static_cast<float>(session.batch.positions[Session::index(t)]) * frequencies[Session::index(i)];
             out[Session::index((t * pairs + i) * 2)] = std::cos(angle) * table.factor;
             out[Session::index((t * pairs + i) * 2 + 1)] = std::sin(angle) * table.factor;
         }

@@ -1,7 +1,7 @@
 // Mixtures of experts: tokens are sent to some experts each; what they bring is sorted by expert, so that an expert's
 // weights are gone through once.
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <numeric>
 
 #include "products.h"
@@ -16,6 +16,7 @@ void choose(Session& session, const Op& op, int64_t t) {
     const int64_t experts = op.numbers[2], each = session.machine.experts_per_token;
     float* scores = session.row({op.numbers[0], op.numbers[1]}, t);
     const auto how = static_cast<Scores>(op.numbers[3]);
+    std::replace_if(scores, scores + experts, [](float s) { return std::isnan(s); }, -3.0e38f);  // of damaged weights: no order
     if (how == Scores::softmax_all) session.machine.kernels.softmax(scores, experts);
     std::vector<int32_t> order(Session::index(experts));
     std::iota(order.begin(), order.end(), 0);
@@ -69,10 +70,19 @@ void scatter(Session& session, const Op& op, int thread) {
         std::copy_n(session.row(in, session.routing.token_of[Session::index(s)]), op.numbers[4], session.row(out, s));
 }
 
-// in, weight, out: each expert's rows by its matrix.
+// Adds an expert's numbers to the columns of a unit.
+void add_bias(Session& session, const Place& out, const float* bias, int64_t count, int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+        float* y = session.row(out, slot);
+        for (int64_t r = 0; r < count; ++r) y[r] += bias[r];
+    }
+}
+
+// in, weight, out, bias (or -1): each expert's rows by its matrix.
 void expert_linear(Session& session, const Op& op, int thread) {
     const Place in{op.numbers[0], op.numbers[1]}, out{op.numbers[3], op.numbers[4]};
     Weight& w = *session.machine.weights[Session::index(op.numbers[2])];
+    const float* bias = op.numbers[5] < 0 ? nullptr : session.machine.vectors[Session::index(op.numbers[5])].data();
     ThreadPool& pool = session.machine.pool;
     make_panels(session, std::vector<Weight*>{&w}, thread);
     const int64_t slots = session.rows(Rows::slots), x_stride = session.width(in.buffer), stride = session.width(out.buffer);
@@ -87,17 +97,22 @@ void expert_linear(Session& session, const Op& op, int thread) {
         const int64_t begin = session.routing.begins[Session::index(expert)], end = session.routing.begins[Session::index(expert + 1)];
         if (begin == end) continue;
         const Input input{rounded.token(begin, end - begin), session.row(in, begin), x_stride, end - begin};
-        multiply_unit(session, w, expert, unit, input, thread, session.row(out, begin) + unit * rows_of_unit, stride);
+        const Place columns{out.buffer, out.offset + unit * rows_of_unit};
+        multiply_unit(session, w, expert, unit, input, thread, session.row(columns, begin), stride);
+        const int64_t present = std::min(rows_of_unit, w.rows - unit * rows_of_unit);
+        if (bias) add_bias(session, columns, bias + expert * w.rows + unit * rows_of_unit, present, begin, end);
     }
 }
 
-// out (per token), in (per slot), count: out += the weighted sum of what the token's experts say.
+// out (per token), in (per slot), count, adds: out becomes, or has added to it, the weighted sum of what the token's
+// experts say.
 void gather(Session& session, const Op& op, int thread) {
     const Place out{op.numbers[0], op.numbers[1]}, in{op.numbers[2], op.numbers[3]};
     const int64_t each = session.machine.experts_per_token;
     const Share share = share_of(session.rows(Rows::tokens), thread, session.machine.pool.count());
     for (int64_t t = share.begin; t < share.end; ++t) {
         float* x = session.row(out, t);
+        if (!op.numbers[5]) std::fill_n(x, op.numbers[4], 0.0f);
         for (int64_t i = t * each; i < (t + 1) * each; ++i) {
             const float* y = session.row(in, session.routing.slot_of[Session::index(i)]);
             const float weight = session.routing.weight_of[Session::index(i)];
@@ -108,8 +123,8 @@ void gather(Session& session, const Op& op, int thread) {
 
 }  // namespace
 
-const NamedOperation expert_operations[] = {{"route", route, 5, 1}, {"scatter", scatter, 5, 0}, {"expert_linear", expert_linear, 5, 0},
-                                            {"gather", gather, 5, 0}};
+const NamedOperation expert_operations[] = {{"route", route, 5, 1}, {"scatter", scatter, 5, 0}, {"expert_linear", expert_linear, 6, 0},
+                                            {"gather", gather, 6, 0}};
 const size_t expert_operation_count = sizeof(expert_operations) / sizeof(*expert_operations);
 
 }  // namespace fewbits

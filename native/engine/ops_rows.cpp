@@ -96,16 +96,28 @@ void add(Session& session, const Op& op, int thread) {
     });
 }
 
-// out, count | factor, cap: out *= factor, and then cap * tanh(out / cap) unless cap is 0
+// out, count | factor, cap: out *= factor, and then cap * tanh(out / cap) unless cap is 0. Threads share columns: there may
+// be one row, of all logits.
 void scale(Session& session, const Op& op, int thread) {
     const Place out = place_at(op, 0);
     const float factor = op.floats[0], cap = op.floats[1];
-    each_row(session, out, thread, [&](int64_t r) {
+    const Share share = share_of(op.numbers[2], thread, session.machine.pool.count());
+    for (int64_t r = 0; r < session.rows(session.per(out)); ++r) {
         float* x = session.row(out, r);
-        for (int64_t c = 0; c < op.numbers[2]; ++c) {
+        for (int64_t c = share.begin; c < share.end; ++c) {
             x[c] *= factor;
             if (cap > 0.0f) x[c] = cap * std::tanh(x[c] / cap);
         }
+    }
+}
+
+// out, gate, count: out *= sigmoid(gate), of one number a row
+void weigh(Session& session, const Op& op, int thread) {
+    const Place out = place_at(op, 0), in = place_at(op, 2);
+    each_row(session, out, thread, [&](int64_t r) {
+        float* x = session.row(out, r);
+        const float weight = 1.0f / (1.0f + std::exp(-*session.row(in, r)));
+        for (int64_t c = 0; c < op.numbers[4]; ++c) x[c] *= weight;
     });
 }
 
@@ -121,7 +133,7 @@ void select(Session& session, const Op& op, int thread) {
 
 const NamedOperation row_operations[] = {{"embed", embed, 3, 1}, {"add_position", add_position, 4, 0}, {"rms_norm", rms, 7, 1},
                                          {"layer_norm", layer_norm, 7, 1}, {"gate", gate, 8, 0}, {"add", add, 5, 1},
-                                         {"scale", scale, 3, 2}, {"select", select, 5, 0}};
+                                         {"scale", scale, 3, 2}, {"weigh", weigh, 5, 0}, {"select", select, 5, 0}};
 const size_t row_operation_count = sizeof(row_operations) / sizeof(*row_operations);
 
 }  // namespace fewbits

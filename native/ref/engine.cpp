@@ -6,6 +6,7 @@
 #include "one.h"
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
+#include "../engine/rounding.h"
 #include "../packed/types.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
@@ -22,13 +23,14 @@ template <typename Type>
 float scale_of(const Parts& parts, int g) {
     if (Type::form == Form::bfloat) return bits_to_float(static_cast<uint32_t>(parts.d[g]) << 16);
     if (Type::form == Form::half || Type::form == Form::shifted) return half_to_float(parts.d[g]);
-    return half_to_float(parts.d[0]) * static_cast<float>(parts.scale[g]);
+    const float d = Type::unit * half_to_float(parts.d[0]);
+    return Type::form == Form::whole ? d : d * static_cast<float>(parts.scale[g]);
 }
 
 template <typename Type>
 float minimum_of(const Parts& parts, int g) {
     if (Type::form == Form::shifted) return half_to_float(parts.m[g]);
-    return Type::form == Form::affine ? half_to_float(parts.m[0]) * static_cast<float>(parts.minimum[g]) : 0.0f;
+    return Type::form == Form::affine ? Type::unit * half_to_float(parts.m[0]) * static_cast<float>(parts.minimum[g]) : 0.0f;
 }
 
 template <typename Type>
@@ -80,7 +82,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
         for (int64_t g = 0; g < out.cols / 32; ++g) {
             const float* in = x + t * stride + 32 * g;
             int8_t* codes = out.codes + t * out.cols + 32 * g;
-            const float largest = largest_magnitude(in, 32), inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+            const float largest = largest_magnitude(in, 32), inverse = largest > least_rounded ? 127.0f / largest : 0.0f;
             out.scales[t * (out.cols / 32) + g] = largest / 127.0f;
             for (int e = 0; e < 32; ++e) codes[e] = static_cast<int8_t>(std::nearbyint(in[e] * inverse));
             note_sums(out, t * (out.cols / 32) + g);
@@ -94,7 +96,7 @@ int64_t multiply_registers(int64_t rounds, const uint8_t* codes, const int8_t* x
     return rounds * 64;
 }
 
-#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>},
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>, Type::lattice},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<One>,

@@ -29,6 +29,13 @@ inline bool operator>(One a, One b) { return a.v > b.v; }
 inline One select(bool m, One yes, One no) { return m ? yes : no; }
 inline One load_half(const uint16_t* p) { return {half_to_float(*p)}; }
 inline One load_bfloat(const uint16_t* p) { return {bits_to_float(static_cast<uint32_t>(*p) << 16)}; }
+inline float across(One a) { return a.v; }
+inline void across_four(One a, One b, One c, One d, float* out) {
+    out[0] = a.v;
+    out[1] = b.v;
+    out[2] = c.v;
+    out[3] = d.v;
+}
 inline One power_of_two(One whole) { return {std::ldexp(1.0f, static_cast<int>(whole.v))}; }
 
 }  // namespace

@@ -1,55 +1,10 @@
 // Every instruction set of this machine against the scalar reference: equal bytes, equal numbers, to the last bit.
-#include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <random>
-#include <string>
-#include <vector>
-
-#include "fewbits/kernels.h"
+#include "checks.h"
 #include "fewbits/lattices.h"
 
 using namespace fewbits;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool equal, const char* isa, const char* what, const std::string& case_name) {
-    if (equal) return;
-    ++failures;
-    std::printf("FAILED: %s %s differs from scalar (%s)\n", isa, what, case_name.c_str());
-}
-
-template <class T>
-bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-    return a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * sizeof(T));
-}
-
-// Kinds of weights that lead through different branches: ordinary, one-sided, sparse, tiny, huge, constant, far from
-// zero, tiny for binary16, too large for it, zero.
-std::vector<float> weights(int kind, int64_t count, std::mt19937& random) {
-    std::normal_distribution<float> normal;
-    std::vector<float> w(static_cast<size_t>(count));
-    for (float& x : w) {
-        const float sample = normal(random);
-        switch (kind) {
-            case 0: x = sample * 0.02f; break;
-            case 1: x = std::fabs(sample); break;
-            case 2: x = sample > 1.5f ? sample : 0.0f; break;
-            case 3: x = sample * 1e-39f; break;
-            case 4: x = sample * 1e4f; break;
-            case 5: x = -0.37f; break;
-            case 6: x = 3.0f + sample * 0.01f; break;
-            case 7: x = sample * 1e-6f; break;
-            case 8: x = sample * 2e37f; break;
-            default: x = 0.0f; break;
-        }
-    }
-    return w;
-}
-
-constexpr int kinds = 10;
 
 // The weights of an importance per column, and the codes that they lead to.
 void check_weights(const Codec& slow, const Codec& fast, const char* isa, const std::vector<float>& w,
@@ -341,9 +296,10 @@ int main() {
                 check_groups(*reference.families[f]->grouped, *table->families[f]->grouped, isa, random);
         for (size_t f = 0; f < reference.family_count; ++f)
             if (reference.families[f]->lines) check_lines(*reference.families[f]->lines, *table->families[f]->lines, isa, random);
+        codecs += check_engine(reference, *table, random);
         check_widen(reference, *table);
         check_extent(reference, *table, random);
-        std::printf("%s: %zu codecs compared with scalar\n", isa, codecs);
+        std::printf("%s: %zu codecs and packed types compared with scalar\n", isa, codecs);
     }
     if (!compared) std::printf("FAILED: no instruction set but scalar on this machine, nothing was compared\n");
     return failures || !compared;

@@ -5,6 +5,7 @@
 #include "quads.h"
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
+#include "../engine/rounding.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
 #include "panels.h"
@@ -13,11 +14,6 @@
 
 namespace fewbits {
 namespace {
-
-template <typename Type>
-Lookup lookup_of() {
-    return Lookup(Type::table);
-}
 
 // Scales and sums of a token's groups, from the first one of a tile on.
 template <typename Type>
@@ -59,7 +55,7 @@ Wholes product_of_half(const uint8_t* tile, const Lookup& lookup, const int8_t* 
 template <typename Type>
 Vec multiply_panel(const uint8_t* panel, const Rounded& x, int64_t token) {
     using P = Panel<Type>;
-    const Lookup lookup = lookup_of<Type>();
+    const Lookup lookup = P::lookup();
     const int8_t* codes = x.codes + token * x.cols;
     const auto groups = Groups<Type>::at(x, token, 0);
     Vec sum = Vec::all(0.0f);
@@ -93,7 +89,7 @@ struct Unpacked {
 template <typename Type>
 void unpack(const uint8_t* panel, int64_t first, int64_t tiles, int which, Unpacked& out) {
     using P = Panel<Type>;
-    const Lookup lookup = lookup_of<Type>();
+    const Lookup lookup = P::lookup();
     for (int64_t t = 0; t < tiles; ++t) {
         const uint8_t* span = panel + (first + t) / P::tiles * P::span_bytes;
         const int tile = static_cast<int>((first + t) % P::tiles);
@@ -191,7 +187,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
             float lane[Vec::lanes];
             most.store(lane);
             const float largest = *std::max_element(lane, lane + Vec::lanes);
-            const Vec inverse = Vec::all(largest > 0.0f ? 127.0f / largest : 0.0f);
+            const Vec inverse = Vec::all(largest > least_rounded ? 127.0f / largest : 0.0f);
             out.scales[t * (out.cols / 32) + g] = largest / 127.0f;
             float whole[32];
             for (int e = 0; e < 32; e += Vec::lanes) round_even(Vec::load(in + e) * inverse).store(whole + e);
@@ -200,7 +196,7 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
         }
 }
 
-#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>},
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<Vec>,

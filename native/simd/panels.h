@@ -15,15 +15,15 @@ struct Panel {
     static constexpr bool own_scales = Type::form == Form::half || Type::form == Form::bfloat || Type::form == Form::shifted;
     static constexpr bool minimums = Type::form == Form::shifted || Type::form == Form::affine;
     static constexpr int wide_scales = (own_scales ? groups : 1) * panel_rows * 2;  // bytes of d, and of m
-    static constexpr int narrow_scales = own_scales ? 0 : groups * panel_rows;      // bytes of scale, and of minimum
+    static constexpr bool steps = Type::form == Form::steps || Type::form == Form::affine;
+    static constexpr int narrow_scales = steps ? groups * panel_rows : 0;           // bytes of scale, and of minimum
     static constexpr int header = (wide_scales + narrow_scales) * (minimums ? 2 : 1);
     static constexpr int tile_bytes = Type::bits * quad_bytes;
     static constexpr int span_bytes = header + tiles * tile_bytes;
-    static constexpr bool is_signed = Type::bits == 8 || Type::tabled ? signed_bytes : false;
+    static constexpr int number_bits = fewbits::number_bits<Type>();
+    static constexpr bool is_signed = number_bits == 8 && signed_bytes;
     // What is left to be taken from products of codes.
     static constexpr int offset = is_signed ? 0 : Type::offset;
-    // Bits of what products are made of.
-    static constexpr int number_bits = Type::tabled ? 8 : Type::bits;
 
     static int64_t bytes(int64_t cols) { return cols / Type::span * span_bytes; }
 
@@ -38,12 +38,24 @@ struct Panel {
         const auto* own = reinterpret_cast<const uint16_t*>(d(span, g));
         if constexpr (Type::form == Form::bfloat) return load_bfloat(own);
         else if constexpr (own_scales) return load_half(own);
-        else return load_half(own) * Wholes::widened(scale(span, g)).floats();
+        else if constexpr (steps) return in_units(load_half(own)) * Wholes::widened(scale(span, g)).floats();
+        else return in_units(load_half(own));
     }
     static Vec lows(const uint8_t* span, int g) {
         const auto* own = reinterpret_cast<const uint16_t*>(m(span, g));
-        if constexpr (Type::form == Form::affine) return load_half(own) * Wholes::widened(minimum(span, g)).floats();
+        if constexpr (Type::form == Form::affine) return in_units(load_half(own)) * Wholes::widened(minimum(span, g)).floats();
         else return load_half(own);
+    }
+    static Vec in_units(Vec d) {
+        if constexpr (Type::unit == 1.0f) return d;
+        else return d * Vec::all(Type::unit);
+    }
+
+    // What codes are looked up in.
+    static Lookup lookup() {
+        int8_t table[16];
+        for (int code = 0; code < 16; ++code) table[code] = static_cast<int8_t>(Type::table[code] + (is_signed ? 0 : Type::offset));
+        return Lookup(table);
     }
 };
 
@@ -97,7 +109,7 @@ void pack_scales(const Parts& parts, int row, uint8_t* span) {
     for (int g = 0; g < P::groups; ++g) {
         if (P::own_scales || g == 0) put(P::d(span, g), &parts.d[g], 2);
         if (P::minimums && (P::own_scales || g == 0)) put(P::m(span, g), &parts.m[g], 2);
-        if (P::own_scales) continue;
+        if (!P::steps) continue;
         put(P::scale(span, g), &parts.scale[g], 1);
         if (P::minimums) put(P::minimum(span, g), &parts.minimum[g], 1);
     }

@@ -39,9 +39,7 @@ Quads shifted(Quads a) {  // to the right, or to the left where n is negative
 }
 struct Lookup {
     __m512i v;
-    explicit Lookup(const int8_t (&table)[16]) : v(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)))) {
-        v = _mm512_add_epi8(v, _mm512_set1_epi8(-128));
-    }
+    explicit Lookup(const int8_t (&table)[16]) : v(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)))) {}
     Quads operator()(Quads codes) const { return {_mm512_shuffle_epi8(v, codes.v)}; }
 };
 
@@ -66,6 +64,11 @@ struct Products {
 };
 
 inline Vec power_of_two(Vec whole) { return {_mm512_scalef_ps(_mm512_set1_ps(1.0f), whole.v)}; }
+
+inline __m128 folded_to_four(Vec a) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
 
 #elif defined(__AVX2__)
 // Codes of eight bits are signed.
@@ -119,7 +122,7 @@ inline __m256i running(__m256i sum) {
 // 2 * 127 * the largest code each.
 template <int bits>
 struct Products {
-    static constexpr int together = bits == 5 ? 4 : 2;
+    static constexpr int together = bits == 5 ? 4 : bits == 6 ? 2 : 1;
     __m256i narrow, wide;
     template <int step>
     void add(Quads codes, Quads x) {
@@ -163,6 +166,8 @@ inline Vec power_of_two(Vec whole) {
     const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole.v), _mm256_set1_epi32(127));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
 }
+
+inline __m128 folded_to_four(Vec a) { return _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1)); }
 
 #elif defined(__ARM_NEON)
 constexpr bool signed_bytes = true;
@@ -222,6 +227,28 @@ struct Products {
 inline Vec power_of_two(Vec whole) {
     const int32x4_t exponent = vaddq_s32(vcvtnq_s32_f32(whole.v), vdupq_n_s32(127));
     return {vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23))};
+}
+#endif
+
+// Lanes added up in halves: 0 with half of them, and so on.
+#if defined(__AVX2__)
+inline void across_four(Vec a, Vec b, Vec c, Vec d, float* out) {
+    const __m128 p = folded_to_four(a), q = folded_to_four(b), r = folded_to_four(c), s = folded_to_four(d);
+    const __m128 pq = _mm_add_ps(_mm_unpacklo_ps(p, q), _mm_unpackhi_ps(p, q)), rs = _mm_add_ps(_mm_unpacklo_ps(r, s), _mm_unpackhi_ps(r, s));
+    _mm_storeu_ps(out, _mm_add_ps(_mm_movelh_ps(pq, rs), _mm_movehl_ps(rs, pq)));
+}
+inline float across(Vec a) {
+    const __m128 four = folded_to_four(a), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+#elif defined(__ARM_NEON)
+inline float across(Vec a) {
+    const float32x2_t two = vadd_f32(vget_low_f32(a.v), vget_high_f32(a.v));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+inline void across_four(Vec a, Vec b, Vec c, Vec d, float* out) {
+    const Vec all[] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) out[i] = across(all[i]);
 }
 #endif
 

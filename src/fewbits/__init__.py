@@ -13,6 +13,8 @@ from fewbits.errors import FewbitsError
 if TYPE_CHECKING:
     from fewbits import formats
     from fewbits.conversion.convert import convert
+    from fewbits.engine.chat import chat
+    from fewbits.engine.run import run
     from fewbits.evaluation.compare import compare
     from fewbits.explanation.explain import explain
     from fewbits.hub.push import push
@@ -26,6 +28,7 @@ __all__ = [
     "FewbitsError",
     "__version__",
     "bench",
+    "chat",
     "compare",
     "convert",
     "explain",
@@ -33,16 +36,19 @@ __all__ = [
     "inspect",
     "push",
     "quantize",
+    "run",
 ]
 
 _VERBS = {
     "bench": "fewbits.speed.bench",
+    "chat": "fewbits.engine.chat",
     "compare": "fewbits.evaluation.compare",
     "convert": "fewbits.conversion.convert",
     "explain": "fewbits.explanation.explain",
     "inspect": "fewbits.inspection",
     "push": "fewbits.hub.push",
     "quantize": "fewbits.quantizing",
+    "run": "fewbits.engine.run",
 }
 
 

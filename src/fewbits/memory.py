@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -21,6 +22,23 @@ def resident_memory() -> int:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_resident_memory() -> int:
+    """Bytes: the largest resident size that this process has had, pages of mapped files included."""
+    try:
+        # Not getrusage, which counts what the process was before it became this program.
+        found = _HIGH_WATER.search(_STATUS.read_text(encoding="ascii"))
+    except OSError:  # pragma: no cover - not Linux
+        found = None
+    return 1024 * int(found[1]) if found else _peak_by_usage()
+
+
+def _peak_by_usage() -> int:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class PeakMemory:
@@ -43,16 +61,3 @@ class PeakMemory:
         self._done.set()
         self._watcher.join()
         self.peak = max(self.peak, resident_memory())
-
-
-def largest_resident_memory() -> int:
-    """Bytes of the process's largest resident size so far, file-backed pages included."""
-    try:
-        found = _HIGH_WATER.search(_STATUS.read_text(encoding="ascii"))
-    except OSError:  # pragma: no cover - not Linux
-        found = None
-    if found:
-        return 1024 * int(found[1])
-    import resource  # pragma: no cover - not Linux
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # pragma: no cover - not Linux

@@ -34,7 +34,7 @@ DEFAULTS = {
     "warm_up": True,
     "cache": "F16",
     "exact": False,
-    "mapped": False,
+    "mmap": False,
     "limit": True,
     "threads": None,
 }
@@ -48,7 +48,7 @@ GIVEN = ["--prompt", "0", "--generate", "7", "--depth", "9", "--repeats", "2", "
         (
             [*GIVEN, "--exact", "--mmap", "--no-limit", "--threads", "3"],
             {"prompt": 0, "generate": 7, "depth": 9, "repeats": 2, "warm_up": False, "cache": "Q8_0"}
-            | {"exact": True, "mapped": True, "limit": False, "threads": 3},
+            | {"exact": True, "mmap": True, "limit": False, "threads": 3},
         ),
     ],
 )

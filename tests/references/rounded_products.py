@@ -13,7 +13,7 @@ def rounded(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], Doubles]
     tokens, cols = x.shape
     groups = x.reshape(tokens, cols // 32, 32)
     largest = np.abs(groups).max(-1)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 2.0**-100)
     codes = np.rint(groups * inverse[..., None]).astype(np.int64)
     return codes.reshape(tokens, cols), (largest / np.float32(127)).astype(np.float64)
 

@@ -18,7 +18,7 @@ SPEED = Speed(
     threads=2,
     isa="avx2",
     exact=False,
-    mapped=False,
+    mmap=False,
     cache="F16",
     context=288,
     file_bytes=676_000_000,
@@ -63,7 +63,7 @@ def test_rates_and_what_bounds_them() -> None:
 
 def test_energy_where_it_was_measured() -> None:
     counted = replace(SPEED, generation=Rate(32, 8192, (1.0,), 40.0), prompt=None, energy_unmeasured=None)
-    text = shown(replace(counted, energy_counters=("package-0", "dram"), exact=True, mapped=True, threads=1))
+    text = shown(replace(counted, energy_counters=("package-0", "dram"), exact=True, mmap=True, threads=1))
 
     assert row(text, "generation of 32 tokens behind 8192")[-1] == "1.25"
     assert "counted by package-0, dram, idle power included" in text

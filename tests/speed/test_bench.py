@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fewbits.errors import EvaluationError
-from fewbits.memory import largest_resident_memory
+from fewbits.memory import peak_resident_memory
 from fewbits.speed import bench as speed
 from fewbits.speed import rates
 from fewbits.speed.bandwidth import Memory
@@ -57,7 +57,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     def load(path: Path, **options: Any) -> SimpleNamespace:
         clock.now += 5
         cached = lambda context, cache: 1000 * context * len(cache)
-        return SimpleNamespace(architecture="llama", vocabulary=32, session=clock.session, cache_bytes=cached)
+        facts = {"architecture": "llama", "vocabulary": 32, "cached_as": str, "cache_bytes": cached}
+        return SimpleNamespace(session=clock.session, **facts)
 
     monkeypatch.setattr(speed, "engine", SimpleNamespace(load=load))
     for module in (speed, rates):
@@ -172,9 +173,9 @@ def test_bandwidth_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_largest_memory_counts_what_was_given_back() -> None:
-    before = largest_resident_memory()
+    before = peak_resident_memory()
     wanted = 64 << 20
     filled = bytearray(before + wanted)
     del filled
 
-    assert largest_resident_memory() >= before + wanted
+    assert peak_resident_memory() >= before + wanted

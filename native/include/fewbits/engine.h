@@ -10,9 +10,10 @@ namespace fewbits {
 enum class Number : int;
 
 constexpr int64_t rounded_group = 32;
+constexpr float least_rounded = 0x1p-100f;
 
 // Rows of numbers, one per token, rounded to 8 bits in groups of 32: x ~ scale * code with scale = the largest
-// magnitude / 127. `cols` is a multiple of 32.
+// magnitude / 127. Codes are 0 in groups where that is no larger than `least_rounded`. `cols` is a multiple of 32.
 struct Rounded {
     int64_t tokens, cols;
     int8_t* codes;    // (tokens, cols)
@@ -81,16 +82,17 @@ struct Attention {
     float* out;            // (tokens, heads, value_width), a token every `out_stride`
     int64_t out_stride;
 };
-constexpr int64_t attention_tile = 64;
+constexpr int64_t attention_tile = 32;
 
-enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3 };
+// silu_limited: of gpt-oss, (up + 1) * gate * sigmoid(1.702 gate), with gate at most 7 and up within -7 and 7.
+enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3, silu_limited = 4 };
 
 struct EngineKernels {
     const PackedType* types;
     size_t type_count;
     // As Rounded says; numbers beyond `cols` of a group that is not full count as 0.
     void (*round)(const float* x, int64_t stride, const Rounded& out);
-    // out[token * stride + row] = x[token] . w[row] for `rows` rows of plain numbers, sixteen lanes of fused sums.
+    // out[token * stride + row] = x[token] . w[row] for `rows` rows of plain numbers (engine/floats.h says in which order).
     void (*multiply)(Number kind, const void* w, int64_t rows, int64_t cols, const float* x, int64_t x_stride, int64_t tokens, float* out,
                      int64_t out_stride);
     void (*rms_norm)(const float* x, const float* gain, float epsilon, int64_t count, float* out);

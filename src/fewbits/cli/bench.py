@@ -18,9 +18,15 @@ COUNT = click.IntRange(min=0)
     "--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Measured turns."
 )
 @click.option("--warm-up/--no-warm-up", default=True, show_default=True, help="Take a turn before, unmeasured.")
-@click.option("--cache", default="F16", show_default=True, metavar="FORMAT", help="How keys and values are stored.")
-@click.option("--exact", is_flag=True, help="Do not round inputs of products to 8 bits.")
-@click.option("--mmap", "mapped", is_flag=True, help="Leave weights in the file, as memory.")
+@click.option(
+    "--cache",
+    type=click.Choice(["F16", "Q8_0", "Q4_0"]),
+    default="F16",
+    show_default=True,
+    help="Format of cached keys and values.",
+)
+@click.option("--exact", is_flag=True, help="Float activations: slower, equal on every machine.")
+@click.option("--mmap", is_flag=True, help="Leave weights in the file's pages instead of copying them.")
 @click.option("--limit/--no-limit", default=True, show_default=True, help="Measure what memory allows at most.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")

@@ -10,12 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewbits.engine.model import Model, Session, load
+    from fewbits.engine.model import Model, load
+    from fewbits.engine.session import Session
 
 __all__ = ["Model", "Session", "load"]
+
+_ROOMS = {"Model": "fewbits.engine.model", "Session": "fewbits.engine.session", "load": "fewbits.engine.model"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'fewbits.engine' has no attribute {name!r}")
-    return getattr(import_module("fewbits.engine.model"), name)
+    return getattr(import_module(_ROOMS[name]), name)

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fewbits.checkpoints.base import StoredTensor
+from fewbits.engine.checking import OF_ROPE
+from fewbits.engine.rope import Table
 from fewbits.engine.source import Source
 from fewbits.errors import EngineError
-from fewbits.kernels import decode_rows, formats, give_points
+from fewbits.kernels import formats, give_points
+from fewbits.models.network import SCORES
 
 TOKENS, OUTPUTS, SLOTS = range(3)
 """What rows of a buffer stand for: tokens of the batch, those that something is wanted of, choices of experts."""
 
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "gelu_new": 2, "gelu_fast": 2, "relu": 3}
+_LIMITED = 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Out:
 NOWHERE = Place(-1)
 
 
+def _sides(stored: StoredTensor) -> tuple[int, int, int]:
+    """(experts, rows, cols) of a stack of matrices, a matrix, or a row."""
+    experts, rows, cols = (1, 1, *stored.shape)[-3:]
+    return experts, rows, cols
+
+
 class Builder:
     """Writes the program of one model into a native machine, and keeps alive what that machine looks at."""
 
@@ -57,10 +65,14 @@ class Builder:
         self.kept: list[Any] = []
         self._weights: dict[str, int] = {}
         self._vectors: dict[str, int] = {}
+        self._widths: dict[int, int] = {}
+        self._experts = 1
 
     def buffer(self, width: int, *, per: int = TOKENS) -> Place:
         """A buffer of `width` numbers a row."""
-        return Place(self.machine.add_buffer(per, width))
+        place = Place(self.machine.add_buffer(per, width))
+        self._widths[place.buffer] = width
+        return place
 
     def has(self, name: str) -> bool:
         """Whether the model has the tensor `name`."""
@@ -80,18 +92,39 @@ class Builder:
                 "quantize the model to a type that `fewbits formats` lists as native."
             )
         give_points(stored.format)
-        experts, rows = (stored.shape[0], stored.shape[1]) if len(stored.shape) == 3 else (1, stored.rows)
         self.kept.append(stored.buffer)
-        number: int = self.machine.add_weight(stored.format, experts, rows, stored.cols, stored.buffer, mapped=True)
+        number: int = self.machine.add_weight(stored.format, *_sides(stored), stored.buffer, mapped=True)
         return number
 
-    def vector(self, name: str) -> int:
-        """The machine's number of the vector `name`, as floats; -1 where the model has none."""
+    def vector(self, name: str, count: int) -> int:
+        """The machine's number of the `count` numbers `name`, as floats; -1 where the model has none."""
         if not self.has(name):
             return -1
         if name not in self._vectors:
-            self._vectors[name] = self.machine.add_vector(numbers_of(self.source.read(name)))
+            numbers = self.source.numbers(name)
+            if numbers.size != count:
+                raise self._misdescribed(name, f"has {numbers.size} numbers, and {count} are used")
+            self._vectors[name] = self.machine.add_vector(numbers.tolist())
         return self._vectors[name]
+
+    def _product(self, source: Place, name: str, out: Place) -> tuple[int, int]:
+        """The machine's numbers of a matrix, or stack of them, and of its bias, after a look at the room on both sides."""
+        experts, rows, cols = _sides(self.source.read(name))
+        if cols > self._widths[source.buffer] - source.offset or rows > self._widths[out.buffer] - out.offset:
+            raise self._misdescribed(name, f"makes {rows} numbers of {cols}, for which there is no room")
+        return self.weight(name), self.vector(name.removesuffix(".weight") + ".bias", experts * rows)
+
+    def _misdescribed(self, name: str, what: str) -> EngineError:
+        facts = self.source.architecture.name
+        return EngineError(
+            f"{self.source.path}: tensor {name} {what}; the facts of {facts} do not describe this model."
+        )
+
+    def require_all_used(self) -> None:
+        """Raise EngineError where the model has a tensor that the program leaves out."""
+        used = {*self._weights, *self._vectors, *OF_ROPE}
+        if unused := sorted(set(self.source.reader.names()) - used):
+            raise self._misdescribed(unused[0], "is used by nothing")
 
     def op(self, name: str, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
         """One operation, as `native/engine/ops_*.cpp` says what it takes."""
@@ -107,18 +140,23 @@ class Builder:
         """Products of the same numbers with some weights, and their biases where they have one."""
         numbers = list(source.numbers)
         for out in outs:
-            bias = self.vector(out.weight.removesuffix(".weight") + ".bias")
-            numbers += [self.weight(out.weight), *out.place.numbers, bias, int(out.adds)]
+            weight, bias = self._product(source, out.weight, out.place)
+            numbers += [weight, *out.place.numbers, bias, int(out.adds)]
         self.op("linear", numbers)
 
     def rms_norm(self, out: Place, source: Place, gain: str, width: int, epsilon: float, *, heads: int = 1) -> None:
         """RMS norm of each of `heads` stretches of `width` numbers (https://arxiv.org/abs/1910.07467, eq. 4)."""
-        self.op("rms_norm", (*out.numbers, *source.numbers, self.vector(gain), width, heads), (epsilon,))
+        self.op("rms_norm", (*out.numbers, *source.numbers, self._gain(gain, width), width, heads), (epsilon,))
 
     def layer_norm(self, out: Place, source: Place, name: str, width: int, epsilon: float) -> None:
         """Layer norm by `name`.weight and, where there is one, `name`.bias (https://arxiv.org/abs/1607.06450)."""
-        gain, bias = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
+        gain, bias = self._gain(f"{name}.weight", width), self.vector(f"{name}.bias", width)
         self.op("layer_norm", (*out.numbers, *source.numbers, gain, bias, width), (epsilon,))
+
+    def _gain(self, name: str, width: int) -> int:
+        if not self.has(name):
+            raise self._misdescribed(name, "is missing")
+        return self.vector(name, width)
 
     def gate(self, out: Place, gate: Place, up: Place, activation: str, width: int) -> None:
         """act(gate) * up, or act(gate) where `up` is NOWHERE; raises EngineError for an unknown activation."""
@@ -129,6 +167,10 @@ class Builder:
             )
         self.op("gate", (*out.numbers, *gate.numbers, *up.numbers, _ACTIVATIONS[activation], width))
 
+    def limited_gate(self, out: Place, gate: Place, up: Place, width: int) -> None:
+        """(up + 1) * gate * sigmoid(1.702 gate), both limited by 7, as gpt-oss has it."""
+        self.op("gate", (*out.numbers, *gate.numbers, *up.numbers, _LIMITED, width))
+
     def add(self, out: Place, source: Place, width: int, *, factor: float = 1.0) -> None:
         """Out += factor * source."""
         self.op("add", (*out.numbers, *source.numbers, width), (factor,))
@@ -137,15 +179,28 @@ class Builder:
         """Out *= factor; then cap * tanh(out / cap) where there is a cap."""
         self.op("scale", (*out.numbers, width), (factor, cap))
 
+    def weigh(self, out: Place, gate: Place, width: int) -> None:
+        """Out *= sigmoid(gate), of one number a row."""
+        self.op("weigh", (*out.numbers, *gate.numbers, width))
+
+    def add_positions(self, out: Place, weight: str) -> None:
+        """Out += the row of `weight` that each token's position names."""
+        self.op("add_position", (*out.numbers, self.weight(weight), 0))
+
+    def add_row(self, out: Place, weight: str, row: int) -> None:
+        """Out += one row of `weight`, the same for all tokens."""
+        self.op("add_position", (*out.numbers, self.weight(weight), -1 - row))
+
     def select(self, out: Place, source: Place, width: int) -> None:
         """Rows of the tokens that something is wanted of."""
         self.op("select", (*out.numbers, *source.numbers, width))
 
-    def rope_table(self, frequencies: np.ndarray[Any, Any], factor: float = 1.0) -> int:
+    def rope_table(self, table: Table) -> int:
         """A table of angles, one for each pair of columns; sines and cosines are made once per batch."""
-        table: int = self.machine.add_rope([float(x) for x in frequencies], factor)
-        self.op("angles", (table,))
-        return table
+        longer = [] if table.longer is None else table.longer.tolist()
+        number: int = self.machine.add_rope(table.frequencies.tolist(), table.factor, longer, table.shorter)
+        self.op("angles", (number,))
+        return number
 
     def rope(self, place: Place, heads: int, width: int, table: int) -> None:
         """Turn pairs of columns of `heads` heads by their token's position (https://arxiv.org/abs/2104.09864)."""
@@ -175,8 +230,28 @@ class Builder:
         self.op("store", (*keys.numbers, *values.numbers, cache))
         self.op("attend", (*query.numbers, *out.numbers, heads, cache, window, sinks, int(encoder)), (scale, softcap))
 
+    # ---- experts
 
-def numbers_of(stored: StoredTensor) -> list[float]:
-    """A stored tensor's numbers, decoded, in one line."""
-    numbers: list[float] = decode_rows(stored.format, stored.slab(0, stored.rows), stored.cols).ravel().tolist()
-    return numbers
+    def experts(self, count: int, chosen: int) -> None:
+        """Every token goes to `chosen` of `count` experts."""
+        self._experts = count
+        self.machine.set_experts_per_token(chosen)
+
+    def route(self, scores: Place, experts: int, how: str) -> None:
+        """Choose experts by their scores, which become weights by a softmax over all of them or over those chosen."""
+        self.op("route", (*scores.numbers, experts, SCORES.index(how), 0), (1.0,))
+
+    def scatter(self, out: Place, source: Place, width: int) -> None:
+        """A row of a token for each expert that it goes to, in the order of experts."""
+        self.op("scatter", (*out.numbers, *source.numbers, width))
+
+    def expert_linear(self, source: Place, weight: str, out: Place) -> None:
+        """Each expert's rows by its matrix in the stack `weight`, and its bias where experts have one."""
+        if _sides(self.source.read(weight))[0] != self._experts:
+            raise self._misdescribed(weight, f"is not of {self._experts} experts")
+        number, bias = self._product(source, weight, out)
+        self.op("expert_linear", (*source.numbers, number, *out.numbers, bias))
+
+    def gather(self, out: Place, source: Place, width: int, *, adds: bool) -> None:
+        """The weighted sum of what a token's experts say, into `out` or added to it."""
+        self.op("gather", (*out.numbers, *source.numbers, width, int(adds)))

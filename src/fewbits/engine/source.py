@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fewbits.checkpoints.base import Reader, StoredTensor
 from fewbits.checkpoints.gguf_parts import open_gguf
+from fewbits.engine.checking import network_of, require_tensors
 from fewbits.evaluation.gguf_config import read_config
+from fewbits.kernels import decode_rows
 from fewbits.models import Architecture, for_gguf
+from fewbits.models.network import NetworkFact
+from fewbits.models.widths import widths_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,7 @@ class Source:
 
     path: Path
     architecture: Architecture
+    network: NetworkFact
     values: dict[str, Any]
     """Configuration values by transformers' names."""
     neighbours: bool
@@ -32,17 +40,25 @@ class Source:
         """The tensor `name`; raises CheckpointError when there is none."""
         return self.reader.read(name)
 
+    def numbers(self, name: str) -> npt.NDArray[np.float32]:
+        """The numbers of the tensor `name`, decoded, in one line."""
+        stored = self.read(name)
+        return decode_rows(stored.format, stored.slab(0, stored.rows), stored.cols).ravel()
+
     @property
     def _names(self) -> frozenset[str]:
         return frozenset(self.reader.names())
 
 
 def open_model(path: Path) -> Source:
-    """The model in the GGUF file `path`; raises CheckpointError or EvaluationError where it cannot be run."""
+    """The model in the GGUF file `path`; CheckpointError, EvaluationError or EngineError where it cannot be run."""
     reader = open_gguf(path)
     config = read_config(reader)
     metadata = reader.metadata
     name = str(metadata["general.architecture"].value)
     architecture = for_gguf(name, experts=bool(config.values.get("num_local_experts")), metadata=metadata)
-    turned = {fact.order for _, fact in config.facts.values()}
-    return Source(path, architecture, config.values, "rope" in turned, reader)
+    network = network_of(path, architecture)
+    facts = {name: fact for name, (_, fact) in config.facts.items()}
+    require_tensors(path, reader, facts, widths_of(config.values, config.sums))
+    turned = {fact.order for fact in facts.values()}
+    return Source(path, architecture, network, config.values, "rope" in turned, reader)

@@ -19,6 +19,7 @@ from fewbits.models.facts import (
     StreamFact,
     TensorFact,
 )
+from fewbits.models.network import NetworkFact
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Architecture:
     """Whether YaRN's factor multiplies the scores of attention, by mscale_all_dim, instead of cosine and sine."""
     rounds_yarn: bool = False
     """Whether YaRN with truncate = false is converted: llama.cpp rounds the two bounds, and a note says so."""
+    engine: NetworkFact | None = None
+    """What the engine computes; None where it does not run the architecture."""
 
     def of_class(self, name: str) -> Architecture:
         """The same facts with the names that checkpoints of the class `name` use; parameters keep theirs."""

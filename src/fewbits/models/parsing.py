@@ -23,6 +23,7 @@ from fewbits.models.facts import (
     StreamFact,
     TensorFact,
 )
+from fewbits.models.network import GATES, NORMS, QUERY_NORMS, SCORES, NetworkFact, PowerFact
 from fewbits.models.views import widths_on
 from fewbits.models.widths import WIDTHS
 from fewbits.tomlfile import parse_toml
@@ -162,6 +163,7 @@ def read_architecture(text: str, where: str) -> Architecture:
         beside=_words(at, raw, "beside"),
         scores_yarn=_flag(at, raw, "scores_yarn"),
         rounds_yarn=_flag(at, raw, "rounds_yarn"),
+        engine=_network(at, raw),
     )
 
 
@@ -326,3 +328,37 @@ def _local_rope(at: _Text, raw: Mapping[str, Any]) -> LocalRope | None:
     found = at.table(raw, "local_rope")
     kind, others, base = (at.string(found.get(key), "local_rope", key) for key in ("kind", "others", "base"))
     return LocalRope(kind, others, base)
+
+
+_NETWORK_WORDS: Mapping[str, Collection[str]] = MappingProxyType(
+    {"norm": NORMS, "gate": GATES, "query_norms": QUERY_NORMS, "expert_scores": SCORES}
+)
+_FACTORS = ("embedding", "scores", "added", "logits")
+
+
+def _network(at: _Text, raw: Mapping[str, Any]) -> NetworkFact | None:
+    if "engine" not in raw:
+        return None
+    found = at.table(raw, "engine")
+    at.known(found, [each.name for each in fields(NetworkFact)], "engine")
+    read = {key: _network_fact(at, key, own) for key, own in found.items()}
+    for key in ("norm", "activation", "gate"):
+        if key not in read:
+            raise at.wrong(f"there is no {key}, which every network needs", "engine")
+    return NetworkFact(**read)
+
+
+def _network_fact(at: _Text, key: str, found: Any) -> Any:
+    path = ("engine", key)
+    if key == "before_attention":
+        return at.strings(found, *path)
+    if key in _FACTORS:
+        stated = found if isinstance(found, dict) else {}
+        if set(stated) != {"key", "power"} or type(stated["power"]) not in (int, float):
+            raise at.wrong(f"{key} has to be {{ key, power }}, and is {shown(found)}", *path)
+        return PowerFact(at.string(stated["key"], *path), float(stated["power"]))
+    if key == "parallel" and isinstance(found, bool):
+        return found
+    word = at.string(found, *path)
+    at.known([word], _NETWORK_WORDS.get(key, [word]), *path)
+    return word

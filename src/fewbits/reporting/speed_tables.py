@@ -68,7 +68,7 @@ def _ways(speed: Speed) -> list[str]:
     """How the engine ran."""
     threads = f"{speed.threads} thread{'' if speed.threads == 1 else 's'}"
     exact = ["inputs not rounded (exact)"] if speed.exact else []
-    return [threads, speed.isa, *exact, *(["weights mapped"] if speed.mapped else [])]
+    return [threads, speed.isa, *exact, *(["weights mapped"] if speed.mmap else [])]
 
 
 def _memory(speed: Speed) -> str:

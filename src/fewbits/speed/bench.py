@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits import engine
 from fewbits.errors import EvaluationError
 from fewbits.kernels import isa
-from fewbits.memory import largest_resident_memory
+from fewbits.memory import peak_resident_memory
 from fewbits.speed.bandwidth import read_bandwidth
 from fewbits.speed.energy import EnergyMeter, find_counters
 from fewbits.speed.rates import Progress, Rate, Timing, Workload
@@ -40,7 +40,7 @@ class Speed:
     threads: int
     isa: str
     exact: bool
-    mapped: bool
+    mmap: bool
     cache: str
     """How keys and values are stored."""
     context: int
@@ -92,7 +92,7 @@ def bench(
     threads: int | None = None,
     cache: str = "F16",
     exact: bool = False,
-    mapped: bool = False,
+    mmap: bool = False,
     limit: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Speed:
@@ -107,28 +107,29 @@ def bench(
     if not (prompt or generate):
         raise EvaluationError("there is nothing to measure: give a prompt or tokens to generate.")
     weights = weights_read(model)
-    loaded = _load(Path(model), work, cache, {"threads": threads, "exact": exact, "mapped": mapped})
+    loaded = _load(Path(model), work, cache, {"threads": threads, "exact": exact, "mapped": mmap})
     energy = find_counters()
     with EnergyMeter(energy.counters) as meter:
         rates = Timing(loaded.session, loaded.model.vocabulary, work, meter, progress).rates()
-    peak = largest_resident_memory()
+    peak = peak_resident_memory()
+    kept = loaded.model.cached_as(cache)
     return Speed(
         model=str(model),
         architecture=loaded.model.architecture,
         threads=usable_threads(threads),
         isa=isa(),
         exact=exact,
-        mapped=mapped,
-        cache=cache,
+        mmap=mmap,
+        cache=kept,
         context=loaded.session.context,
         file_bytes=weights.file_bytes,
-        cache_bytes=loaded.model.cache_bytes(work.context, cache),
+        cache_bytes=loaded.model.cache_bytes(work.context, kept),
         peak_memory=peak,
         load_seconds=loaded.seconds,
         first_token_seconds=loaded.first_token_seconds,
         prompt=rates[0],
         generation=rates[1],
-        bytes_per_token=weights.bytes_per_token + loaded.model.cache_bytes(work.mean_depth, cache),
+        bytes_per_token=weights.bytes_per_token + loaded.model.cache_bytes(work.mean_depth, kept),
         bandwidth=read_bandwidth(usable_threads(threads)) if limit else None,
         energy_counters=tuple(counter.name for counter in energy.counters),
         energy_unmeasured=energy.unmeasured,
