@@ -105,7 +105,7 @@ ALLOWED: dict[str, set[str]] = {
         "memory",
         "models",
     },
-    "speed": {"engine", "errors", "inspection", "kernels", "memory", "workers"},
+    "speed": {"engine", "errors", "hub.locating", "inspection", "kernels", "memory", "workers"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
     "mapped": set(),

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fewbits.errors import EvaluationError
+from fewbits import engine
+from fewbits.errors import EngineError, EvaluationError
 from fewbits.memory import peak_resident_memory
 from fewbits.speed import bench as speed
 from fewbits.speed import rates
@@ -163,6 +164,28 @@ def test_a_table_that_is_the_output_too_is_read_whole_and_of_experts_those_chose
     tensors = inspect(path).tensors
     experts = next(tensor.bytes for tensor in tensors if "_exps" in tensor.name)
     assert weights_read(path).bytes_per_token == sum(tensor.bytes for tensor in tensors) - experts * 6 // 8
+
+
+def test_the_engine_itself_is_measured(pocket: Path, tmp_path: Path) -> None:
+    path = write_gguf(pocket, tmp_path / "m.gguf", kind="F16")
+    result = speed.bench(path, prompt=8, generate=2, depth=5, repeats=1, threads=1, cache="Q8_0", limit=False)
+
+    model = engine.load(path)
+    assert (result.context, result.cache, result.architecture) == (13, "Q8_0", "llama")
+    assert result.cache_bytes == model.cache_bytes(13, "Q8_0")
+    assert result.bytes_per_token == weights_read(path).bytes_per_token + model.cache_bytes(6, "Q8_0")
+    assert result.peak_memory > result.file_bytes
+    assert 0 < result.load_seconds < result.first_token_seconds
+    assert result.prompt is not None
+    assert result.generation is not None
+    assert min(result.prompt.tokens_per_second, result.generation.tokens_per_second) > 0
+
+
+def test_more_context_than_the_model_has_is_refused(pocket: Path, tmp_path: Path) -> None:
+    path = write_gguf(pocket, tmp_path / "m.gguf", kind="F16")
+
+    with pytest.raises(EngineError, match=f"{10**6 + 32} tokens"):
+        speed.bench(path, depth=10**6, prompt=0)
 
 
 def test_bandwidth_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> None:

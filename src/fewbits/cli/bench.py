@@ -33,8 +33,8 @@ COUNT = click.IntRange(min=0)
 def command(model: str, as_json: bool, **options: Any) -> None:
     """Measure how fast MODEL runs here: tokens per second, memory, loading, energy, and what memory allows at most.
 
-    MODEL is a GGUF file or a quantized directory. Tokens are random, and each is evaluated but none chosen. Energy is
-    what the processor counts itself (RAPL); where it cannot be read, the reason is said in its place.
+    MODEL is a GGUF file, a model directory, or a hub id. Tokens are random, and each is evaluated but none chosen.
+    Energy is what the processor counts itself (RAPL); where it cannot be read, the reason is said in its place.
     """
     from fewbits.cli.output import print_json, print_tables, stdout_reserved
     from fewbits.cli.progress import PlainLines

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits import engine
 from fewbits.errors import EvaluationError
+from fewbits.hub.locating import locate
 from fewbits.kernels import isa
 from fewbits.memory import peak_resident_memory
 from fewbits.speed.bandwidth import read_bandwidth
@@ -96,7 +97,7 @@ def bench(
     limit: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Speed:
-    """Measure how fast the engine runs `model`, a GGUF file or a quantized directory, on random tokens.
+    """Measure how fast the engine runs `model`, a path or a hub id, on random tokens.
 
     A `prompt` of tokens at once, and `generate` tokens one at a time, as a reader waits for them but without choosing
     any; each behind `depth` others, `repeats` times, after an unmeasured turn if `warm_up`; 0 leaves one of both out.
@@ -106,8 +107,9 @@ def bench(
     work = Workload(prompt, generate, depth, repeats, warm_up)
     if not (prompt or generate):
         raise EvaluationError("there is nothing to measure: give a prompt or tokens to generate.")
-    weights = weights_read(model)
-    loaded = _load(Path(model), work, cache, {"threads": threads, "exact": exact, "mapped": mmap})
+    path = Path(locate(str(model)).path).expanduser()
+    weights = weights_read(path)
+    loaded = _load(path, work, cache, {"threads": threads, "exact": exact, "mapped": mmap})
     energy = find_counters()
     with EnergyMeter(energy.counters) as meter:
         rates = Timing(loaded.session, loaded.model.vocabulary, work, meter, progress).rates()
