@@ -46,7 +46,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, list[int], list[bool] | None, re
     return logits, history, draw(st.sampled_from([None, allowed])), chosen
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @example((np.zeros(64, np.float32), [], None, reference.Settings(temperature=0.3, top_k=40, top_p=0.1)))
 @given(cases())
 def test_every_choice_is_that_of_the_slow_reference(
