@@ -82,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     "mixes": {"errors", "checkpoints.base", "planning", "sites"},
     "inspection": {"errors", "checkpoints", "hub.headers", "hub.locating", "mixes"},
     "explanation": {"errors", "lazy", "formats", "kernels", "checkpoints"},
-    "reporting": {"errors", "activations", "formats", "evaluation", "explanation", "inspection", "mixes"},
+    "reporting": {"errors", "activations", "formats", "evaluation", "explanation", "inspection", "mixes", "speed"},
     "evaluation": {
         "",
         "errors",
@@ -107,6 +107,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "qtensor",
     },
+    "speed": {"engine", "errors", "hub.locating", "inspection", "kernels", "memory", "workers"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
     "mapped": set(),
@@ -369,6 +370,7 @@ ALLOWED: dict[str, set[str]] = {
         "inspection",
         "planning",
         "reporting",
+        "speed",
         "way",
     },
     "": {
@@ -381,6 +383,7 @@ ALLOWED: dict[str, set[str]] = {
         "explanation",
         "hub.push",
         "inspection",
+        "speed",
     },
     "__main__": {"cli"},
 }

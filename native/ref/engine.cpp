@@ -75,13 +75,20 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
         }
 }
 
+int64_t multiply_registers(int64_t rounds, const uint8_t* codes, const int8_t* x, int64_t* total) {
+    *total = 0;
+    for (int64_t round = 0; round < rounds; ++round)
+        for (int e = 0; e < 64; ++e) *total += codes[e] * x[e % 4];
+    return rounds * 64;
+}
+
 #define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>, Type::lattice},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<One>,
                                           rms_norm<One>, layer_norm<One>, gate<One>, attend<One>, cache_numbers, softmax<One>,
-                                          groups,      sizeof(groups) / sizeof(*groups)};
+                                          groups,      sizeof(groups) / sizeof(*groups), multiply_registers};
 
 }  // namespace
 

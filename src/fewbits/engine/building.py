@@ -124,7 +124,7 @@ class Builder:
         return self._vectors[name]
 
     def _product(self, source: Place, name: str, out: Place) -> tuple[int, int]:
-        """The machine's numbers of a matrix, or stack of them, and of its bias, after a look at the room on both sides."""
+        """The machine's numbers of a matrix or a stack, and of its bias, after a look at the room on both sides."""
         experts, rows, cols = _sides(self.source.read(name))
         if cols > self._widths[source.buffer] - source.offset or rows > self._widths[out.buffer] - out.offset:
             raise self._misdescribed(name, f"makes {rows} numbers of {cols}, for which there is no room")
