@@ -23,6 +23,7 @@ class Shape:
     heads: int
     kv_heads: int
     vocab: int
+    context: int = 16384
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every tensor."""
@@ -41,6 +42,7 @@ class Shape:
 
 
 ONE_BILLION = Shape(hidden=2048, layers=16, ffn=8192, heads=32, kv_heads=8, vocab=32000)
+EIGHT_BILLION = Shape(hidden=4096, layers=32, ffn=14336, heads=32, kv_heads=8, vocab=128256)
 LARGE_EMBEDDING = Shape(hidden=4096, layers=1, ffn=4096, heads=32, kv_heads=8, vocab=131072)
 
 
@@ -58,7 +60,7 @@ def make_llama(folder: Path, shape: Shape, seed: int = 0) -> Path:
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
         "vocab_size": shape.vocab,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": shape.context,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,

@@ -28,6 +28,14 @@ nb::dict packed_types(const std::string& isa) {
     return spans;
 }
 
+// Types that no file has, with the bytes of 32 columns.
+nb::dict group_types() {
+    const EngineKernels& kernels = engine_kernels_of(table_of("scalar"));
+    nb::dict bytes;
+    for (size_t i = 0; i < kernels.group_count; ++i) bytes[kernels.groups[i].name] = kernels.groups[i].span_bytes;
+    return bytes;
+}
+
 // Bytes of the panels of a (rows, cols) matrix.
 int64_t panels_size(const std::string& format, int64_t rows, int64_t cols, const std::string& isa) {
     const PackedType& type = required_type(format, isa);
@@ -95,16 +103,29 @@ CacheType cache_type_of(const std::string& name) {
     throw std::invalid_argument("a cache is F32, F16, Q8_0 or Q4_0, not '" + name + "'");
 }
 
+// How many products were made in registers, and their sum.
+nb::tuple multiply_registers(int64_t rounds, const Raw& codes, const nb::ndarray<const int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& x, const std::string& isa) {
+    require(codes.size() == 64 && x.size() == 4, "64 codes and 4 numbers are wanted");
+    int64_t count, total;
+    {
+        nb::gil_scoped_release unlocked;
+        count = engine_kernels_of(table_of(isa)).multiply_registers(rounds, codes.data(), x.data(), &total);
+    }
+    return nb::make_tuple(count, total);
+}
+
 int64_t cache_size(const std::string& type, int64_t count) { return cached_bytes(cache_type_of(type), count); }
 
 }  // namespace
 
 void bind_engine(nb::module_& m) {
     m.def("packed_types", &packed_types, nb::arg("isa") = "");
+    m.def("group_types", &group_types);
     m.def("panels_size", &panels_size, nb::arg("format"), nb::arg("rows"), nb::arg("cols"), nb::arg("isa") = "");
     m.def("pack_panels", &pack_panels, nb::arg("format"), nb::arg("stored"), nb::arg("cols"), nb::arg("panels"), nb::arg("isa") = "");
     m.def("multiply_panels", &multiply_panels, nb::arg("format"), nb::arg("panels"), nb::arg("x"), nb::arg("out"), nb::arg("isa") = "");
     m.def("multiply_plain", &multiply_plain, nb::arg("numbers"), nb::arg("w"), nb::arg("x"), nb::arg("out"), nb::arg("isa") = "");
+    m.def("multiply_registers", &multiply_registers, nb::arg("rounds"), nb::arg("codes"), nb::arg("x"), nb::arg("isa") = "");
     m.def("cached_bytes", &cache_size, nb::arg("type"), nb::arg("count"));
 
     nb::class_<Machine>(m, "Machine")

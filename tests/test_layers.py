@@ -82,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     "mixes": {"errors", "checkpoints.base", "planning", "sites"},
     "inspection": {"errors", "checkpoints", "hub.headers", "hub.locating", "mixes"},
     "explanation": {"errors", "lazy", "formats", "kernels", "checkpoints"},
-    "reporting": {"errors", "activations", "formats", "evaluation", "explanation", "inspection", "mixes"},
+    "reporting": {"errors", "activations", "formats", "evaluation", "explanation", "inspection", "mixes", "speed"},
     "evaluation": {
         "",
         "errors",
@@ -100,11 +100,13 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "checkpoints",
         "evaluation.gguf_config",
+        "formats",
         "hub.locating",
         "kernels",
         "memory",
         "models",
     },
+    "speed": {"engine", "errors", "hub.locating", "inspection", "kernels", "memory", "workers"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
     "mapped": set(),
@@ -367,6 +369,7 @@ ALLOWED: dict[str, set[str]] = {
         "inspection",
         "planning",
         "reporting",
+        "speed",
         "way",
     },
     "": {
@@ -379,6 +382,7 @@ ALLOWED: dict[str, set[str]] = {
         "explanation",
         "hub.push",
         "inspection",
+        "speed",
     },
     "__main__": {"cli"},
 }

@@ -1,7 +1,6 @@
 // The engine's kernels, fast. One token goes through panels as they lie, bound by memory; more tokens go through panels
 // unpacked 256 columns at a time, so that the work of unpacking is shared and all of it stays in the first cache.
 #include <algorithm>
-#include <utility>
 
 #include "quads.h"
 // Behind the vector type that they are made for.
@@ -10,19 +9,11 @@
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
 #include "panels.h"
+#include "peak.h"
+#include "unrolled.h"
 
 namespace fewbits {
 namespace {
-
-template <int first, int... steps, typename F>
-void unrolled_from(std::integer_sequence<int, steps...>, F function) {
-    (function(std::integral_constant<int, first + steps>{}), ...);
-}
-// function(0), function(1), ... with constants.
-template <int count, typename F>
-void unrolled(F function) {
-    unrolled_from<0>(std::make_integer_sequence<int, count>{}, function);
-}
 
 // Scales and sums of a token's groups, from the first one of a tile on.
 template <typename Type>
@@ -207,9 +198,11 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
 
 #define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
+constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<Vec>,
-                                          rms_norm<Vec>, layer_norm<Vec>, gate<Vec>, attend<Vec>, cache_numbers, softmax<Vec>};
+                                          rms_norm<Vec>, layer_norm<Vec>, gate<Vec>, attend<Vec>, cache_numbers, softmax<Vec>,
+                                          groups,      sizeof(groups) / sizeof(*groups), multiply_registers};
 
 }  // namespace
 

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from fewbits.hub.push import push
     from fewbits.inspection import inspect
     from fewbits.quantizing import quantize
+    from fewbits.speed.bench import bench
 
     __version__: str
 
 __all__ = [
     "FewbitsError",
     "__version__",
+    "bench",
     "chat",
     "compare",
     "convert",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _VERBS = {
+    "bench": "fewbits.speed.bench",
     "chat": "fewbits.engine.chat",
     "compare": "fewbits.evaluation.compare",
     "convert": "fewbits.conversion.convert",

@@ -13,6 +13,7 @@ _MEMINFO = Path("/proc/meminfo")
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 _GROUP = Path("/sys/fs/cgroup")
 _FILE_PAGES = re.compile(r"^file (\d+)$", re.MULTILINE)
+_HIGH_WATER = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _INTERVAL = 0.02
 """Seconds between two looks."""
 
@@ -29,6 +30,15 @@ def resident_memory() -> int:
 
 def peak_resident_memory() -> int:
     """Bytes: the largest resident size that this process has had, pages of mapped files included."""
+    try:
+        # Not getrusage, which counts what the process was before it became this program.
+        found = _HIGH_WATER.search(_STATUS.read_text(encoding="ascii"))
+    except OSError:  # pragma: no cover - not Linux
+        found = None
+    return 1024 * int(found[1]) if found else _peak_by_usage()
+
+
+def _peak_by_usage() -> int:
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": "Measure on a text how far two models are apart: perplexity, KL divergence; of encoders, cosines.",
     "run": "Let a model continue a text, natively.",
     "chat": "Talk with a model, natively.",
+    "bench": "Measure how fast a model runs here: tokens per second, memory, energy, and what memory allows at most.",
     "push": "Upload a finished output to the Hugging Face hub, with a model card.",
     "inspect": "List a file's tensors, formats, sizes and metadata.",
     "formats": "List the number formats: bits per weight, equation, layout, and when to use which.",

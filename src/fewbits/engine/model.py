@@ -35,7 +35,7 @@ def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped:
     `exact` multiplies with unrounded numbers; `mapped` keeps weights as they lie in the file, which takes less memory
     and more time. Raises CheckpointError, EvaluationError or EngineError where the model cannot be run.
     """
-    source = open_model(Path(path))
+    source = open_model(Path(path), exact=exact)
     machine = native_module().Machine(threads or _processors(), exact=exact, keep_stored=mapped)
     build = Builder(source, machine)
     output = write_network(build)
