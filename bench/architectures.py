@@ -90,9 +90,9 @@ def main() -> None:
     print("| architecture      |    exact |     Q8_0 |     int8 |\n|---|---|---|---|")
     for name, make in models.MODELS.items():
         print(ROW.format(name, *measured(make, models.calm, tokens, decoder)), flush=True)
-    for name in ("save_encoder", "save_roberta", "save_nomic"):
-        figures = measured(getattr(encoders, name), lambda directory: directory, tokens[:120], encoder)
-        print(ROW.format(name.removeprefix("save_"), *figures), flush=True)
+    for name, maker in {"bert": "save_encoder", "roberta": "save_roberta", "nomic_bert": "save_nomic"}.items():
+        figures = measured(getattr(encoders, maker), lambda directory: directory, tokens[:120], encoder)
+        print(ROW.format(name, *figures), flush=True)
 
 
 if __name__ == "__main__":

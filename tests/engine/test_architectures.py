@@ -324,7 +324,7 @@ def test_an_architecture_without_a_program_is_named(tmp_path: Path) -> None:
 
 
 def test_a_cache_of_groups_needs_heads_of_whole_groups(made: Callable[[str], Files]) -> None:
-    with pytest.raises(EngineError, match="heads have 16 columns, and a cache of Q8_0 holds groups of 32; choose F16"):
+    with pytest.raises(EngineError, match="heads have 16 columns, a cache of Q8_0 holds groups of 32; choose F16"):
         load(made("llama").calm).session(context=64, cache="Q8_0")
     for cache in ("Q8_0", "Q4_0"):  # heads of 32 columns
         session = load(made("qwen3").calm).session(context=256, cache=cache)

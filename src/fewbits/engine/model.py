@@ -125,7 +125,7 @@ class Model:
         if kind in _GROUPED and self.source.values["head_dim"] % _GROUP:
             width = self.source.values["head_dim"]
             raise EngineError(
-                f"{self.path}: its heads have {width} columns, and a cache of {kind} holds groups of {_GROUP}; choose F16."
+                f"{self.path}: its heads have {width} columns, a cache of {kind} holds groups of {_GROUP}; choose F16."
             )
         self._require_room(length, kind, sequences)
         try:
