@@ -10,7 +10,7 @@ evaluates a prompt of 256 tokens, and 32 tokens one by one, `--repeats` times af
 median. Behind --depth tokens (0 leaves that out), whose evaluation takes minutes, there are --deep-rounds rounds. The
 "ratio" is the median over rounds of fewbits' figure over llama.cpp's, with the lowest and highest round behind it. Peak
 memory is the process's largest resident size, mapped files included; "first token" is seconds from its start until it
-ends after one token, once in each round. "others" is the share of all processors that went to other processes meanwhile:
+ends after one token, once in each round. "others" is the share of all processors that went to other processes then:
 where it is more than a few percent, the other figures say little, since threads wait for each other. Without
 --llama-bench (or $LLAMA_BENCH) the peer is bench/llama_decoding.py, which does the same through llama-cpp-python (and
 has Python's own memory and start besides), and without that only fewbits runs.
