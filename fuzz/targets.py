@@ -19,6 +19,7 @@ import numpy as np
 from fuzz.directories import directory_seeds, read_directory
 from fuzz.graphs import graph_seeds, read_graph, spoiled_graph
 from fuzz.mutations import BYTES, JSON, TOML, Mutation
+from fuzz.writing import read_schema_file, read_tokens, schema_seeds
 
 ROOT = Path(__file__).parent.parent
 POCKET = ROOT / "examples" / "models" / "pocket-llama"
@@ -117,6 +118,7 @@ def read_gguf(path: Path) -> None:
         lambda: inspect(path).to_json(),
         lambda: read_config(reader),
         lambda: tokenizer_from_gguf(reader.metadata),
+        lambda: read_tokens(path),
         lambda: _decode(reader),
     )
     for step in steps:
@@ -507,6 +509,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "card": Target(card_seeds, read_card, JSON),
         "directory": Target(directory_seeds, read_directory, JSON),
         "onnx": Target(graph_seeds, read_graph, (*BYTES, *[spoiled_graph] * 12), "input.onnx"),
+        "schema": Target(schema_seeds, read_schema_file, JSON),
         "pickle": Target(pickle_seeds, read_pickle, (*BYTES, *[spoiled_pickle] * 6)),
     }
 )

@@ -28,6 +28,14 @@ nb::dict packed_types(const std::string& isa) {
     return spans;
 }
 
+// Types that no file has, with the bytes of 32 columns.
+nb::dict group_types() {
+    const EngineKernels& kernels = engine_kernels_of(table_of("scalar"));
+    nb::dict bytes;
+    for (size_t i = 0; i < kernels.group_count; ++i) bytes[kernels.groups[i].name] = kernels.groups[i].span_bytes;
+    return bytes;
+}
+
 // Bytes of the panels of a (rows, cols) matrix.
 int64_t panels_size(const std::string& format, int64_t rows, int64_t cols, const std::string& isa) {
     const PackedType& type = required_type(format, isa);
@@ -112,6 +120,7 @@ int64_t cache_size(const std::string& type, int64_t count) { return cached_bytes
 
 void bind_engine(nb::module_& m) {
     m.def("packed_types", &packed_types, nb::arg("isa") = "");
+    m.def("group_types", &group_types);
     m.def("panels_size", &panels_size, nb::arg("format"), nb::arg("rows"), nb::arg("cols"), nb::arg("isa") = "");
     m.def("pack_panels", &pack_panels, nb::arg("format"), nb::arg("stored"), nb::arg("cols"), nb::arg("panels"), nb::arg("isa") = "");
     m.def("multiply_panels", &multiply_panels, nb::arg("format"), nb::arg("panels"), nb::arg("x"), nb::arg("out"), nb::arg("isa") = "");
@@ -134,6 +143,7 @@ void bind_engine(nb::module_& m) {
         }, nb::arg("frequencies"), nb::arg("factor"), nb::arg("longer"), nb::arg("shorter"))
         .def("add_cache", [](Machine& self, int64_t heads, int64_t width, int64_t value_width) { return self.add_cache({heads, width, value_width}); }, nb::arg("heads"), nb::arg("width"), nb::arg("value_width"))
         .def("add_op", &Machine::add_op, nb::arg("name"), nb::arg("numbers"), nb::arg("floats"))
+        .def("panels_bytes", &Machine::panels_bytes)
         .def("set_experts_per_token", &Machine::set_experts_per_token, nb::arg("count"));
     nb::class_<Session>(m, "Session")
         .def("__init__", [](Session* self, Machine& machine, int64_t sequences, int64_t context, int64_t batch, const std::string& cache) {

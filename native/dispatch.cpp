@@ -97,6 +97,8 @@ const EngineKernels& engine_kernels_of(const KernelTable& table) {
 const PackedType* packed_type_of(const EngineKernels& kernels, const char* format) {
     for (size_t i = 0; i < kernels.type_count; ++i)
         if (!std::strcmp(format, kernels.types[i].name)) return &kernels.types[i];
+    for (size_t i = 0; i < kernels.group_count; ++i)
+        if (!std::strcmp(format, kernels.groups[i].name)) return &kernels.groups[i];
     return nullptr;
 }
 

@@ -100,6 +100,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "checkpoints",
         "evaluation.gguf_config",
+        "formats",
         "hub.locating",
         "kernels",
         "memory",

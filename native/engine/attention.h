@@ -81,89 +81,128 @@ void read_cache(CacheType type, const uint8_t* in, int64_t count, float* x) {
     }
 }
 
-// ---- one query over tiles of keys
+// ---- queries over tiles of keys
 
-// What is known of one query after some tiles: the largest score, and sums of exp(score - largest).
+// What is known of one query after some tiles: the largest score, and the sum of exp(score - largest). `shrink` is what
+// sums of earlier tiles are multiplied with.
 struct Running {
-    float largest, sum;
+    float largest, sum, shrink;
 };
 
-// Products of a query and four keys.
-template <typename V>
-void four_products(const float* query, const float* keys, int64_t width, float* out) {
-    Sixteen<V> sums[4];
-    for (auto& sum : sums) sum = Sixteen<V>::all(0.0f);
-    for (int64_t c = 0; c < width; c += 16) {
-        const Sixteen<V> own = Sixteen<V>::load(query + c);
-        for (int j = 0; j < 4; ++j) sums[j].add_product(own, Sixteen<V>::load(keys + j * width + c));
-    }
-    across_four(sums[0].folded(), sums[1].folded(), sums[2].folded(), sums[3].folded(), out);
+// Room for queries (count, width), their sums of values, their scores of one tile, and what is known of them.
+struct Queries {
+    int64_t count;
+    float *numbers, *sums, *scores;
+    Running* running;
+};
+
+constexpr float no_score = -3.0e38f;
+
+// function(first, how many) for three queries at a time, or two where that leaves none alone.
+template <typename F>
+void some_at_once(int64_t count, F function) {
+    int64_t q = 0;
+    for (; count - q == 3 || count - q > 4; q += 3) function(q, std::integral_constant<int, 3>{});
+    for (; q + 2 <= count; q += 2) function(q, std::integral_constant<int, 2>{});
+    if (q < count) function(q, std::integral_constant<int, 1>{});
 }
 
-template <typename V>
-void scores_of(const Attention& task, const float* query, const float* keys, int64_t count, float* scores) {
-    const V scale = V::all(task.scale);
-    int64_t j = 0;
-    if (task.width % 16 == 0)
-        for (; j + 4 <= count; j += 4) four_products<V>(query, keys + j * task.width, task.width, scores + j);
-    for (; j < count; ++j) scores[j] = dot<V>(query, keys + j * task.width, task.width);
-    map_numbers<V>(scores, count, scores, [&](V s, int64_t) {
-        const V scaled = s * scale;
-        return task.softcap > 0.0f ? V::all(task.softcap) * hyperbolic_tangent(scaled / V::all(task.softcap)) : scaled;
-    });
-}
-
-template <typename V>
-void add_values(const float* weights, const float* values, int64_t count, int64_t width, float shrink, float* out) {
-    constexpr int together = V::lanes >= 8 ? 4 : 1;
-    int64_t c = 0;
-    const auto columns = [&](auto parts) {
-        constexpr int n = decltype(parts)::value;
-        V sums[n];
-        for (int i = 0; i < n; ++i) sums[i] = V::load(out + c + i * V::lanes) * V::all(shrink);
-        for (int64_t j = 0; j < count; ++j) {
-            const V weight = V::all(weights[j]);
-            for (int i = 0; i < n; ++i) sums[i] = plus_product(sums[i], weight, V::load(values + j * width + c + i * V::lanes));
+// Products of some queries and four keys; whole sixteens of columns. Lanes of each vector's width go one after another, so
+// that all sums stay in registers.
+template <typename V, int queries>
+void four_scores(const float* query, const float* keys, int64_t width, float* scores) {
+    constexpr int parts = 16 / V::lanes;
+    Sixteen<V> lanes[queries][4];
+    for (int part = 0; part < parts; ++part) {
+        V sums[queries][4];
+        for (auto& row : sums)
+            for (V& sum : row) sum = V::all(0.0f);
+        for (int64_t c = part * V::lanes; c < width; c += 16) {
+            V key[4];
+            for (int j = 0; j < 4; ++j) key[j] = V::load(keys + j * width + c);
+            for (int q = 0; q < queries; ++q) {
+                const V own = V::load(query + q * width + c);
+                for (int j = 0; j < 4; ++j) sums[q][j] = plus_product(sums[q][j], own, key[j]);
+            }
         }
-        for (int i = 0; i < n; ++i) sums[i].store(out + c + i * V::lanes);
-        c += n * V::lanes;
-    };
-    while (c + together * V::lanes <= width) columns(std::integral_constant<int, together>{});
-    while (c + V::lanes <= width) columns(std::integral_constant<int, 1>{});
-    for (; c < width; ++c) {
-        float sum = out[c] * shrink;
-        for (int64_t j = 0; j < count; ++j) sum = std::fma(weights[j], values[j * width + c], sum);
-        out[c] = sum;
+        for (int q = 0; q < queries; ++q)
+            for (int j = 0; j < 4; ++j) lanes[q][j].v[part] = sums[q][j];
     }
+    for (int q = 0; q < queries; ++q)
+        across_four(lanes[q][0].folded(), lanes[q][1].folded(), lanes[q][2].folded(), lanes[q][3].folded(), scores + q * attention_tile);
 }
 
-// Keys `from` .. `to` - 1 of a tile, for one query.
 template <typename V>
-void attend_tile(const Attention& task, const float* query, const float* keys, const float* values, int64_t from, int64_t to,
-                 Running& running, float* out) {
-    float scores[attention_tile];
-    const int64_t count = to - from;
-    scores_of<V>(task, query, keys + from * task.width, count, scores);
-    const float largest = std::max(running.largest, *std::max_element(scores, scores + count));
-    float apart[1] = {running.largest};
-    const float shrink = exponentials<V>(apart, 1, largest);
-    running.sum = running.sum * shrink + exponentials<V>(scores, count, largest);
+void score(const Queries& queries, const float* keys, int64_t count, int64_t width) {
+    int64_t j = 0;
+    if (width % 16 == 0)
+        for (; j + 4 <= count; j += 4) {
+            some_at_once(queries.count, [&](int64_t q, auto together) {
+                four_scores<V, decltype(together)::value>(queries.numbers + q * width, keys + j * width, width,
+                                                          queries.scores + q * attention_tile + j);
+            });
+        }
+    for (; j < count; ++j)
+        for (int64_t q = 0; q < queries.count; ++q)
+            queries.scores[q * attention_tile + j] = dot<V>(queries.numbers + q * width, keys + j * width, width);
+}
+
+template <typename V>
+float largest_of(const float* scores) {
+    V most = V::load(scores);
+    for (int64_t j = V::lanes; j < attention_tile; j += V::lanes) most = max(most, V::load(scores + j));
+    float lane[16];
+    most.store(lane);
+    return *std::max_element(lane, lane + V::lanes);
+}
+
+// Scores of a tile become exp(score - largest); keys outside of `from` .. `to` - 1 are not seen.
+template <typename V>
+void weigh(const Attention& task, int64_t from, int64_t to, float* scores, Running& running) {
+    const V scale = V::all(task.scale), cap = V::all(task.softcap);
+    map_numbers<V>(scores + from, to - from, scores + from, [&](V s, int64_t) {
+        return task.softcap > 0.0f ? cap * hyperbolic_tangent(s * scale / cap) : s * scale;
+    });
+    std::fill(scores, scores + from, no_score);
+    std::fill(scores + to, scores + attention_tile, no_score);
+    const float largest = std::max(running.largest, largest_of<V>(scores));
+    float earlier[1] = {running.largest};
+    running.shrink = running.largest == largest ? 1.0f : exponentials<V>(earlier, 1, largest);
+    running.sum = running.sum * running.shrink + exponentials<V>(scores, attention_tile, largest);
     running.largest = largest;
-    add_values<V>(scores, values + from * task.value_width, count, task.value_width, shrink, out);
 }
 
-template <typename V>
-void finish_query(const Attention& task, int64_t head, const Running& running, float* out) {
-    float sum = running.sum, scale = 1.0f;
-    if (task.sinks) {
-        const float largest = std::max(running.largest, task.sinks[head]);
-        float apart[2] = {running.largest, task.sinks[head]};
-        exponentials<V>(apart, 2, largest);
-        sum = sum * apart[0] + apart[1];
-        scale = apart[0];
+// Adds the values of a tile, as `queries` scores weigh them, to `parts` vectors of columns of each query's sums.
+template <typename V, int count, int parts>
+void add_columns(const Queries& all, int64_t first, const float* values, int64_t keys, int64_t width, int64_t column) {
+    V sums[count][parts];
+    for (int q = 0; q < count; ++q)
+        for (int i = 0; i < parts; ++i)
+            sums[q][i] = V::load(all.sums + (first + q) * width + column + i * V::lanes) * V::all(all.running[first + q].shrink);
+    const float* weights = all.scores + first * attention_tile;
+    for (int64_t j = 0; j < keys; ++j) {
+        V value[parts];
+        for (int i = 0; i < parts; ++i) value[i] = V::load(values + j * width + column + i * V::lanes);
+        for (int q = 0; q < count; ++q) {
+            const V weight = V::all(weights[q * attention_tile + j]);
+            for (int i = 0; i < parts; ++i) sums[q][i] = plus_product(sums[q][i], weight, value[i]);
+        }
     }
-    const V factor = V::all(sum > 0.0f ? scale / sum : 0.0f);
-    map_numbers<V>(out, task.value_width, out, [&](V v, int64_t) { return v * factor; });
+    for (int q = 0; q < count; ++q)
+        for (int i = 0; i < parts; ++i) sums[q][i].store(all.sums + (first + q) * width + column + i * V::lanes);
+}
+
+template <typename V, int count>
+void add_values(const Queries& all, int64_t first, const float* values, int64_t keys, int64_t width) {
+    int64_t c = 0;
+    for (; c + 4 * V::lanes <= width; c += 4 * V::lanes) add_columns<V, count, 4>(all, first, values, keys, width, c);
+    for (; c + V::lanes <= width; c += V::lanes) add_columns<V, count, 1>(all, first, values, keys, width, c);
+    for (; c < width; ++c)
+        for (int q = 0; q < count; ++q) {
+            float& sum = all.sums[(first + q) * width + c];
+            sum *= all.running[first + q].shrink;
+            for (int64_t j = 0; j < keys; ++j) sum = std::fma(all.scores[(first + q) * attention_tile + j], values[j * width + c], sum);
+        }
 }
 
 // Numbers of a tile: where they lie, or read into `scratch`.
@@ -175,34 +214,70 @@ const float* tile_numbers(CacheType type, const uint8_t* cached, int64_t first, 
     return scratch;
 }
 
+// Which keys of a tile the query of a token sees: none where the second number is not above the first.
+struct Seen {
+    int64_t from, to;
+};
+inline Seen seen_of(const Attention& task, int64_t token, int64_t tile, int64_t count) {
+    if (task.everything) return {0, count};
+    const int64_t own = task.position + token, first = task.window && own + 1 > task.window ? own + 1 - task.window : 0;
+    return {std::max<int64_t>(0, first - tile), std::min(count, own + 1 - tile)};
+}
+
+template <typename V>
+void attend_tile(const Attention& task, const Queries& queries, const float* keys, const float* values, int64_t tile, int64_t count) {
+    score<V>(queries, keys, count, task.width);
+    for (int64_t q = 0; q < queries.count; ++q) {
+        const Seen seen = seen_of(task, q / task.heads, tile, count);
+        float* scores = queries.scores + q * attention_tile;
+        if (seen.from < seen.to) {
+            weigh<V>(task, seen.from, seen.to, scores, queries.running[q]);
+        } else {
+            std::fill_n(scores, attention_tile, 0.0f);
+            queries.running[q].shrink = 1.0f;
+        }
+    }
+    some_at_once(queries.count, [&](int64_t q, auto together) {
+        add_values<V, decltype(together)::value>(queries, q, values, count, task.value_width);
+    });
+}
+
+template <typename V>
+void finish_query(const Attention& task, int64_t head, const Running& running, const float* sums, float* out) {
+    float sum = running.sum, scale = 1.0f;
+    if (task.sinks) {
+        const float largest = std::max(running.largest, task.sinks[head]);
+        float apart[2] = {running.largest, task.sinks[head]};
+        exponentials<V>(apart, 2, largest);
+        sum = sum * apart[0] + apart[1];
+        scale = apart[0];
+    }
+    const V factor = V::all(sum > 0.0f ? scale / sum : 0.0f);
+    map_numbers<V>(sums, task.value_width, out, [&](V v, int64_t) { return v * factor; });
+}
+
 template <typename V>
 void attend(const Attention& task, float* scratch) {
     float* keys_scratch = scratch;
     float* values_scratch = keys_scratch + attention_tile * task.width;
-    Running* running = reinterpret_cast<Running*>(values_scratch + attention_tile * task.value_width);
-    const auto first_of = [&](int64_t t) { return task.window && t + 1 > task.window ? t + 1 - task.window : 0; };
-    for (int64_t q = 0; q < task.tokens * task.heads; ++q) {
-        running[q] = {-3.0e38f, 0.0f};
-        std::fill_n(task.out + q / task.heads * task.out_stride + q % task.heads * task.value_width, task.value_width, 0.0f);
-    }
+    Queries queries{task.tokens * task.heads, values_scratch + attention_tile * task.value_width, nullptr, nullptr, nullptr};
+    queries.sums = queries.numbers + queries.count * task.width;
+    queries.scores = queries.sums + queries.count * task.value_width;
+    queries.running = reinterpret_cast<Running*>(queries.scores + queries.count * attention_tile);
+    for (int64_t t = 0; t < task.tokens; ++t)
+        std::copy_n(task.query + t * task.query_stride, task.heads * task.width, queries.numbers + t * task.heads * task.width);
+    std::fill_n(queries.sums, queries.count * task.value_width, 0.0f);
+    std::fill_n(queries.running, queries.count, Running{no_score, 0.0f, 1.0f});
     const int64_t end = task.everything ? task.everything : task.position + task.tokens;
-    const int64_t begin = task.everything ? 0 : first_of(task.position) / attention_tile * attention_tile;
-    for (int64_t tile = begin; tile < end; tile += attention_tile) {
+    for (int64_t tile = seen_of(task, 0, 0, end).from / attention_tile * attention_tile; tile < end; tile += attention_tile) {
         const int64_t count = std::min(attention_tile, end - tile);
         const float* keys = tile_numbers<V>(task.type, task.keys, tile, count, task.width, keys_scratch);
         const float* values = tile_numbers<V>(task.type, task.values, tile, count, task.value_width, values_scratch);
-        for (int64_t t = 0; t < task.tokens; ++t) {
-            const int64_t own = task.position + t;
-            const int64_t from = task.everything ? 0 : std::max<int64_t>(0, first_of(own) - tile);
-            const int64_t to = task.everything ? count : std::min(count, own + 1 - tile);
-            if (from >= to) continue;
-            for (int64_t h = 0; h < task.heads; ++h)
-                attend_tile<V>(task, task.query + t * task.query_stride + h * task.width, keys, values, from, to,
-                               running[t * task.heads + h], task.out + t * task.out_stride + h * task.value_width);
-        }
+        attend_tile<V>(task, queries, keys, values, tile, count);
     }
-    for (int64_t q = 0; q < task.tokens * task.heads; ++q)
-        finish_query<V>(task, q % task.heads, running[q], task.out + q / task.heads * task.out_stride + q % task.heads * task.value_width);
+    for (int64_t q = 0; q < queries.count; ++q)
+        finish_query<V>(task, q % task.heads, queries.running[q], queries.sums + q * task.value_width,
+                        task.out + q / task.heads * task.out_stride + q % task.heads * task.value_width);
 }
 
 }  // namespace

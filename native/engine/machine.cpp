@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "fewbits/lattices.h"
+#include "groups.h"
 
 namespace fewbits {
 namespace {
@@ -35,6 +36,7 @@ Machine::Machine(int threads, bool exact_numbers, bool keep, const KernelTable& 
 int64_t Machine::add_weight(const std::string& format, int64_t experts, int64_t rows, int64_t cols, const uint8_t* stored,
                             int64_t bytes, bool mapped) {
     const Codec* codec = codec_of(table, format.c_str());
+    if (!codec) codec = group_codec_of(format.c_str());
     require(codec, "the engine has no kernels for weights of the format " + format);
     require(experts > 0 && rows > 0 && cols > 0 && cols % codec->columns == 0, "a weight's columns are not a multiple of its span");
     const int64_t row_bytes = cols / codec->columns * codec->bytes;
@@ -93,6 +95,13 @@ int64_t Machine::widest() const {
     int64_t most = 32;
     for (const auto& weight : weights) most = std::max(most, weight->cols);
     return (most + rounded_group - 1) / rounded_group * rounded_group;
+}
+
+int64_t Machine::panels_bytes() const {
+    int64_t sum = 0;
+    for (const auto& weight : weights)
+        if (weight->packed && !keep_stored) sum += weight->experts * weight->expert_bytes();
+    return sum;
 }
 
 // ---- running

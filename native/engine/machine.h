@@ -89,6 +89,7 @@ class Machine {
     int64_t experts_per_token = 0;
 
     int64_t widest() const;  // columns of a product
+    int64_t panels_bytes() const;  // of all weights' panels, made or not
 };
 
 // Tokens of one sequence at consecutive positions.

@@ -13,7 +13,10 @@ namespace {
 enum class Form {
     half,      // scale d[g]
     bfloat,    // scale d[g], of type BF16
+    single,    // scale s[g]
     shifted,   // scale d[g], minimum m[g]
+    line,      // scale s[g], minimum low[g]
+    zeros,     // scale d[g], minimum d[g] * minimum[g]
     whole,     // scale unit * d[0], of all groups
     steps,     // scale unit * d[0] * scale[g]
     affine,    // scale unit * d[0] * scale[g], minimum unit * m[0] * minimum[g]
@@ -21,6 +24,7 @@ enum class Form {
 
 struct Parts {
     half_bits d[4], m[4];
+    float s[2], low[2];
     int8_t scale[16];
     int8_t minimum[16];
 };

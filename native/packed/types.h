@@ -1,5 +1,6 @@
 // Every type that the engine repacks, and what follows from its reader.
 #pragma once
+#include "groups.h"
 #include "iq1.h"
 #include "iq4.h"
 #include "kquant.h"
@@ -13,6 +14,11 @@
     DO(PackQ6_K) DO(PackIQ4_NL) DO(PackIQ4_XS) DO(PackMXFP4) DO(PackNVFP4) DO(PackTQ1_0) DO(PackTQ2_0) DO(PackQ1_0)           \
     DO(PackQ2_0) DO(PackIQ2_XXS) DO(PackIQ2_XS) DO(PackIQ2_S) DO(PackIQ3_XXS) DO(PackIQ3_S) DO(PackIQ1_S) DO(PackIQ1_M)
 
+// Types that no file has, made while a model is loaded.
+#define FEWBITS_GROUP_TYPES(DO)                                                                                               \
+    DO(PackEven<4>) DO(PackEven<8>) DO(PackLine<2>) DO(PackLine<3>) DO(PackLine<4>) DO(PackLine<8>) DO(PackZero4)             \
+    DO(PackE2M1) DO(PackNF4) DO(PackFP4)
+
 namespace fewbits {
 namespace {
 
@@ -24,6 +30,11 @@ constexpr int number_bits() {
     for (const int8_t number : Type::table) largest = number + Type::offset > largest ? number + Type::offset : largest;
     while (largest >> bits) ++bits;
     return bits;
+}
+
+template <typename Type>
+constexpr bool has_minimums() {
+    return Type::form == Form::shifted || Type::form == Form::affine || Type::form == Form::line || Type::form == Form::zeros;
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
 #include "../engine/rounding.h"
-#include "../packed/types.h"
+#include "../packed/decoding.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
 
@@ -17,20 +17,6 @@ namespace {
 template <typename Type>
 int64_t panel_bytes(int64_t cols) {
     return cols + cols / Type::group * 8;
-}
-
-template <typename Type>
-float scale_of(const Parts& parts, int g) {
-    if (Type::form == Form::bfloat) return bits_to_float(static_cast<uint32_t>(parts.d[g]) << 16);
-    if (Type::form == Form::half || Type::form == Form::shifted) return half_to_float(parts.d[g]);
-    const float d = Type::unit * half_to_float(parts.d[0]);
-    return Type::form == Form::whole ? d : d * static_cast<float>(parts.scale[g]);
-}
-
-template <typename Type>
-float minimum_of(const Parts& parts, int g) {
-    if (Type::form == Form::shifted) return half_to_float(parts.m[g]);
-    return Type::form == Form::affine ? Type::unit * half_to_float(parts.m[0]) * static_cast<float>(parts.minimum[g]) : 0.0f;
 }
 
 template <typename Type>
@@ -66,7 +52,7 @@ float product(const uint8_t* panel, const Rounded& x, int64_t token) {
         }
         const float d = x.scales[token * (x.cols / 32) + g * Type::group / 32];
         sum = std::fma(scales[g], static_cast<float>(whole) * d, sum);
-        if (Type::form == Form::shifted || Type::form == Form::affine) sum = std::fma(-minimums[g], static_cast<float>(all) * d, sum);
+        if (has_minimums<Type>()) sum = std::fma(-minimums[g], static_cast<float>(all) * d, sum);
     }
     return sum;
 }
@@ -98,10 +84,11 @@ int64_t multiply_registers(int64_t rounds, const uint8_t* codes, const int8_t* x
 
 #define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>, Type::lattice},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
+constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<One>,
                                           rms_norm<One>, layer_norm<One>, gate<One>, attend<One>, cache_numbers, softmax<One>,
-                                          multiply_registers};
+                                          groups,      sizeof(groups) / sizeof(*groups), multiply_registers};
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "../engine/groups.h"
 #include "checks.h"
 
 namespace fewbits {
@@ -51,9 +52,8 @@ std::vector<float> product(const PackedType& type, const std::vector<uint8_t>& s
     return out;
 }
 
-void check_packed(const KernelTable& reference, const EngineKernels& kernels, const PackedType& slow, const PackedType& fast,
-                  const char* isa, std::mt19937& random) {
-    const Codec& codec = *codec_of(reference, slow.name);
+void check_packed(const Codec& codec, const EngineKernels& kernels, const PackedType& slow, const PackedType& fast, const char* isa,
+                  std::mt19937& random) {
     const int64_t cols = slow.span == 256 ? 768 : 384;  // more than is unpacked at a time, and no multiple of it
     for (const int64_t rows : {1, 16, 37}) {
         const auto stored = any_spans(codec, rows * (cols / slow.span), random);
@@ -141,12 +141,14 @@ size_t check_engine(const KernelTable& reference, const KernelTable& table, std:
     check_plain(slow, fast, table.isa, random);
     check_rows(slow, fast, table.isa, random);
     check_attention(slow, fast, table.isa, random);
-    for (size_t i = 0; i < slow.type_count; ++i) {
-        const PackedType* found = packed_type_of(fast, slow.types[i].name);
-        expect(found, table.isa, "packed type", slow.types[i].name);
-        if (found) check_packed(reference, slow, slow.types[i], *found, table.isa, random);
-    }
-    return slow.type_count;
+    const auto check = [&](const PackedType& type, const Codec* codec) {
+        const PackedType* found = packed_type_of(fast, type.name);
+        expect(found && codec, table.isa, "packed type", type.name);
+        if (found && codec) check_packed(*codec, slow, type, *found, table.isa, random);
+    };
+    for (size_t i = 0; i < slow.type_count; ++i) check(slow.types[i], codec_of(reference, slow.types[i].name));
+    for (size_t i = 0; i < slow.group_count; ++i) check(slow.groups[i], group_codec_of(slow.groups[i].name));
+    return slow.type_count + slow.group_count;
 }
 
 }  // namespace fewbits

@@ -198,10 +198,11 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
 
 #define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
+constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<Vec>,
                                           rms_norm<Vec>, layer_norm<Vec>, gate<Vec>, attend<Vec>, cache_numbers, softmax<Vec>,
-                                          multiply_registers};
+                                          groups,      sizeof(groups) / sizeof(*groups), multiply_registers};
 
 }  // namespace
 

@@ -12,12 +12,15 @@ template <typename Type>
 struct Panel {
     static constexpr int groups = Type::span / Type::group, tiles = Type::span / 32;
     static constexpr int halves = 32 / Type::group;  // groups of a tile
-    static constexpr bool own_scales = Type::form == Form::half || Type::form == Form::bfloat || Type::form == Form::shifted;
-    static constexpr bool minimums = Type::form == Form::shifted || Type::form == Form::affine;
-    static constexpr int wide_scales = (own_scales ? groups : 1) * panel_rows * 2;  // bytes of d, and of m
+    static constexpr bool floats = Type::form == Form::single || Type::form == Form::line;
     static constexpr bool steps = Type::form == Form::steps || Type::form == Form::affine;
-    static constexpr int narrow_scales = steps ? groups * panel_rows : 0;           // bytes of scale, and of minimum
-    static constexpr int header = (wide_scales + narrow_scales) * (minimums ? 2 : 1);
+    static constexpr bool own_scales = !steps && Type::form != Form::whole;
+    static constexpr bool minimums = has_minimums<Type>(), whole_minimums = Type::form == Form::affine || Type::form == Form::zeros;
+    static constexpr bool wide_minimums = minimums && Type::form != Form::zeros;
+    static constexpr int wide = floats ? 4 : 2;                                         // bytes of a d, and of an m
+    static constexpr int wide_scales = (own_scales ? groups : 1) * panel_rows * wide;   // of all d, and of all m
+    static constexpr int narrow_scales = groups * panel_rows;                           // of all scales, and of all minimums
+    static constexpr int header = wide_scales * (1 + wide_minimums) + narrow_scales * (steps + whole_minimums);
     static constexpr int tile_bytes = Type::bits * quad_bytes;
     static constexpr int span_bytes = header + tiles * tile_bytes;
     static constexpr int number_bits = fewbits::number_bits<Type>();
@@ -28,24 +31,26 @@ struct Panel {
     static int64_t bytes(int64_t cols) { return cols / Type::span * span_bytes; }
 
     // Where in a span the scales of group g are, and its codes.
-    static const uint8_t* d(const uint8_t* span, int g) { return span + (own_scales ? g * panel_rows * 2 : 0); }
+    static const uint8_t* d(const uint8_t* span, int g) { return span + (own_scales ? g * panel_rows * wide : 0); }
     static const uint8_t* m(const uint8_t* span, int g) { return d(span, g) + wide_scales; }
-    static const uint8_t* scale(const uint8_t* span, int g) { return span + wide_scales * (minimums ? 2 : 1) + g * panel_rows; }
-    static const uint8_t* minimum(const uint8_t* span, int g) { return scale(span, g) + narrow_scales; }
+    static const uint8_t* scale(const uint8_t* span, int g) { return span + wide_scales * (1 + wide_minimums) + g * panel_rows; }
+    static const uint8_t* minimum(const uint8_t* span, int g) { return scale(span, g) + (steps ? narrow_scales : 0); }
     static const uint8_t* codes(const uint8_t* span, int tile) { return span + header + tile * tile_bytes; }
 
     static Vec scales(const uint8_t* span, int g) {
-        const auto* own = reinterpret_cast<const uint16_t*>(d(span, g));
-        if constexpr (Type::form == Form::bfloat) return load_bfloat(own);
-        else if constexpr (own_scales) return load_half(own);
-        else if constexpr (steps) return in_units(load_half(own)) * Wholes::widened(scale(span, g)).floats();
-        else return in_units(load_half(own));
+        const uint8_t* own = d(span, g);
+        if constexpr (floats) return Vec::load(reinterpret_cast<const float*>(own));
+        else if constexpr (Type::form == Form::bfloat) return load_bfloat(reinterpret_cast<const uint16_t*>(own));
+        else if constexpr (steps) return halves_at(own) * Wholes::widened(scale(span, g)).floats();
+        else return halves_at(own);
     }
     static Vec lows(const uint8_t* span, int g) {
-        const auto* own = reinterpret_cast<const uint16_t*>(m(span, g));
-        if constexpr (Type::form == Form::affine) return in_units(load_half(own)) * Wholes::widened(minimum(span, g)).floats();
-        else return load_half(own);
+        if constexpr (Type::form == Form::line) return Vec::load(reinterpret_cast<const float*>(m(span, g)));
+        else if constexpr (Type::form == Form::zeros) return halves_at(d(span, g)) * Wholes::widened(minimum(span, g)).floats();
+        else if constexpr (Type::form == Form::affine) return halves_at(m(span, g)) * Wholes::widened(minimum(span, g)).floats();
+        else return halves_at(m(span, g));
     }
+    static Vec halves_at(const uint8_t* own) { return in_units(load_half(reinterpret_cast<const uint16_t*>(own))); }
     static Vec in_units(Vec d) {
         if constexpr (Type::unit == 1.0f) return d;
         else return d * Vec::all(Type::unit);
@@ -107,11 +112,11 @@ void pack_scales(const Parts& parts, int row, uint8_t* span) {
         std::memcpy(const_cast<uint8_t*>(at) + static_cast<size_t>(row) * bytes, number, bytes);
     };
     for (int g = 0; g < P::groups; ++g) {
-        if (P::own_scales || g == 0) put(P::d(span, g), &parts.d[g], 2);
-        if (P::minimums && (P::own_scales || g == 0)) put(P::m(span, g), &parts.m[g], 2);
-        if (!P::steps) continue;
-        put(P::scale(span, g), &parts.scale[g], 1);
-        if (P::minimums) put(P::minimum(span, g), &parts.minimum[g], 1);
+        const bool first = P::own_scales || g == 0;
+        if (first) put(P::d(span, g), P::floats ? static_cast<const void*>(&parts.s[g % 2]) : &parts.d[g % 4], P::wide);
+        if (first && P::wide_minimums) put(P::m(span, g), P::floats ? static_cast<const void*>(&parts.low[g % 2]) : &parts.m[g % 4], P::wide);
+        if (P::steps) put(P::scale(span, g), &parts.scale[g], 1);
+        if (P::whole_minimums) put(P::minimum(span, g), &parts.minimum[g], 1);
     }
 }
 

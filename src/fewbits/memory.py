@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work: resident pages that are not backed by files."""
+"""Memory: what a piece of work took at most, and what there is left."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _PAGES = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", re.MULTILINE)
+_MEMINFO = Path("/proc/meminfo")
+_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
+_GROUP = Path("/sys/fs/cgroup")
+_FILE_PAGES = re.compile(r"^file (\d+)$", re.MULTILINE)
 _HIGH_WATER = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _INTERVAL = 0.02
 """Seconds between two looks."""
@@ -39,6 +43,26 @@ def _peak_by_usage() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be had without swapping, by the system and by this process's group; None where unknown."""
+    try:
+        found = _AVAILABLE.search(_MEMINFO.read_text(encoding="ascii"))
+    except OSError:  # pragma: no cover - not Linux
+        return None
+    limits = [1024 * int(found[1])] if found else []
+    return min([*limits, *_left_in_group()], default=None)
+
+
+def _left_in_group() -> list[int]:
+    """What the limit of the control group leaves, where there is one; its page cache can be given up."""
+    try:
+        limit, used = (int((_GROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        cached = _FILE_PAGES.search((_GROUP / "memory.stat").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # none, or "max"
+        return []
+    return [limit - used + (int(cached[1]) if cached else 0)]
 
 
 class PeakMemory:

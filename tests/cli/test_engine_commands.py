@@ -256,7 +256,10 @@ def test_a_chat_answers_line_by_line_and_remembers(
     remembered = [int(line.split(" remembered")[0].rsplit(" ", 1)[1]) for line in lines]
     assert remembered[0] == 0
     assert remembered[1] > remembered[2] > 0
-    assert "--context 512" in streams.err
+    assert streams.err.startswith(
+        "fewbits: chosen for you: --tokens 512 --context 512 --cache F16 --threads all --temperature 0.8 --top-k 40 "
+        "--top-p 0.95 --min-p 0.05 --repetition-penalty 1.0\n"
+    )
     assert "a new conversation begins" in streams.err
     assert len(model.sessions) == 1
 

@@ -18,14 +18,14 @@ from fewbits.engine import Model, load
 from fewbits.engine.building import Builder
 from fewbits.engine.frame import Frame
 from fewbits.engine.network import write_network
-from fewbits.engine.source import open_model
+from fewbits.engine.source import Source, open_model
 from fewbits.errors import EngineError
 from fewbits.evaluation.gguf_model import GGUFModel
 from fewbits.kernels.module import native_module
 from fewbits.models import add_architecture, architectures, known
 from fewbits.models.network import PowerFact
 from references import architecture_models
-from references.engine_models import MODELS, save_calm
+from references.engine_models import MODELS, calm
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "architectures" / "seed_oss.toml"
@@ -39,11 +39,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Files:
-    """A model's GGUF files, and what transformers computes of them."""
+    """A model's GGUF files: sharp, so that every fault shows, and calm, so that 8 bits lose little."""
 
     name: str
-    bf16: Path
-    q8_0: Path
+    sharp: Path
+    calm: Path
 
     def expected(self, path: Path, tokens: Sequence[int] = TOKENS) -> Floats:
         """Logits (tokens, vocabulary) of the decoded weights."""
@@ -53,10 +53,10 @@ class Files:
 
 
 def make_files(directory: Path, name: str) -> Files:
-    model = save_calm(name, directory / name)
-    files = Files(name, directory / f"{name}.bf16.gguf", directory / f"{name}.q8_0.gguf")
-    fewbits.quantize(model, files.bf16, to="BF16")
-    fewbits.quantize(model, files.q8_0, to="Q8_0")
+    files = Files(name, directory / f"{name}.sharp.gguf", directory / f"{name}.calm.gguf")
+    model = MODELS[name](directory / name)
+    fewbits.quantize(model, files.sharp, to="BF16")
+    fewbits.quantize(calm(model), files.calm, to="Q8_0")
     return files
 
 
@@ -99,6 +99,13 @@ def logits(model: Model, tokens: Sequence[int] = TOKENS) -> Floats:
     return model.session(context=256).evaluate_all(tokens)
 
 
+def built(source: Source, isa: str = "", *, exact: bool = True) -> Model:
+    """The model of a source."""
+    machine = native_module().Machine(2, exact=exact, keep_stored=False, isa=isa)
+    build = Builder(source, machine)
+    return Model(source, machine, write_network(build), tuple(build.kept), exact=exact)
+
+
 def test_every_architecture_with_a_program_is_here() -> None:
     run = {each.name for each in architectures() if each.engine and not each.encoder}
     assert run == (set(MODELS) - {"phi4", "falcon_7b", "gpt_neox_in_turn"})
@@ -106,15 +113,15 @@ def test_every_architecture_with_a_program_is_here() -> None:
 
 def test_logits_are_those_of_the_decoded_weights(files: Files) -> None:
     """With windows that are shorter than the text, and experts that get no token."""
-    for path in (files.bf16, files.q8_0):
-        assert divergence(files.expected(path), logits(load(path, threads=2, exact=True))) < EXACT
-    expected = files.expected(files.q8_0)
-    assert EXACT < divergence(expected, logits(load(files.q8_0, threads=2))) < ROUNDED
+    assert divergence(files.expected(files.sharp), logits(load(files.sharp, threads=2, exact=True))) < EXACT
+    expected = files.expected(files.calm)
+    assert divergence(expected, logits(load(files.calm, threads=2, exact=True))) < EXACT
+    assert EXACT < divergence(expected, logits(load(files.calm, threads=2))) < ROUNDED
 
 
 def test_chunks_sequences_and_threads_change_no_bit(files: Files) -> None:
     for exact in (True, False):
-        model = load(files.q8_0, threads=1, exact=exact)
+        model = load(files.calm, threads=1, exact=exact)
         whole = logits(model)
         session = model.session(context=256)
         parts = [session.evaluate_all(TOKENS[a:b]) for a, b in ((0, 1), (1, 2), (2, 70), (70, 71), (71, 160))]
@@ -131,17 +138,13 @@ def test_chunks_sequences_and_threads_change_no_bit(files: Files) -> None:
         assert np.array_equal(again, [logits(model, text)[-1] for text in texts])
 
         for threads in (2, 3):
-            assert np.array_equal(logits(load(files.q8_0, threads=threads, exact=exact)), whole)
+            assert np.array_equal(logits(load(files.calm, threads=threads, exact=exact)), whole)
 
 
 def test_instruction_sets_change_no_bit(made: Callable[[str], Files]) -> None:
     for name in ("gemma2", "gpt_oss", "qwen2_moe", "gpt2"):
-        source = open_model(made(name).q8_0)
-        results = []
-        for isa in native_module().available():
-            machine = native_module().Machine(2, exact=False, keep_stored=False, isa=isa)
-            build = Builder(source, machine)
-            results.append(logits(Model(source, machine, write_network(build), tuple(build.kept), exact=False)))
+        source = open_model(made(name).calm)
+        results = [logits(built(source, isa, exact=False)) for isa in native_module().available()]
         assert all(np.array_equal(each, results[0]) for each in results)
 
 
@@ -232,7 +235,7 @@ def test_a_planted_fault_is_far_beyond_both_bars(
     files = made(name)
     monkeypatch.setattr(Builder, "require_all_used", lambda self: None)
     plant(monkeypatch)
-    assert divergence(files.expected(files.bf16), logits(load(files.bf16, threads=2, exact=True))) > ROUNDED
+    assert divergence(files.expected(files.sharp), logits(load(files.sharp, threads=2, exact=True))) > ROUNDED
 
 
 def test_a_tensor_that_no_operation_takes_is_refused(
@@ -240,35 +243,33 @@ def test_a_tensor_that_no_operation_takes_is_refused(
 ) -> None:
     no_bias(monkeypatch)
     with pytest.raises(EngineError, match=r"blk\.0\.attn_k\.bias is used by nothing"):
-        load(made("qwen2").bf16)
+        load(made("qwen2").sharp)
 
 
 # ---- windows that a GGUF file cannot state, RoPE that depends on the context
 
 
-def test_a_window_that_the_configuration_states(made: Callable[[str], Files], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all layers (Mistral), and of those that are named (Qwen2)."""
-    kinds = ["full_attention", "sliding_attention"]
-    for name, values in (("mistral", {"sliding_window": 20}), ("qwen2", {"sliding_window": 20, "layer_types": kinds})):
-        path = made(name).bf16
-        read = GGUFModel.open(path)
-        changed = replace(read, config=replace(read.config, values={**read.config.values, **values}))
-        if name == "qwen2":
-            changed.config.values["use_sliding_window"] = True
-        network = changed.load().network
-        with torch.no_grad():
-            expected = network(torch.tensor([TOKENS])).logits[0].numpy()
-        source = open_model(path)
-        windowed = replace(source, values={**source.values, **values})
-        monkeypatch.setattr("fewbits.engine.model.open_model", lambda _, windowed=windowed: windowed)
-        assert divergence(expected, logits(load(path, threads=2, exact=True))) < EXACT
-        monkeypatch.undo()
-        assert divergence(expected, logits(load(path, threads=2, exact=True))) > ROUNDED
+@pytest.mark.parametrize(("name", "kind"), [("mistral", "mistral"), ("qwen2", "qwen2")])
+def test_a_window_that_the_configuration_states(name: str, kind: str, made: Callable[[str], Files]) -> None:
+    """Of all layers (Mistral), and of those that are named (Qwen2); a GGUF file of either states none."""
+    values: dict[str, Any] = {"sliding_window": 20, "use_sliding_window": True}
+    values |= {"layer_types": ["full_attention", "sliding_attention"]} if name == "qwen2" else {}
+    read = GGUFModel.open(made(name).sharp)
+    config = replace(read.config, model_type=kind, values={**read.config.values, **values})
+    network = replace(read, config=config).load().network
+    assert network.config.sliding_window == 20
+    with torch.no_grad():
+        expected = network(torch.tensor([TOKENS])).logits[0].numpy()
+    source = open_model(made(name).sharp)
+    facts = next(each for each in architectures() if each.name == kind)
+    windowed = replace(source, architecture=facts, network=facts.engine, values={**source.values, **values})
+    assert divergence(expected, logits(built(windowed))) < EXACT
+    assert divergence(expected, logits(built(source))) > ROUNDED
 
 
 def test_longrope_goes_by_the_context_of_the_session(made: Callable[[str], Files]) -> None:
-    """As transformers does for a text as long as the context; a short text in a large context turns by the long list."""
-    path = made("phi3").bf16
+    """As transformers does for a text of that length; a short text in a large context turns by the long list."""
+    path = made("phi3").sharp
     model = load(path, threads=2, exact=True)
     original = model.source.values["rope_parameters"]["original_max_position_embeddings"]
     tokens = (TOKENS * 4)[: original + 40]
@@ -344,7 +345,17 @@ def test_a_damaged_file_is_refused(
 ) -> None:
     from fewbits.checkpoints.gguf_parts import open_gguf
 
-    reader = Changed(open_gguf(made(name).bf16), tensor, shape)
+    reader = Changed(open_gguf(made(name).sharp), tensor, shape)
     monkeypatch.setattr("fewbits.engine.source.open_gguf", lambda _: reader)
     with pytest.raises(EngineError, match=says):
-        load(made(name).bf16)
+        load(made(name).sharp)
+
+
+def test_the_formats_of_gpt_oss(made: Callable[[str], Files], tmp_path: Path) -> None:
+    """Experts of MXFP4, as the model is published."""
+    model, path = made("gpt_oss").sharp.parent / "gpt_oss", tmp_path / "mxfp4.gguf"
+    fewbits.quantize(model, path, to="Q8_0", tensors=["blk.*.ffn_*_exps=MXFP4"])
+    assert open_model(path).read("blk.0.ffn_up_exps.weight").format == "MXFP4"
+    expected = made("gpt_oss").expected(path)
+    assert divergence(expected, logits(load(path, threads=2, exact=True))) < EXACT
+    assert divergence(expected, logits(load(path, threads=2))) < ROUNDED

@@ -5,15 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fewbits.engine.stream import StopStrings, TextStream
 from fewbits.errors import EngineError
 
 LETTERS = "abcé€🦊\n "
-TEXTS = st.text(alphabet=LETTERS, max_size=60)
-STOPS = st.lists(st.text(alphabet="abc€\n", min_size=1, max_size=4), max_size=4)
+TEXTS = st.text(alphabet=LETTERS, max_size=60) | st.text(alphabet="ab", max_size=60)
+STOPS = st.lists(st.text(alphabet="ab", min_size=1, max_size=4) | st.text(LETTERS, min_size=1, max_size=3), max_size=4)
 
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
@@ -31,6 +31,8 @@ def up_to_stop(text: str, stops: list[str]) -> tuple[str, str | None]:
     return text, None
 
 
+@example("aab", ["aab"], [1, 2])
+@example("abac", ["abab", "ac"], [1, 2, 3])
 @given(TEXTS, STOPS, st.lists(st.integers(0, 200), max_size=30))
 def test_what_is_written_does_not_depend_on_how_bytes_arrive(text: str, stops: list[str], at: list[int]) -> None:
     stream, shown = TextStream(stops=stops), ""

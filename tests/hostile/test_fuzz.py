@@ -17,7 +17,15 @@ from fuzz.targets import TARGETS, Target
 from fewbits.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
-SLOW = {"tokenizer": 60, "tokenizer-config": 60, "sentencepiece": 60, "config": 150, "recipe": 100, "architecture": 100}
+SLOW = {
+    "tokenizer": 60,
+    "tokenizer-config": 60,
+    "sentencepiece": 60,
+    "config": 150,
+    "recipe": 100,
+    "architecture": 100,
+    "schema": 100,
+}
 """Inputs of targets that read more than the file itself."""
 
 

@@ -1,7 +1,8 @@
-"""Small random models of every architecture that the engine runs, none of them too sharp for numbers of 8 bits."""
+"""Small random models of every architecture that the engine runs, and what makes them fit for numbers of 8 bits."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -81,17 +82,17 @@ _SHARP = ("q_proj.", "k_proj.", "qkv_proj.", "c_attn.weight", "query_key_value.w
 _ROUTERS = ("mlp.gate.weight", "block_sparse_moe.gate.weight", "mlp.router.weight")
 
 
-def save_calm(name: str, directory: Path) -> Path:
-    """The model `name` in a directory, its attention as flat again as chance had made it, its experts chosen clearly."""
-    MODELS[name](directory)
+def calm(directory: Path) -> Path:
+    """The model in a directory, its attention as flat again as chance had made it, its experts chosen clearly."""
     path = directory / "model.safetensors"
+    gemma = json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"].startswith("gemma")
     tensors = load_file(path)
     for key, w in tensors.items():
         if any(part in key for part in _SHARP) and w.ndim > 1:
             tensors[key] = (w / 3).half().float()
         if key.endswith(_ROUTERS):
             tensors[key] = (w * 4).half().float()
-        if name.startswith("gemma") and "norm" in key:  # there a gain is 1 + w
+        if gemma and "norm" in key:  # there a gain is 1 + w
             tensors[key] = w - 1
     save_file(tensors, path, {"format": "pt"})
     return directory

@@ -102,6 +102,8 @@ struct EngineKernels {
     // Numbers of one head into the cache, and bytes of `count` numbers there.
     void (*cache)(CacheType type, const float* x, int64_t count, uint8_t* out);
     void (*softmax)(float* x, int64_t count);
+    const PackedType* groups;  // types that no file has (packed/groups.h)
+    size_t group_count;
     // `rounds` times as many products as one go has of codes 0 .. 15 (64 of them, in fours) and four numbers again and
     // again, all in registers; returns how many, and their sum.
     int64_t (*multiply_registers)(int64_t rounds, const uint8_t* codes, const int8_t* x, int64_t* total);
@@ -118,7 +120,7 @@ constexpr int64_t cached_bytes(CacheType type, int64_t count) {
 
 // Floats that `attend` needs.
 constexpr int64_t attention_scratch(int64_t queries, int64_t width, int64_t value_width) {
-    return attention_tile * (width + value_width) + 2 * queries;
+    return attention_tile * (width + value_width) + queries * (width + value_width + attention_tile + 3);
 }
 
 }  // namespace fewbits

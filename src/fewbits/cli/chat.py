@@ -41,8 +41,8 @@ def command(ctx: click.Context, /, model: str, quiet: bool, **options: Any) -> N
         choice = sampling_of(options)
         conversation = chat(model, sampling=choice, **options)
         if not quiet:
-            settings = {**options, "context": conversation.writer.session.context, **choice.to_json()}
-            settings["tokens"] = conversation.tokens
+            settings = {"tokens": conversation.tokens, "context": conversation.writer.session.context}
+            settings |= {name: options[name] for name in ("cache", "threads")} | choice.to_json()
             note(f"chosen for you: {chosen_for_you(ctx, settings)}")
             note("/reset begins anew, /exit ends, Ctrl-C ends a reply.")
         _talk(conversation, quiet=quiet)

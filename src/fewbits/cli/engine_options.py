@@ -78,9 +78,10 @@ def chosen_for_you(ctx: click.Context, settings: Mapping[str, Any]) -> str:
         for name, value in settings.items()
         if name in ctx.params and ctx.get_parameter_source(name) == ParameterSource.DEFAULT
     }
-    shown = {**left, "threads": left.get("threads") or "all"} if "threads" in left else left
-    flags = {name for name, value in shown.items() if value is False or value == []}
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in shown.items() if name not in flags)
+    if "threads" in left:
+        left["threads"] = left["threads"] or "all"
+    shown = {name: value for name, value in left.items() if value is not None and value is not False and value != []}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in shown.items())
 
 
 def _with(function: Function, options: tuple[Callable[[Function], Function], ...]) -> Function:

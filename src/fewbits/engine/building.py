@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fewbits.checkpoints.base import StoredTensor
+import numpy as np
+
+from fewbits.checkpoints.base import Bytes, StoredTensor
 from fewbits.engine.checking import OF_ROPE
 from fewbits.engine.rope import Table
 from fewbits.engine.source import Source
 from fewbits.errors import EngineError
 from fewbits.kernels import formats, give_points
+from fewbits.kernels.module import native_module
 from fewbits.models.network import SCORES
 
 TOKENS, OUTPUTS, SLOTS = range(3)
@@ -56,6 +60,14 @@ def _sides(stored: StoredTensor) -> tuple[int, int, int]:
     return experts, rows, cols
 
 
+def _is_mapped(buffer: Bytes) -> bool:
+    """Whether the bytes lie in a mapping, whose pages can be given back when they are read no more."""
+    owner: Any = buffer
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    return isinstance(owner.obj if isinstance(owner, memoryview) else owner, mmap.mmap)
+
+
 class Builder:
     """Writes the program of one model into a native machine, and keeps alive what that machine looks at."""
 
@@ -86,14 +98,15 @@ class Builder:
         return self._weights[name]
 
     def _add(self, name: str, stored: StoredTensor) -> int:
-        if stored.format not in formats():
+        if stored.format not in formats() and stored.format not in native_module().group_types():
             raise EngineError(
                 f"{self.source.path}: tensor {name} is stored as {stored.format}, which the engine does not run; "
                 "quantize the model to a type that `fewbits formats` lists as native."
             )
         give_points(stored.format)
         self.kept.append(stored.buffer)
-        number: int = self.machine.add_weight(stored.format, *_sides(stored), stored.buffer, mapped=True)
+        spare = _is_mapped(stored.buffer)
+        number: int = self.machine.add_weight(stored.format, *_sides(stored), stored.buffer, mapped=spare)
         return number
 
     def vector(self, name: str, count: int) -> int:
@@ -108,7 +121,7 @@ class Builder:
         return self._vectors[name]
 
     def _product(self, source: Place, name: str, out: Place) -> tuple[int, int]:
-        """The machine's numbers of a matrix, or stack of them, and of its bias, after a look at the room on both sides."""
+        """The machine's numbers of a matrix or a stack, and of its bias, after a look at the room on both sides."""
         experts, rows, cols = _sides(self.source.read(name))
         if cols > self._widths[source.buffer] - source.offset or rows > self._widths[out.buffer] - out.offset:
             raise self._misdescribed(name, f"makes {rows} numbers of {cols}, for which there is no room")

@@ -8,6 +8,7 @@ from pathlib import Path
 from fewbits.engine.conversation import Message, Template, choose_template
 from fewbits.engine.opening import checked_stops, open_to_write, text_of
 from fewbits.engine.sampling import Sampling
+from fewbits.engine.spoken import Spoken
 from fewbits.engine.writing import Ask, Writer, Written
 from fewbits.errors import EngineError
 
@@ -37,6 +38,7 @@ class Conversation:
         self._sampler = sampling.sampler()
         self._opening = [Message("system", text_of(system, "the system prompt"))] if system else []
         self.messages = list(self._opening)
+        self._spoken = Spoken()
 
     def say(self, text: str, on_text: Callable[[str], None] = lambda _piece: None) -> Written:
         """The model's reply to `text`, which is part of the conversation from then on, interrupted or not.
@@ -46,7 +48,8 @@ class Conversation:
         if not text.strip():
             raise EngineError("an empty message was said; write something.")
         asked = [*self.messages, Message("user", text_of(text, "the message"))]
-        prompt = self.writer.vocabulary.encode(self.template.render(asked))
+        rendered = self.template.render(asked)
+        prompt = self._spoken.encode(rendered, self.writer.vocabulary)
         if len(prompt) >= self.writer.session.context:
             raise EngineError(
                 f"the conversation has {len(prompt)} tokens by now, and the context has room for "
@@ -56,11 +59,12 @@ class Conversation:
         ask = Ask(prompt=prompt, count=self.tokens, sampler=self._sampler, stops=self.stops, strip=strip)
         written = self.writer.write(ask, on_text)
         self.messages = [*asked, Message("assistant", written.text)]
+        self._spoken = Spoken(rendered, prompt, written.tokens)
         return written
 
     def reset(self) -> None:
         """Begin anew, with the same system prompt and the seed's first random number."""
-        self.messages = list(self._opening)
+        self.messages, self._spoken = list(self._opening), Spoken()
         self._sampler = self.sampling.sampler()
 
 

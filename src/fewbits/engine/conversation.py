@@ -32,8 +32,8 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 MOST_BYTES = 1 << 20
 """Of a template; real ones have up to 20,000."""
 
-DEADLINE = 60.0
-"""Seconds until a template is given up whose process did not use up its time: this machine may be busy."""
+DEADLINE = 300.0
+"""Seconds until a template is given up whose process did not use up its own: a machine may be busy, or stand still."""
 
 _START = "import runpy, sys; sys.path[:] = sys.argv[1:-1]; runpy.run_path(sys.argv[-1], run_name='__main__')"
 

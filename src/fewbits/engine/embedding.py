@@ -43,7 +43,7 @@ def embeddings_of(model: Model, texts: Sequence[str | Sequence[int]], pooling: s
 
 
 def tokens_of(model: Model, text: str) -> list[int]:
-    """Token ids of `text` between those that the model's tokenizer puts around it; CheckpointError without tokenizer."""
+    """Token ids of `text` between those that its tokenizer puts around it; CheckpointError where there is none."""
     from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 
     metadata = model.source.reader.metadata

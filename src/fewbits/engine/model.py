@@ -18,11 +18,15 @@ from fewbits.engine.session import BATCH, Session
 from fewbits.engine.source import Source, open_model
 from fewbits.errors import EngineError
 from fewbits.kernels.module import native_module
+from fewbits.memory import available_memory
 
 Floats = npt.NDArray[np.float32]
 
 CACHES = ("F32", "F16", "Q8_0", "Q4_0")
 """What keys and values can be kept in."""
+
+_ROOM_FOR_NUMBERS = 1 << 27
+"""Bytes of what goes through a program, roughly."""
 
 
 def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped: bool = False) -> Model:
@@ -31,7 +35,7 @@ def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped:
     `exact` multiplies with unrounded numbers; `mapped` keeps weights as they lie in the file, which takes less memory
     and more time. Raises CheckpointError, EvaluationError or EngineError where the model cannot be run.
     """
-    source = open_model(Path(path))
+    source = open_model(Path(path), exact=exact)
     machine = native_module().Machine(threads or _processors(), exact=exact, keep_stored=mapped)
     build = Builder(source, machine)
     output = write_network(build)
@@ -90,9 +94,10 @@ class Model:
         """Most tokens that the model was made for."""
         return int(self.source.values["max_position_embeddings"])
 
-    def cached_as(self, cache: str) -> str:
-        """What keys and values are kept in where `cache` is asked for: an exact model rounds nothing unless told to."""
-        return "F32" if self.exact and cache == "F16" else cache
+    @property
+    def usual_cache(self) -> str:
+        """What keys and values are kept in where nobody says."""
+        return "F32" if self.exact else "F16"
 
     def cache_bytes(self, context: int, cache: str, sequences: int = 1) -> int:
         """Bytes of the keys and values of `sequences` sequences of `context` tokens."""
@@ -101,8 +106,11 @@ class Model:
         each: int = native_module().cached_bytes(cache, values["head_dim"])
         return int(2 * heads * each * context * sequences)
 
-    def session(self, *, context: int | None = None, cache: str = "F16", sequences: int = 1) -> Session:
-        """Room for `sequences` sequences of up to `context` tokens; raises EngineError where that cannot be."""
+    def session(self, *, context: int | None = None, cache: str | None = None, sequences: int = 1) -> Session:
+        """Room for `sequences` sequences of up to `context` tokens; raises EngineError where that cannot be.
+
+        Where nobody says what `cache` holds it is F16, and F32 of an exact model.
+        """
         if self.encoder:
             raise EngineError(f"{self.path} is an encoder, which continues no text; ask for embeddings of whole texts.")
         length = self.context if context is None else context
@@ -111,9 +119,10 @@ class Model:
                 f"{self.path}: a context of {length} tokens was asked for, and the model was made for 1 to "
                 f"{self.context}."
             )
-        if cache not in CACHES:
-            raise EngineError(f"a cache holds {', '.join(CACHES)}, not {cache!r}.")
-        kind = self.cached_as(cache)
+        kind = cache or self.usual_cache
+        if kind not in CACHES:
+            raise EngineError(f"a cache holds {', '.join(CACHES)}, not {kind!r}.")
+        self._require_room(length, kind, sequences)
         try:
             native = native_module().Session(self.machine, sequences, length, min(BATCH, length), kind)
         except MemoryError:
@@ -123,3 +132,16 @@ class Model:
                 "ask for a smaller context."
             ) from None
         return Session(native, length, sequences, self.vocabulary, self.output.buffer)
+
+    def _require_room(self, context: int, cache: str, sequences: int) -> None:
+        """Raise EngineError, with the context that fits, where the weights and a cache are more than there is memory."""
+        available = available_memory()
+        weights, each = self.machine.panels_bytes() + _ROOM_FOR_NUMBERS, self.cache_bytes(1, cache, sequences)
+        if available is None or weights + context * each <= available:
+            return
+        fits = (available - weights) // each
+        cure = f"ask for a context of at most {fits}" if fits > 0 else "use a smaller model, or --mmap"
+        raise EngineError(
+            f"{self.path}: a context of {context} tokens takes {context * each / 2**30:.2f} GiB beside the "
+            f"{weights / 2**30:.2f} GiB of the model, and {available / 2**30:.2f} GiB are available; {cure}."
+        )

@@ -1,4 +1,4 @@
-"""The program of a network, as the facts of its architecture put it together: a decoder's logits, or an encoder's states."""
+"""The program of a network as the facts of its architecture put it together: logits, or an encoder's states."""
 
 from __future__ import annotations
 

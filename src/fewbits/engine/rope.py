@@ -122,7 +122,7 @@ def _yarn_factor(asked: _Asked, factor: float) -> float:
 
 
 def _longrope(asked: _Asked) -> Table:
-    """LongRoPE (https://arxiv.org/abs/2402.13753): a factor for each pair, in one list for short texts and one beyond."""
+    """LongRoPE (https://arxiv.org/abs/2402.13753): a factor for each pair, one list for short texts and one beyond."""
     original = asked.number("original_max_position_embeddings", asked.context)
     factor = asked.number("factor", asked.context / original)
     usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0

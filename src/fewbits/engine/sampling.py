@@ -37,6 +37,7 @@ class _Range:
     meaning: str
 
     def holds(self, value: float) -> bool:
+        """Whether `value` is within."""
         return math.isfinite(value) and self.low <= value <= self.high
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fewbits.checkpoints.base import Reader, StoredTensor
 from fewbits.checkpoints.gguf_parts import open_gguf
 from fewbits.engine.checking import network_of, require_tensors
+from fewbits.engine.directory import DirectoryReader
 from fewbits.evaluation.gguf_config import read_config
 from fewbits.kernels import decode_rows
 from fewbits.models import Architecture, for_gguf
@@ -50,15 +51,21 @@ class Source:
         return frozenset(self.reader.names())
 
 
-def open_model(path: Path) -> Source:
-    """The model in the GGUF file `path`; CheckpointError, EvaluationError or EngineError where it cannot be run."""
-    reader = open_gguf(path)
+def open_model(path: Path, *, exact: bool = False) -> Source:
+    """The model in the GGUF file or the directory `path`; `exact` asks for matrices that hold every number.
+
+    Raises CheckpointError, EvaluationError or EngineError where it cannot be run.
+    """
+    reader = DirectoryReader(path, exact=exact) if path.is_dir() else open_gguf(path)
     config = read_config(reader)
     metadata = reader.metadata
     name = str(metadata["general.architecture"].value)
     architecture = for_gguf(name, experts=bool(config.values.get("num_local_experts")), metadata=metadata)
     network = network_of(path, architecture)
     facts = {name: fact for name, (_, fact) in config.facts.items()}
+    turned = {name for name, fact in facts.items() if fact.order == "rope"}
+    if isinstance(reader, DirectoryReader):
+        reader.leave_rows(turned)
+        turned = set()
     require_tensors(path, reader, facts, widths_of(config.values, config.sums))
-    turned = {fact.order for fact in facts.values()}
-    return Source(path, architecture, network, config.values, "rope" in turned, reader)
+    return Source(path, architecture, network, config.values, bool(turned), reader)

@@ -114,10 +114,10 @@ class Vocabulary:
         number = self.special(role)
         return "" if number is None else self.tokens[number]
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, after the model's start token; one that `text` begins with is not doubled."""
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
+        """Token ids of `text`, after the model's `start` token; one that `text` begins with is not doubled."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids if self.start is None or ids[:1] == [self.start] else [self.start, *ids]
+        return ids if not start or self.start is None or ids[:1] == [self.start] else [self.start, *ids]
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to a text: none for special ones."""

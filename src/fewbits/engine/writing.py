@@ -20,7 +20,7 @@ from fewbits.errors import EngineError
 Floats = npt.NDArray[np.float32]
 
 END, STOP, COUNT, CONTEXT, INTERRUPTED = "end of text", "stop string", "token limit", "context full", "interrupted"
-"""Why a text ended: the model or a stop string said so, it was long enough, there was no more room, the user said so."""
+"""Why a text ended: the model or a stop string said so, it was long enough, no room was left, the user said so."""
 
 CHUNK = 256
 """Tokens of a prompt that are read at once: between two chunks an interrupt is heard."""

@@ -96,7 +96,9 @@ def _rope(
     rope = _rope_parameters(reader, architecture, metadata, values.pop("rope_theta"))
     rotated = values.pop("rotary_dim", values["head_dim"])
     rope |= {"partial_rotary_factor": rotated / values["head_dim"]} if rotated != values["head_dim"] else {}
-    return {"rope_parameters": _by_kind(architecture, values, rope)}
+    # transformers' Phi-3 has the original length twice, and goes by this one.
+    length = {key: rope[key] for key in ("original_max_position_embeddings",) if rope["rope_type"] == "longrope"}
+    return {"rope_parameters": _by_kind(architecture, values, rope), **length}
 
 
 def _implied(architecture: Architecture, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,10 +36,10 @@ class NetworkFact:
     """How the tensors of an architecture are put together; names of norms are those in GGUF, without the layer.
 
     `norm` is "rms" or "layer", `activation` the configuration key that names it, `gate` says where the feed-forward's
-    gate is: a matrix of its "own", "fused" above the rows of ffn_up, "limited" (its own, and its product is limited as in
-    gpt-oss), or "none". Norms before attention and feed-forward
-    (for attention the first of those that the model has) read the stream; those after them norm what is added to it;
-    those behind norm the sum itself. `parallel` is the configuration key, or true, by which attention and feed-forward
+    gate is: a matrix of its "own", "fused" above the rows of ffn_up, "limited" (its own, and its product is limited as
+    in gpt-oss), or "none". Norms before attention and feed-forward (for attention the first of those that the model
+    has) read the stream; those after them norm what is added to it; those behind norm the sum itself. `parallel` is
+    the configuration key, or true, by which attention and feed-forward
     read the same stream side by side. `query_norms` says whether queries and keys are normed by each head or all heads
     together. `embedding`, `scores`, `added` and `logits` are factors of the embedding, of scores of attention (where it
     is silent: the inverse root of a head's width), of what is added to the stream, of the logits. `score_cap` and

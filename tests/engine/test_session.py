@@ -1,0 +1,132 @@
+"""Sessions: what was read stays read, in every kind of cache, and texts are written without Python in between."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import fewbits
+from fewbits import memory
+from fewbits.engine import Model, load
+from fewbits.engine.sampling import Sampling
+from fewbits.errors import EngineError
+
+POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
+TOKENS = [int(token) for token in np.random.default_rng(3).integers(5, 4000, 120)]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("session") / "pocket-Q4_K_M.gguf"
+    fewbits.quantize(str(POCKET), str(made), to="Q4_K_M")
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Model:
+    return load(path, threads=2)
+
+
+def greedy(model: Model, prompt: list[int], count: int) -> list[int]:
+    session, out = model.session(), []
+    logits = session.evaluate(prompt)
+    for _ in range(count):
+        out.append(int(logits.argmax()))
+        logits = session.evaluate(out[-1:])
+    return out
+
+
+def divergence(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    """Mean KL divergence of what follows each token, in nats."""
+    p, q = (x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64), -1, keepdims=True) for x in (a, b))
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def test_native_writing_is_the_best_token_again_and_again(model: Model) -> None:
+    session = model.session()
+    pieces = list(session.generate(TOKENS[:9], 40, sampler=Sampling(temperature=0).sampler(), stop=frozenset()))
+    expected = greedy(model, TOKENS[:9], 40)
+    assert [token for piece in pieces for token in piece] == expected
+    assert session.length() == 9 + 39  # the last one was chosen and not read
+
+
+def test_a_stop_ends_it_and_is_not_written(model: Model) -> None:
+    expected = greedy(model, TOKENS[:9], 30)
+    stop = expected[20]
+    session = model.session()
+    pieces = session.generate(TOKENS[:9], 30, sampler=Sampling(temperature=0).sampler(), stop=frozenset({stop}))
+    assert [token for piece in pieces for token in piece] == expected[: expected.index(stop)]
+
+
+def test_a_closed_generator_leaves_a_session_that_goes_on(model: Model) -> None:
+    session = model.session()
+    going = session.generate(TOKENS[:9], 300, sampler=Sampling(temperature=0).sampler(), stop=frozenset())
+    first = next(going)
+    going.close()
+    assert threading.active_count() == 1 or not [t for t in threading.enumerate() if t.name == "fewbits-generation"]
+    assert session.length() >= 9
+    session.keep(9)
+    again = session.generate(first[:1], 5, sampler=Sampling(temperature=0).sampler(), stop=frozenset())
+    assert [first[0], *(token for piece in again for token in piece)] == greedy(model, TOKENS[:9], 6)
+
+
+def test_what_was_read_is_kept_for_the_next_prompt(model: Model) -> None:
+    session = model.session()
+    session.evaluate(TOKENS)
+    session.keep(50)
+    assert np.array_equal(session.evaluate(TOKENS[50:]), model.session().evaluate(TOKENS))
+
+
+@pytest.mark.parametrize(("cache", "limit"), [("F16", 1e-6), ("Q8_0", 1e-4), ("Q4_0", 3e-2)])
+def test_caches_hold_what_their_bits_allow(path: Path, cache: str, limit: float) -> None:
+    model = load(path, threads=2, exact=True)
+    assert model.usual_cache == "F32"
+    exact, own = (model.session(cache=kind).evaluate_all(TOKENS) for kind in ("F32", cache))
+    assert 0 < divergence(exact, own) < limit
+    one_by_one = model.session(cache=cache)
+    assert np.array_equal(own[:40], np.stack([one_by_one.evaluate([token]) for token in TOKENS[:40]]))
+
+
+def test_weights_that_stay_in_the_file_give_the_same_numbers(path: Path, model: Model) -> None:
+    mapped = load(path, threads=1, mapped=True)
+    assert np.array_equal(mapped.session().evaluate_all(TOKENS), model.session().evaluate_all(TOKENS))
+
+
+def test_no_memory_for_the_cache_is_said_with_what_fits(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    each = model.cache_bytes(1, "F16")
+    room = model.machine.panels_bytes() + (1 << 27) + 100 * each
+    monkeypatch.setattr("fewbits.engine.model.available_memory", lambda: room)
+    with pytest.raises(EngineError, match=r"a context of 512 tokens takes .* ask for a context of at most 100\.$"):
+        model.session()
+    assert model.session(context=100).context == 100
+    monkeypatch.setattr("fewbits.engine.model.available_memory", lambda: 1 << 20)
+    with pytest.raises(EngineError, match="use a smaller model, or --mmap"):
+        model.session()
+
+
+def test_available_memory_minds_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  900 kB\nMemAvailable:    800 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    assert memory.available_memory() == 800 * 1024
+    for name, text in (("memory.max", "5000\n"), ("memory.current", "4000\n"), ("memory.stat", "anon 7\nfile 300\n")):
+        (tmp_path / name).write_text(text)
+    assert memory.available_memory() == 1300
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_memory() == 800 * 1024
+
+
+def test_what_does_not_fit_is_refused(model: Model) -> None:
+    session = model.session(context=16)
+    with pytest.raises(EngineError, match="17 tokens do not fit into the context of 16"):
+        session.evaluate(TOKENS[:17])
+    with pytest.raises(EngineError, match="no tokens"):
+        session.evaluate([])
+    with pytest.raises(EngineError, match="a context of 513 tokens was asked for"):
+        model.session(context=513)
+    with pytest.raises(EngineError, match="a cache holds F32, F16, Q8_0, Q4_0, not 'Q5'"):
+        model.session(cache="Q5")
