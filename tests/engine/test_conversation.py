@@ -73,19 +73,6 @@ def test_the_model_s_own_template_gets_what_transformers_gives_it(tokens: Vocabu
     assert text == '<|endoftext|>[user]x[assistant]y{"a": "é<"}20TrueTrue'
 
 
-def test_a_template_agrees_with_transformers(pocket: Path, tokens: Vocabulary) -> None:
-    import transformers
-
-    theirs = transformers.AutoTokenizer.from_pretrained(pocket)
-    for name in ("chatml", "llama3", "gemma"):
-        template = choose_template(tokens, name)
-        turns = [{"role": each.role, "content": each.content} for each in TURNS]
-        text = theirs.apply_chat_template(
-            turns, chat_template=template.source, tokenize=False, add_generation_prompt=True
-        )
-        assert template.render(TURNS) == text
-
-
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

@@ -84,7 +84,7 @@ def test_what_was_read_is_kept_for_the_next_prompt(model: Model) -> None:
 @pytest.mark.parametrize(("cache", "limit"), [("F16", 1e-6), ("Q8_0", 1e-4), ("Q4_0", 3e-2)])
 def test_caches_hold_what_their_bits_allow(path: Path, cache: str, limit: float) -> None:
     model = load(path, threads=2, exact=True)
-    assert model.usual_cache == "F32"
+    assert model.cached_as(None) == "F32"
     exact, own = (model.session(cache=kind).evaluate_all(TOKENS) for kind in ("F32", cache))
     assert 0 < divergence(exact, own) < limit
     one_by_one = model.session(cache=cache)

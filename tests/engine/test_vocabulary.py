@@ -17,7 +17,8 @@ import fewbits
 from fewbits.checkpoints.base import Value
 from fewbits.engine.vocabulary import Vocabulary, read_vocabulary
 from fewbits.errors import CheckpointError, EngineError
-from references.random_models import HARD_TEXT, save_pieces
+
+HARD_TEXT = "It's 2024-11-05; we've DON'T\n\n\tdef f(x) -> str:\r\n  é½²\u3000👩\u200d👧 <tag> _a_ 'Tis \x00 naïve"
 
 
 @pytest.fixture(scope="module", params=["directory", "GGUF"])
@@ -35,12 +36,19 @@ def save_config(pocket: Path, folder: Path, *, rows: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def pieces(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    folder = tmp_path_factory.mktemp("pieces")
-    save_pieces(folder)
-    save_config(pocket, folder, rows=700)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
-    return read_vocabulary(folder)
+def pieces() -> Vocabulary:
+    """SentencePiece's kind: bytes for what has no token, and words whose parts join by their scores."""
+    plain = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *"two words", "tw", "two"]
+    tokens = [*dict.fromkeys(each for each in plain if each != " "), "\u2581two"]
+    kinds = [2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 259)]
+    stated = {
+        "model": Value("llama", "string"),
+        "tokens": Value(tokens, "array:string"),
+        "token_type": Value(kinds, "array:int32"),
+        "scores": Value([float(-n) for n in range(len(tokens))], "array:float32"),
+        "bos_token_id": Value(1, "uint32"),
+    }
+    return Vocabulary(Path("pieces"), edited({}, **stated), frozenset({2}))
 
 
 @pytest.fixture(scope="module")

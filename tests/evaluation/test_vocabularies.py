@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import fewbits
+from fewbits.engine.conversation import Message, choose_template
+from fewbits.engine.vocabulary import read_vocabulary
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.model_files import Vocabulary, open_model
 
@@ -39,6 +41,18 @@ def chatting(request: pytest.FixtureRequest, pocket: Path, tmp_path_factory: pyt
 def test_the_template_of_either_container_writes_conversations(chatting: Vocabulary) -> None:
     assert chatting.render(TURNS) == "<|endoftext|>[user] How?\n[assistant] So.\n"  # type: ignore[attr-defined]
     assert chatting.end_token == chatting.encode("<|endoftext|>")[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", [None, "chatml", "gemma", "llama3"])
+def test_the_engine_writes_conversations_as_transformers_does(pocket: Path, tmp_path: Path, name: str | None) -> None:
+    source = with_template(pocket, tmp_path / "model")
+    template = choose_template(read_vocabulary(source), name)
+    theirs = open_model(source).vocabulary().tokenizer  # type: ignore[attr-defined]
+    theirs.chat_template = template.source
+
+    for reply in (False, True):
+        text = theirs.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=reply)
+        assert template.render([Message(**turn) for turn in TURNS], reply=reply) == text
 
 
 def test_what_a_template_refuses_is_said(chatting: Vocabulary) -> None:

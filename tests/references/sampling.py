@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
@@ -57,13 +58,14 @@ def kept(tokens: list[int], scores: list[float], settings: Settings) -> list[int
         tokens = tokens[: settings.top_k]
     weights = weigh(tokens, scores, settings)
     if settings.top_p < 1:
-        wanted, total, count = Decimal(settings.top_p) * sum(weights.values()), 0, 0
+        # The share is rounded as doubles are, so that a tenth of 40 equal tokens is four of them.
+        wanted, total, count = math.ceil(settings.top_p * float(sum(weights.values()))), 0, 0
         for token in tokens:
             total, count = total + weights[token], count + 1
             if total >= wanted:
                 break
         tokens = tokens[:count]
-    return [token for token in tokens if weights[token] >= Decimal(settings.min_p) * ONE]
+    return [token for token in tokens if weights[token] >= math.ceil(settings.min_p * ONE)]
 
 
 def weigh(tokens: list[int], scores: list[float], settings: Settings) -> dict[int, int]:

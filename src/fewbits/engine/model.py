@@ -94,10 +94,9 @@ class Model:
         """Most tokens that the model was made for."""
         return int(self.source.values["max_position_embeddings"])
 
-    @property
-    def usual_cache(self) -> str:
-        """What keys and values are kept in where nobody says."""
-        return "F32" if self.exact else "F16"
+    def cached_as(self, cache: str | None) -> str:
+        """What keys and values are kept in: `cache`, or where nobody says F16, and F32 of an exact model."""
+        return cache or ("F32" if self.exact else "F16")
 
     def cache_bytes(self, context: int, cache: str, sequences: int = 1) -> int:
         """Bytes of the keys and values of `sequences` sequences of `context` tokens."""
@@ -119,7 +118,7 @@ class Model:
                 f"{self.path}: a context of {length} tokens was asked for, and the model was made for 1 to "
                 f"{self.context}."
             )
-        kind = cache or self.usual_cache
+        kind = self.cached_as(cache)
         if kind not in CACHES:
             raise EngineError(f"a cache holds {', '.join(CACHES)}, not {kind!r}.")
         self._require_room(length, kind, sequences)
