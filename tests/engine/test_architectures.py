@@ -235,7 +235,14 @@ FAULTS: tuple[tuple[str, Callable[[pytest.MonkeyPatch], None]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "plant"), FAULTS, ids=lambda each: getattr(each, "__name__", str(each)))
+def name_of(each: object) -> str:
+    """What a test is called by: an architecture, or what is planted in it."""
+    if isinstance(each, partial):
+        return f"without_{each.keywords['operation']}"
+    return getattr(each, "__name__", str(each))
+
+
+@pytest.mark.parametrize(("name", "plant"), FAULTS, ids=name_of)
 def test_a_planted_fault_is_far_beyond_both_bars(
     name: str,
     plant: Callable[[pytest.MonkeyPatch], None],
