@@ -32,7 +32,7 @@ DEFAULTS = {
     "depth": 0,
     "repeats": 5,
     "warm_up": True,
-    "cache": "F16",
+    "cache": None,
     "exact": False,
     "mmap": False,
     "limit": True,

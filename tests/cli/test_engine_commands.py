@@ -66,7 +66,7 @@ def test_the_text_goes_to_stdout_and_everything_about_it_to_stderr(
     assert "ended by: end of text" in summary
     assert model.asked == [
         {"threads": None, "exact": False, "mapped": False},
-        {"context": 256 + size, "cache": "F16", "sequences": 1},
+        {"context": 256 + size, "cache": None, "sequences": 1},
     ]
 
 

@@ -69,7 +69,10 @@ class FakeModel:
     asked: list[dict[str, Any]] = field(default_factory=list)
     on_batch: Callable[[], None] = lambda: None
 
-    def session(self, *, context: int | None = None, cache: str = "F16", sequences: int = 1) -> FakeSession:
+    def cached_as(self, cache: str | None) -> str:
+        return cache or "F16"
+
+    def session(self, *, context: int | None = None, cache: str | None = None, sequences: int = 1) -> FakeSession:
         self.asked.append({"context": context, "cache": cache, "sequences": sequences})
         room = self.context if context is None else context
         made = FakeSession(room, self.vocabulary, iter(self.replies), on_batch=self.on_batch)

@@ -58,7 +58,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     def load(path: Path, **options: Any) -> SimpleNamespace:
         clock.now += 5
         cached = lambda context, cache: 1000 * context * len(cache)
-        facts = {"architecture": "llama", "vocabulary": 32, "cached_as": str, "cache_bytes": cached}
+        facts = {
+            "architecture": "llama",
+            "vocabulary": 32,
+            "cached_as": lambda cache: cache or "F16",
+            "cache_bytes": cached,
+        }
         return SimpleNamespace(session=clock.session, **facts)
 
     monkeypatch.setattr(speed, "engine", SimpleNamespace(load=load))
