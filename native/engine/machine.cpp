@@ -31,7 +31,9 @@ const std::vector<NamedOperation>& operations() {
 // ---- building
 
 Machine::Machine(int threads, bool exact_numbers, bool keep, const KernelTable& chosen)
-    : table(chosen), kernels(engine_kernels_of(chosen)), pool(threads), exact(exact_numbers), keep_stored(keep) {}
+    : table(chosen), kernels(engine_kernels_of(chosen)), pool(threads), exact(exact_numbers), keep_stored(keep) {
+    explain_vanished_pages();
+}
 
 int64_t Machine::add_weight(const std::string& format, int64_t experts, int64_t rows, int64_t cols, const uint8_t* stored,
                             int64_t bytes, bool mapped) {

@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -19,6 +20,26 @@ Memory::Memory(size_t bytes) : size_(bytes) {
 
 Memory::~Memory() {
     if (data_) munmap(data_, size_);
+}
+
+namespace {
+
+void say_and_end(int) {
+    constexpr char sentence[] = "fewbits: the model's file got shorter while it was in use; leave it alone while it runs, and start again.\n";
+    const ssize_t written = write(STDERR_FILENO, sentence, sizeof sentence - 1);
+    (void)written;
+    _exit(2);
+}
+
+}  // namespace
+
+void explain_vanished_pages() {
+    struct sigaction now {};
+    if (sigaction(SIGBUS, nullptr, &now) != 0 || (now.sa_flags & SA_SIGINFO) || now.sa_handler != SIG_DFL) return;
+    struct sigaction own {};
+    own.sa_handler = say_and_end;
+    sigemptyset(&own.sa_mask);
+    sigaction(SIGBUS, &own, nullptr);
 }
 
 void let_go(const uint8_t* data, size_t bytes) {

@@ -29,6 +29,10 @@ class Memory {
     size_t size_ = 0;
 };
 
+// Where a mapped file gets shorter while it is read, the process gets a signal and not an error: from now on it says one
+// sentence and ends with code 2, unless somebody handles that signal already.
+void explain_vanished_pages();
+
 // The pages of a mapped file within these bytes are not needed soon.
 void let_go(const uint8_t* data, size_t bytes);
 

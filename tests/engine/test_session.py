@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -118,6 +121,34 @@ def test_available_memory_minds_the_group(tmp_path: Path, monkeypatch: pytest.Mo
     assert memory.available_memory() == 1300
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.available_memory() == 800 * 1024
+
+
+def test_a_file_that_changes_while_it_is_mapped_is_noticed(path: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.gguf"
+    own.write_bytes(path.read_bytes())
+    session = load(own, threads=1, mapped=True).session()
+    session.evaluate(TOKENS[:3])
+    own.rename(tmp_path / "moved.gguf")
+    session.evaluate(TOKENS[3:5])  # what was mapped is still there
+    (tmp_path / "moved.gguf").rename(own)
+    os.utime(own, ns=(0, 0))
+    with pytest.raises(EngineError, match="own.gguf: the file was changed while the model was in use"):
+        session.evaluate(TOKENS[5:6])
+
+
+def test_a_file_that_gets_shorter_ends_with_a_sentence(path: Path, tmp_path: Path) -> None:
+    """The signal that a missing page sends comes between any two looks at the file."""
+    own = tmp_path / "own.gguf"
+    own.write_bytes(path.read_bytes())
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom fewbits.engine import load\nfrom fewbits.engine.stamp import Stamp\n"
+        "Stamp.require_same = lambda self: None\n"
+        "session = load(Path(sys.argv[1]), threads=2, mapped=True).session()\n"
+        "os.truncate(sys.argv[1], 65536)\nsession.evaluate(list(range(40)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(own)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("fewbits: the model's file got shorter while it was in use;")
 
 
 def test_what_does_not_fit_is_refused(model: Model) -> None:

@@ -16,6 +16,7 @@ from fewbits.engine.embedding import embeddings_of, states_of
 from fewbits.engine.network import write_network
 from fewbits.engine.session import BATCH, Session
 from fewbits.engine.source import Source, open_model
+from fewbits.engine.stamp import Stamp
 from fewbits.errors import EngineError
 from fewbits.kernels.module import native_module
 from fewbits.memory import available_memory
@@ -37,11 +38,12 @@ def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped:
     `exact` multiplies with unrounded numbers; `mapped` keeps weights as they lie in the file, which takes less memory
     and more time. Raises CheckpointError, EvaluationError or EngineError where the model cannot be run.
     """
+    stamp = Stamp.of(Path(path)) if Path(path).exists() else Stamp({})
     source = open_model(Path(path), exact=exact)
     machine = native_module().Machine(threads or _processors(), exact=exact, keep_stored=mapped)
     build = Builder(source, machine)
     output = write_network(build)
-    return Model(source, machine, output, exact)
+    return Model(source, machine, output, exact, stamp)
 
 
 def _processors() -> int:
@@ -57,6 +59,7 @@ class Model:
     output: Place
     """Logits (outputs, vocabulary), or an encoder's states (outputs, hidden)."""
     exact: bool
+    stamp: Stamp
 
     @property
     def path(self) -> Path:
@@ -136,7 +139,7 @@ class Model:
                 f"{self.path}: there is no memory for the cache of {length} tokens ({needed:.1f} GiB); "
                 "ask for a smaller context."
             ) from None
-        return Session(native, length, sequences, self.vocabulary, self.output.buffer)
+        return Session(native, length, sequences, self.vocabulary, self.output.buffer, self.stamp)
 
     def _require_room(self, context: int, cache: str, sequences: int) -> None:
         """Raise EngineError, with the context that fits, where weights and a cache are more than there is memory."""

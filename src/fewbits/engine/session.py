@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.engine.sampling import Sampler, explain_refusal
+from fewbits.engine.stamp import Stamp
 from fewbits.errors import EngineError
 from fewbits.kernels.module import native_module
 
@@ -25,8 +26,11 @@ _SECONDS = 0.1
 class Session:
     """Room for some sequences, each with the keys and values of what was read of it."""
 
-    def __init__(self, native: Any, context: int, sequences: int, vocabulary: int, buffer: int) -> None:
+    def __init__(
+        self, native: Any, context: int, sequences: int, vocabulary: int, buffer: int, stamp: Stamp | None = None
+    ) -> None:
         self.context = context
+        self._stamp = stamp or Stamp({})
         self._native = native
         self._vocabulary = vocabulary
         self._buffer = buffer
@@ -82,6 +86,7 @@ class Session:
         if len(tokens) > BATCH:
             self.evaluate(tokens[:-1], sequence=sequence)
             tokens = tokens[-1:]
+        self._stamp.require_same()
         read = self._read[sequence]
         history = np.array([*read, *tokens], np.int32)
         stops = [token for token in stop if 0 <= token < self._vocabulary]
@@ -110,6 +115,7 @@ class Session:
         explain_refusal(going.refused)
 
     def _run(self, parts: Sequence[tuple[int, list[int]]], outputs: Sequence[int]) -> Floats:
+        self._stamp.require_same()
         tokens = np.concatenate([np.array(own, np.int32) for _, own in parts])
         sequences = np.concatenate([np.full(len(own), sequence, np.int32) for sequence, own in parts])
         begins = [(len(self._read[sequence]), len(own)) for sequence, own in parts]
