@@ -96,7 +96,8 @@ def _groups(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 def _run(model: Model, texts: list[Sequence[int]]) -> list[Floats]:
     lengths = [len(text) for text in texts]
     total = sum(lengths)
-    session = native_module().Session(model.machine, len(texts), max(lengths), total, model.usual_cache)
+    kind = "F32" if model.exact else "F16"
+    session = native_module().Session(model.machine, len(texts), max(lengths), total, kind)
     tokens = np.concatenate([np.asarray(text, np.int32) for text in texts])
     sequences = np.repeat(np.arange(len(texts), dtype=np.int32), lengths)
     positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
