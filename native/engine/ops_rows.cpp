@@ -129,11 +129,22 @@ void select(Session& session, const Op& op, int thread) {
     });
 }
 
+// out, in, then for each column of out its column of in
+void permute(Session& session, const Op& op, int thread) {
+    const Place out = place_at(op, 0), in = place_at(op, 2);
+    each_row(session, out, thread, [&](int64_t r) {
+        float* x = session.row(out, r);
+        const float* y = session.row(in, r);
+        for (size_t c = 4; c < op.numbers.size(); ++c) x[c - 4] = y[op.numbers[c]];
+    });
+}
+
 }  // namespace
 
 const NamedOperation row_operations[] = {{"embed", embed, 3, 1}, {"add_position", add_position, 4, 0}, {"rms_norm", rms, 7, 1},
                                          {"layer_norm", layer_norm, 7, 1}, {"gate", gate, 8, 0}, {"add", add, 5, 1},
-                                         {"scale", scale, 3, 2}, {"weigh", weigh, 5, 0}, {"select", select, 5, 0}};
+                                         {"scale", scale, 3, 2}, {"weigh", weigh, 5, 0}, {"select", select, 5, 0},
+                                         {"permute", permute, 5, 0}};
 const size_t row_operation_count = sizeof(row_operations) / sizeof(*row_operations);
 
 }  // namespace fewbits

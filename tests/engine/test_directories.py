@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import fewbits
 from fewbits.checkpoints.dialects.reader import open_quantized
@@ -76,17 +77,40 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
     return make
 
 
+def require_close(path: Path) -> None:
+    """The directory's logits are those of its decoded weights, once repacked matrices are let go as well."""
+    reader = open_quantized(path)
+    assert reader is not None
+    expected = logits_of(FieldsModel.open(path, reader).load().network)
+    assert divergence(expected, load(path, exact=True, threads=1).session().evaluate_all(TOKENS)) < EXACT
+    rounded = load(path, threads=1)
+    found = rounded.session().evaluate_all(TOKENS)
+    assert divergence(expected, found) < ROUNDED
+    assert np.array_equal(rounded.session().evaluate_all(TOKENS), found)
+
+
 @pytest.mark.parametrize(("dialect", "format"), CONTAINERS)
 def test_a_quantized_directory_runs_as_its_decoded_weights(
     dialect: str, format: str, quantized: Callable[[str, str], Path]
 ) -> None:
     """Nothing is rounded a second time, and every row, scale and zero point is where it belongs."""
-    path = quantized(dialect, format)
+    require_close(quantized(dialect, format))
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_columns_in_an_order_of_their_own(alike: bool, quantized: Callable[[str, str], Path]) -> None:
+    """Act-order: columns of a group are no neighbours; all matrices of a width have the same order, or each its own."""
+    path = quantized("gptq", "int4_g32_sym_f16")
+    tensors = load_file(path / "model.safetensors")
+    for n, name in enumerate(sorted(name for name in tensors if name.endswith(".g_idx"))):
+        groups = tensors[name]
+        order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0 if alike else n))
+        tensors[name] = groups[order].contiguous()
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     reader = open_quantized(path)
     assert reader is not None
-    expected = logits_of(FieldsModel.open(path, reader).load().network)
-    assert divergence(expected, load(path, exact=True, threads=1).session().evaluate_all(TOKENS)) < EXACT
-    assert divergence(expected, load(path, threads=1).session().evaluate_all(TOKENS)) < ROUNDED
+    assert any(getattr(reader.read(name), "ordered", False) for name in reader.names())
+    require_close(path)
 
 
 def test_a_plain_directory_runs_where_it_lies() -> None:

@@ -77,12 +77,15 @@ class Builder:
         self._weights: dict[str, int] = {}
         self._vectors: dict[str, int] = {}
         self._widths: dict[int, int] = {}
+        self._rows: dict[int, int] = {}
+        self._permuted: dict[tuple[int, int], Place] = {}
         self._experts = 1
 
     def buffer(self, width: int, *, per: int = TOKENS) -> Place:
         """A buffer of `width` numbers a row."""
         place = Place(self.machine.add_buffer(per, width))
         self._widths[place.buffer] = width
+        self._rows[place.buffer] = per
         return place
 
     def has(self, name: str) -> bool:
@@ -149,11 +152,26 @@ class Builder:
 
     def linear(self, source: Place, *outs: Out) -> None:
         """Products of the same numbers with some weights, and their biases where they have one."""
-        numbers = list(source.numbers)
+        together: dict[tuple[int, ...], list[Out]] = {}
         for out in outs:
-            weight, bias = self._product(source, out.weight, out.place)
-            numbers += [weight, *out.place.numbers, bias, int(out.adds)]
-        self.op("linear", numbers)
+            together.setdefault(self.source.order(out.weight), []).append(out)
+        for order, alike in together.items():
+            numbers = list(self._in_order(source, order).numbers)
+            for out in alike:
+                weight, bias = self._product(source, out.weight, out.place)
+                numbers += [weight, *out.place.numbers, bias, int(out.adds)]
+            self.op("linear", numbers)
+
+    def _in_order(self, source: Place, order: tuple[int, ...]) -> Place:
+        """The numbers at `source` in the order of a weight's columns, where that is another one."""
+        if not order:
+            return source
+        kind = len(order), self._rows[source.buffer]
+        if kind not in self._permuted:
+            self._permuted[kind] = self.buffer(len(order), per=self._rows[source.buffer])
+        place = self._permuted[kind]
+        self.op("permute", (*place.numbers, *source.numbers, *order))
+        return place
 
     def rms_norm(self, out: Place, source: Place, gain: str, width: int, epsilon: float, *, heads: int = 1) -> None:
         """RMS norm of each of `heads` stretches of `width` numbers (https://arxiv.org/abs/1910.07467, eq. 4)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits import formats
-from fewbits.checkpoints.base import Bytes, Placement, StoredTensor, Value
+from fewbits.checkpoints.base import Bytes, Placement, StackedTensor, StoredTensor, Value
 from fewbits.checkpoints.dialects.reader import open_quantized
 from fewbits.checkpoints.equivalents import BY_FIELDS
 from fewbits.checkpoints.fields import MatrixReader, StoredMatrix
@@ -25,9 +25,10 @@ from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.row_tensors import RowReader, RowTensor, rows_of
 from fewbits.engine.spans import READ, Given, spans_of
 from fewbits.errors import CheckpointError, EngineError
-from fewbits.formats.base import is_row_format
+from fewbits.formats.base import Fields, is_row_format
 from fewbits.formats.fp8 import ScaledFloat
 from fewbits.kernels.fields import decode_fields
+from fewbits.qtensor import ORDER, of_format
 
 _READ_TWICE = ("token_embd.weight",)
 """Matrices whose rows are looked up as well, so that what they are made of has to stay."""
@@ -46,6 +47,7 @@ class DirectoryReader:
         self._placed = {each.name: each for each in conversion.placements if not each.aside}
         self._names = list(self._placed)
         self._read: dict[str, StoredTensor] = {}
+        self._orders: dict[str, tuple[int, ...]] = {}
 
     def leave_rows(self, names: Collection[str]) -> None:
         """Give the rows of these tensors, which nobody has read, in the directory's own order."""
@@ -58,10 +60,28 @@ class DirectoryReader:
     def read(self, name: str) -> StoredTensor:
         """The tensor called `name`; raises CheckpointError when there is none."""
         if name in self._placed:
-            self._read[name] = _in_memory(self._placed.pop(name))  # what it was made of is let go
+            placed = self._placed.pop(name)  # what it was made of is let go
+            self._orders[name] = self._order(placed)
+            self._read[name] = _in_memory(placed)
         if name not in self._read:
             raise CheckpointError(f"{self.path} holds no tensor {name}.")
         return self._read[name]
+
+    def order(self, name: str) -> tuple[int, ...]:
+        """Which column of its inputs each column of the matrix `name` is; nothing where each is its own."""
+        self.read(name)
+        return self._orders[name]
+
+    def _order(self, placed: Placement) -> tuple[int, ...]:
+        source = placed.source.in_file
+        parts = source.parts if isinstance(source, StackedTensor) else (source,)
+        orders = [part.order for part in parts if isinstance(part, _EngineTensor) and part.order]
+        if orders and (len(parts) > 1 or placed.name in _READ_TWICE):
+            raise EngineError(
+                f"{self.path}: tensor {parts[0].name} has its columns in an order of their own (act-order), which the "
+                "engine does for matrices of layers alone; quantize without it."
+            )
+        return orders[0] if orders else ()
 
 
 def _in_memory(placed: Placement) -> StoredTensor:
@@ -86,8 +106,12 @@ def _given_back(data: Bytes) -> Bytes:
 # ---- quantized matrices
 
 
+@dataclass(frozen=True)
 class _EngineTensor(RowTensor):
     """A matrix in a type of the engine, whose rows take as many bytes as it says."""
+
+    order: tuple[int, ...] = ()
+    """Which column each of its columns is; nothing where each is its own."""
 
     @property
     def row_bytes(self) -> int:
@@ -111,26 +135,38 @@ class _EngineRows(RowReader):
 def _rows(stored: StoredMatrix, path: Path, *, exact: bool) -> RowTensor:
     format = formats.get(stored.format)
     _require_plain(stored, path)
-    if stored.format in BY_FIELDS or is_row_format(format):
+    if is_row_format(format) or (stored.format in BY_FIELDS and not stored.ordered):
         return rows_of(stored)
     rows, cols = prod(stored.shape[:-1]), stored.shape[-1]
     fields = stored.load()
     try:
-        made = spans_of(format, Given(fields, (rows, cols), alone=".experts." not in stored.name))
+        order = _order_in(fields, cols)
+        made = spans_of(format, Given(of_format(fields), (rows, cols), alone=".experts." not in stored.name))
     except EngineError as error:
         raise EngineError(f"{path}: tensor {stored.name} cannot be run: {error}") from None
     if made is not None:
-        return _tensor(stored, made.type, made.data)
+        return _tensor(stored, made.type, made.data, order)
     if not isinstance(format, ScaledFloat):
         raise EngineError(
             f"{path}: tensor {stored.name} is stored as {stored.format}, which the engine does not run; it runs {READ}."
         )
-    numbers = decode_fields(format, {name: np.array(field) for name, field in fields.items()}, (rows, cols))
-    return _tensor(stored, *(("F32", numbers.view(np.uint8)) if exact else ("BF16", _upper_halves(numbers))))
+    own = {name: np.array(field) for name, field in of_format(fields).items()}
+    numbers = decode_fields(format, own, (rows, cols))
+    type, data = ("F32", numbers.view(np.uint8)) if exact else ("BF16", _upper_halves(numbers))
+    return _tensor(stored, type, data, order)
 
 
-def _tensor(stored: StoredMatrix, type: str, data: Bytes) -> RowTensor:
-    return _EngineTensor(stored.name, type, stored.shape, np.empty(0, np.uint8), lambda: data)
+def _tensor(stored: StoredMatrix, type: str, data: Bytes, order: tuple[int, ...]) -> RowTensor:
+    return _EngineTensor(stored.name, type, stored.shape, np.empty(0, np.uint8), lambda: data, order)
+
+
+def _order_in(fields: Fields, cols: int) -> tuple[int, ...]:
+    """Which column each coded one is; raises EngineError where that is no order of `cols` columns."""
+    if ORDER not in fields:
+        return ()
+    if not np.array_equal(np.sort(fields[ORDER]), np.arange(cols)):
+        raise EngineError(f"the field {ORDER} is no order of {cols} columns; the file is damaged.")
+    return tuple(fields[ORDER].tolist())
 
 
 def _upper_halves(numbers: npt.NDArray[np.float32]) -> Bytes:
@@ -143,7 +179,7 @@ def _upper_halves(numbers: npt.NDArray[np.float32]) -> Bytes:
 _ASIDES = {
     "activation": "its inputs rounded while it runs",
     "outliers": "columns kept in 16 bits",
-    "ordered": "its columns in an order of their own (act-order)",
+    "transposed": "its columns as rows (Conv1D)",
 }
 
 

@@ -41,6 +41,10 @@ class Source:
         """The tensor `name`; raises CheckpointError when there is none."""
         return self.reader.read(name)
 
+    def order(self, name: str) -> tuple[int, ...]:
+        """Which column of its inputs each column of the matrix `name` is; nothing where each is its own."""
+        return self.reader.order(name) if isinstance(self.reader, DirectoryReader) else ()
+
     def numbers(self, name: str) -> npt.NDArray[np.float32]:
         """The numbers of the tensor `name`, decoded, in one line."""
         stored = self.read(name)
