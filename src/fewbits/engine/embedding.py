@@ -75,11 +75,9 @@ def _stated_pooling(model: Model) -> str:
 
 
 def _pooled(states: Floats, mode: str) -> Floats:
-    if mode != "mean":
-        own: Floats = states[{"cls": 0, "last": -1}[mode]]
-        return own
     mean: Floats = states.astype(np.float64).mean(0).astype(np.float32)
-    return mean
+    rows: dict[str, Floats] = {"mean": mean, "cls": states[0], "last": states[-1]}
+    return rows[mode]
 
 
 def _groups(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
