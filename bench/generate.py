@@ -9,10 +9,11 @@ its own. In each round both tools run one after the other, in changing order, on
 evaluates a prompt of 256 tokens, and 32 tokens one by one, `--repeats` times after a turn unmeasured, and says its
 median. Behind --depth tokens (0 leaves that out), whose evaluation takes minutes, there are --deep-rounds rounds. The
 "ratio" is the median over rounds of fewbits' figure over llama.cpp's, with the lowest and highest round behind it. Peak
-memory is the process's largest resident size, mapped files included; "first token" is seconds from its start
-until it ends after one token, once in each round. Without --llama-bench (or $LLAMA_BENCH) the peer is
-bench/llama_decoding.py, which does the same through llama-cpp-python (and has Python's own memory and start besides),
-and without that only fewbits runs.
+memory is the process's largest resident size, mapped files included; "first token" is seconds from its start until it
+ends after one token, once in each round. "others" is the share of all processors that went to other processes then:
+where it is more than a few percent, the other figures say little, since threads wait for each other. Without
+--llama-bench (or $LLAMA_BENCH) the peer is bench/llama_decoding.py, which does the same through llama-cpp-python (and
+has Python's own memory and start besides), and without that only fewbits runs.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Tool:
 
     def run(self, file: Path, *, prompt: int, generate: int, depth: int, repeats: int, warm: bool) -> dict[str, float]:
         """Tokens per second of what was asked for, and the process's peak memory and seconds."""
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), busy_seconds()
         command = self.command(file, (prompt, generate, depth, repeats), warm)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None
@@ -119,8 +120,11 @@ class Tool:
                 assert process.stderr is not None
                 raise SystemExit(f"{' '.join(command)} ended with code {process.returncode}: {process.stderr.read()!r}")
         seconds = time.perf_counter() - began
+        others = busy_seconds() - worked - usage.ru_utime - usage.ru_stime
+        share = max(0.0, 100 * others / (seconds * (os.cpu_count() or 1)))
         # Linux counts in KiB.
-        return {**self.rates(json.loads(printed)), "peak": usage.ru_maxrss * 1024 / 1e6, "seconds": seconds}
+        peak = usage.ru_maxrss * 1024 / 1e6
+        return {**self.rates(json.loads(printed)), "peak": peak, "seconds": seconds, "others": share}
 
     def command(self, file: Path, sizes: tuple[int, int, int, int], warm: bool) -> list[str]:
         """The command line for (prompt, generate, depth, repeats)."""
@@ -193,13 +197,24 @@ def measure(args: argparse.Namespace, tools: list[Tool], file: Path) -> dict[str
         note(f"prompt {PROMPT}", tool, both["prompt"])
         note(f"generate {GENERATED}", tool, both["generation"])
         note("peak MB", tool, both["peak"])
+        note("others %", tool, both["others"])
         note("first token s", tool, tool.run(file, prompt=0, generate=1, depth=0, repeats=1, warm=False)["seconds"])
     for tool in turns(args.deep_rounds if args.depth else 0, tools, file):
         deep = tool.run(file, prompt=0, generate=GENERATED, depth=args.depth, repeats=args.repeats, warm=True)
         note(f"behind {args.depth}", tool, deep["generation"])
         note(f"peak MB, {args.depth}", tool, deep["peak"])
+        note(f"others %, {args.depth}", tool, deep["others"])
     found["file MB"] = {"fewbits": [file.stat().st_size / 1e6]}
     return found
+
+
+def busy_seconds() -> float:
+    """Seconds that all processors have worked, those that a hypervisor gave to others included; 0 but on Linux."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _idle, _waiting, *others = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
 def turns(rounds: int, tools: list[Tool], file: Path) -> Iterator[Tool]:
@@ -226,7 +241,8 @@ def lines(measured: dict[str, dict[str, list[float]]]) -> Iterator[str]:
             f"{statistics.median(values):{width}.2f}" if values else f"{'-':>{width}}"
             for values, width in ((ours, 10), (theirs, 11))
         )
-        ratios = [a / b for a, b in zip(ours, theirs, strict=False)]
+        compared = [] if figure.startswith("others") else zip(ours, theirs, strict=False)
+        ratios = [a / b for a, b in compared]
         spread = f"{statistics.median(ratios):8.2f}   {min(ratios):.2f} to {max(ratios):.2f}" if ratios else ""
         yield f"{figure:20}{medians}{spread}"
 

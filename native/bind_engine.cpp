@@ -135,7 +135,8 @@ void bind_engine(nb::module_& m) {
         }, nb::arg("threads"), nb::arg("exact") = false, nb::arg("keep_stored") = false, nb::arg("isa") = "")
         .def("add_weight", [](Machine& self, const std::string& format, int64_t experts, int64_t rows, int64_t cols, const Raw& stored, bool mapped) {
             return self.add_weight(format, experts, rows, cols, stored.data(), static_cast<int64_t>(stored.size()), mapped);
-        }, nb::arg("format"), nb::arg("experts"), nb::arg("rows"), nb::arg("cols"), nb::arg("stored"), nb::arg("mapped"), nb::keep_alive<1, 6>())
+        }, nb::arg("format"), nb::arg("experts"), nb::arg("rows"), nb::arg("cols"), nb::arg("stored").noconvert(), nb::arg("mapped"),
+             nb::keep_alive<1, 6>())  // the machine looks at the stored bytes as long as it lives
         .def("add_vector", &Machine::add_vector, nb::arg("numbers"))
         .def("add_buffer", [](Machine& self, int per, int64_t width) { return self.add_buffer(static_cast<Rows>(per), width); }, nb::arg("per"), nb::arg("width"))
         .def("add_rope", [](Machine& self, std::vector<float> frequencies, float factor, std::vector<float> longer, int64_t shorter) {

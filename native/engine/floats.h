@@ -53,7 +53,7 @@ struct Sixteen {
 //
 // Columns are taken in stretches of `product_columns`: the sixteen lanes of one are added up, and stretches in their order.
 
-constexpr int64_t product_columns = 1024;
+constexpr int64_t product_columns = 512;
 
 template <typename V, Number kind>
 V load_number(const uint8_t* row, int64_t c) {
@@ -97,7 +97,7 @@ constexpr int rows_at_once = 3, block_rows = 12;
 template <typename V, int rows, int tokens>
 void multiply_block(const float* w, int64_t cols, const float* x, int64_t x_stride, float* out, int64_t out_stride, bool first) {
     constexpr int parts = 16 / V::lanes;
-    V lanes[rows][tokens][parts];
+    Sixteen<V> lanes[rows][tokens];
     for (int part = 0; part < parts; ++part) {
         V sums[rows][tokens];
         for (auto& row : sums)
@@ -111,15 +111,18 @@ void multiply_block(const float* w, int64_t cols, const float* x, int64_t x_stri
             }
         }
         for (int r = 0; r < rows; ++r)
-            for (int t = 0; t < tokens; ++t) lanes[r][t][part] = sums[r][t];
+            for (int t = 0; t < tokens; ++t) lanes[r][t].v[part] = sums[r][t];
     }
-    for (int r = 0; r < rows; ++r)
+    for (int r = 0; r < rows; ++r) {
+        float sums[tokens];
+        for (int t = 0; t + 4 <= tokens; t += 4)
+            across_four(lanes[r][t].folded(), lanes[r][t + 1].folded(), lanes[r][t + 2].folded(), lanes[r][t + 3].folded(), sums + t);
+        for (int t = tokens / 4 * 4; t < tokens; ++t) sums[t] = lanes[r][t].sum();
         for (int t = 0; t < tokens; ++t) {
-            Sixteen<V> sixteen;
-            for (int part = 0; part < parts; ++part) sixteen.v[part] = lanes[r][t][part];
             float& to = out[t * out_stride + r];
-            to = first ? sixteen.sum() : to + sixteen.sum();
+            to = first ? sums[t] : to + sums[t];
         }
+    }
 }
 
 template <typename V, int tokens>

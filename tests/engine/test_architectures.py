@@ -103,7 +103,7 @@ def built(source: Source, isa: str = "", *, exact: bool = True) -> Model:
     """The model of a source."""
     machine = native_module().Machine(2, exact=exact, keep_stored=False, isa=isa)
     build = Builder(source, machine)
-    return Model(source, machine, write_network(build), tuple(build.kept), exact=exact)
+    return Model(source, machine, write_network(build), exact=exact)
 
 
 def test_every_architecture_with_a_program_is_here() -> None:
@@ -139,6 +139,16 @@ def test_chunks_sequences_and_threads_change_no_bit(files: Files) -> None:
 
         for threads in (2, 3):
             assert np.array_equal(logits(load(files.calm, threads=threads, exact=exact)), whole)
+        assert np.array_equal(logits(load(files.calm, threads=2, exact=exact, mapped=True)), whole)
+
+
+def test_a_session_outlives_its_model(made: Callable[[str], Files]) -> None:
+    """The machine keeps what it looks at."""
+    expected = logits(load(made("llama").calm, threads=1))
+    session = load(made("llama").calm, threads=1).session(context=256)
+    others = [logits(load(made("qwen2").calm, threads=1)) for _ in range(3)]  # whose memory could take its place
+    assert np.array_equal(session.evaluate_all(TOKENS), expected)
+    assert np.array_equal(others[0], others[1])
 
 
 def test_instruction_sets_change_no_bit(made: Callable[[str], Files]) -> None:
@@ -225,7 +235,14 @@ FAULTS: tuple[tuple[str, Callable[[pytest.MonkeyPatch], None]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "plant"), FAULTS, ids=lambda each: getattr(each, "__name__", str(each)))
+def name_of(each: object) -> str:
+    """What a test is called by: an architecture, or what is planted in it."""
+    if isinstance(each, partial):
+        return f"without_{each.keywords['operation']}"
+    return getattr(each, "__name__", str(each))
+
+
+@pytest.mark.parametrize(("name", "plant"), FAULTS, ids=name_of)
 def test_a_planted_fault_is_far_beyond_both_bars(
     name: str,
     plant: Callable[[pytest.MonkeyPatch], None],
@@ -311,6 +328,21 @@ def test_an_architecture_without_a_program_is_named(tmp_path: Path) -> None:
     fewbits.quantize(model, tmp_path / "f16.gguf", to="F16")
     with pytest.raises(EngineError, match=r"does not run the architecture deepseek_v\d; it runs .*llama.*qwen3_moe"):
         load(tmp_path / "f16.gguf")
+
+
+def test_a_cache_of_groups_needs_heads_of_whole_groups(made: Callable[[str], Files]) -> None:
+    with pytest.raises(EngineError, match="heads have 16 columns, a cache of Q8_0 holds groups of 32; choose F16"):
+        load(made("llama").calm).session(context=64, cache="Q8_0")
+    for cache in ("Q8_0", "Q4_0"):  # heads of 32 columns
+        session = load(made("qwen3").calm).session(context=256, cache=cache)
+        assert divergence(logits(load(made("qwen3").calm)), session.evaluate_all(TOKENS)) < 0.05
+
+
+def test_sizes_that_contradict_one_another_are_refused(made: Callable[[str], Files]) -> None:
+    source = open_model(made("gpt_oss").sharp)
+    for key, number in (("num_key_value_heads", 3), ("num_key_value_heads", 0), ("num_experts_per_tok", 9)):
+        with pytest.raises(EngineError, match="sizes do not fit together"):
+            built(replace(source, values={**source.values, key: number}))
 
 
 class Changed:

@@ -20,10 +20,8 @@ COUNT = click.IntRange(min=0)
 @click.option("--warm-up/--no-warm-up", default=True, show_default=True, help="Take a turn before, unmeasured.")
 @click.option(
     "--cache",
-    type=click.Choice(["F16", "Q8_0", "Q4_0"]),
-    default="F16",
-    show_default=True,
-    help="Format of cached keys and values.",
+    type=click.Choice(["F32", "F16", "Q8_0", "Q4_0"]),
+    help="Format of cached keys and values  [default: F16, with --exact F32]",
 )
 @click.option("--exact", is_flag=True, help="Float activations: slower, equal on every machine.")
 @click.option("--mmap", is_flag=True, help="Leave weights in the file's pages instead of copying them.")

@@ -38,10 +38,8 @@ _ENGINE = (
     click.option("--context", type=int, metavar="N", help="Tokens that there is room for."),
     click.option(
         "--cache",
-        type=click.Choice(["F16", "Q8_0", "Q4_0"]),
-        default="F16",
-        show_default=True,
-        help="Format of cached keys and values.",
+        type=click.Choice(["F32", "F16", "Q8_0", "Q4_0"]),
+        help="Format of cached keys and values  [default: F16, with --exact F32]",
     ),
     click.option("--exact", is_flag=True, help="Float activations: slower, equal on every machine."),
     click.option("--mmap", is_flag=True, help="Leave weights in the file's pages instead of copying them."),

@@ -69,12 +69,11 @@ def _is_mapped(buffer: Bytes) -> bool:
 
 
 class Builder:
-    """Writes the program of one model into a native machine, and keeps alive what that machine looks at."""
+    """Writes the program of one model into a native machine."""
 
     def __init__(self, source: Source, machine: Any) -> None:
         self.source = source
         self.machine = machine
-        self.kept: list[Any] = []
         self._weights: dict[str, int] = {}
         self._vectors: dict[str, int] = {}
         self._widths: dict[int, int] = {}
@@ -107,7 +106,6 @@ class Builder:
                 "quantize the model to a type that `fewbits formats` lists as native."
             )
         give_points(stored.format)
-        self.kept.append(stored.buffer)
         spare = _is_mapped(stored.buffer)
         number: int = self.machine.add_weight(stored.format, *_sides(stored), stored.buffer, mapped=spare)
         return number

@@ -77,7 +77,7 @@ def chat(
     tokens: int | None = None,
     stop: Sequence[str] = (),
     context: int | None = None,
-    cache: str = "F16",
+    cache: str | None = None,
     exact: bool = False,
     mmap: bool = False,
     threads: int | None = None,

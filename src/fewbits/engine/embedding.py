@@ -76,7 +76,8 @@ def _stated_pooling(model: Model) -> str:
 
 def _pooled(states: Floats, mode: str) -> Floats:
     if mode != "mean":
-        return states[{"cls": 0, "last": -1}[mode]]
+        own: Floats = states[{"cls": 0, "last": -1}[mode]]
+        return own
     mean: Floats = states.astype(np.float64).mean(0).astype(np.float32)
     return mean
 
@@ -96,8 +97,7 @@ def _groups(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 def _run(model: Model, texts: list[Sequence[int]]) -> list[Floats]:
     lengths = [len(text) for text in texts]
     total = sum(lengths)
-    kind = "F32" if model.exact else "F16"
-    session = native_module().Session(model.machine, len(texts), max(lengths), total, kind)
+    session = native_module().Session(model.machine, len(texts), max(lengths), total, model.cached_as(None))
     tokens = np.concatenate([np.asarray(text, np.int32) for text in texts])
     sequences = np.repeat(np.arange(len(texts), dtype=np.int32), lengths)
     positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])

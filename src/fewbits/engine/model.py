@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float32]
 CACHES = ("F32", "F16", "Q8_0", "Q4_0")
 """What keys and values can be kept in."""
 
+_GROUPED, _GROUP = ("Q8_0", "Q4_0"), 32
+"""Caches whose numbers share a scale, so many of them."""
 _ROOM_FOR_NUMBERS = 1 << 27
 """Bytes of what goes through a program, roughly."""
 
@@ -39,7 +41,7 @@ def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped:
     machine = native_module().Machine(threads or _processors(), exact=exact, keep_stored=mapped)
     build = Builder(source, machine)
     output = write_network(build)
-    return Model(source, machine, output, tuple(build.kept), exact)
+    return Model(source, machine, output, exact)
 
 
 def _processors() -> int:
@@ -54,7 +56,6 @@ class Model:
     machine: Any
     output: Place
     """Logits (outputs, vocabulary), or an encoder's states (outputs, hidden)."""
-    kept: tuple[Any, ...]
     exact: bool
 
     @property
@@ -121,6 +122,11 @@ class Model:
         kind = self.cached_as(cache)
         if kind not in CACHES:
             raise EngineError(f"a cache holds {', '.join(CACHES)}, not {kind!r}.")
+        if kind in _GROUPED and self.source.values["head_dim"] % _GROUP:
+            width = self.source.values["head_dim"]
+            raise EngineError(
+                f"{self.path}: its heads have {width} columns, a cache of {kind} holds groups of {_GROUP}; choose F16."
+            )
         self._require_room(length, kind, sequences)
         try:
             native = native_module().Session(self.machine, sequences, length, min(BATCH, length), kind)
@@ -133,7 +139,7 @@ class Model:
         return Session(native, length, sequences, self.vocabulary, self.output.buffer)
 
     def _require_room(self, context: int, cache: str, sequences: int) -> None:
-        """Raise EngineError, with the context that fits, where the weights and a cache are more than there is memory."""
+        """Raise EngineError, with the context that fits, where weights and a cache are more than there is memory."""
         available = available_memory()
         weights, each = self.machine.panels_bytes() + _ROOM_FOR_NUMBERS, self.cache_bytes(1, cache, sequences)
         if available is None or weights + context * each <= available:

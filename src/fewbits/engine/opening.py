@@ -25,7 +25,7 @@ class Opened:
     vocabulary: Vocabulary
     seconds: float
 
-    def writer(self, context: int, cache: str) -> Writer:
+    def writer(self, context: int, cache: str | None) -> Writer:
         """A new sequence of at most `context` tokens; EngineError where the model was made for fewer."""
         if not 2 <= context <= self.model.context:
             raise EngineError(

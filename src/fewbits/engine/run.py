@@ -83,7 +83,7 @@ def run(
     stop: Sequence[str] = (),
     json_schema: str | Path | dict[str, Any] | None = None,
     context: int | None = None,
-    cache: str = "F16",
+    cache: str | None = None,
     exact: bool = False,
     mmap: bool = False,
     threads: int | None = None,
@@ -104,7 +104,14 @@ def run(
     writer = opened.writer(size, cache)
     constraint = schema.constraint(opened.vocabulary, opened.model.vocabulary) if schema else None
     settings = Settings(
-        tokens=count, context=size, cache=cache, exact=exact, mmap=mmap, threads=threads, stop=stops, sampling=choice
+        tokens=count,
+        context=size,
+        cache=opened.model.cached_as(cache),
+        exact=exact,
+        mmap=mmap,
+        threads=threads,
+        stop=stops,
+        sampling=choice,
     )
     writer.check(ids)
     on_settings(settings)

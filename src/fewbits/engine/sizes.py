@@ -56,8 +56,13 @@ def sizes_of(source: Source) -> Sizes:
         expert=values.get("moe_intermediate_size") or values["intermediate_size"],
         shared=values.get("shared_expert_intermediate_size") or 0,
     )
+    least = min(sizes.hidden, sizes.ffn, sizes.heads, sizes.key_heads, sizes.head, sizes.layers, sizes.vocabulary)
     for wrong, what in (
-        (sizes.heads % sizes.key_heads, f"{sizes.heads} heads do not share {sizes.key_heads} heads of keys evenly"),
+        (least < 1, f"one of them is {least}"),
+        (
+            sizes.heads % max(sizes.key_heads, 1),
+            f"{sizes.heads} heads do not share {sizes.key_heads} heads of keys evenly",
+        ),
         (sizes.experts and not 0 < sizes.chosen <= sizes.experts, f"{sizes.chosen} of {sizes.experts} experts"),
     ):
         if wrong:

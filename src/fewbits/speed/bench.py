@@ -91,7 +91,7 @@ def bench(
     repeats: int = 5,
     warm_up: bool = True,
     threads: int | None = None,
-    cache: str = "F16",
+    cache: str | None = None,
     exact: bool = False,
     mmap: bool = False,
     limit: bool = True,
@@ -138,7 +138,7 @@ def bench(
     )
 
 
-def _load(path: Path, work: Workload, cache: str, options: dict[str, Any]) -> Loaded:
+def _load(path: Path, work: Workload, cache: str | None, options: dict[str, Any]) -> Loaded:
     """The model with one token evaluated."""
     began = time.perf_counter()
     model = engine.load(path, **options)
