@@ -49,7 +49,7 @@ $(VENV)/.peers: $(VENV)/.ready
 
 peers: $(VENV)/.peers
 	@mkdir -p build
-	$(BIN)/python -m pytest tests/peers -q --junit-xml=build/peers.xml
+	$(BIN)/python -m pytest tests/peers -q -n auto --junit-xml=build/peers.xml
 	$(BIN)/python scripts/count_peers.py build/peers.xml tests/peers/skips.toml
 
 bench: $(VENV)/.peers
