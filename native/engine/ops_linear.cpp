@@ -2,6 +2,9 @@
 
 namespace fewbits {
 
+// Bytes of a file that a thread keeps in memory beside the panels that it makes of them.
+constexpr int64_t most_held = int64_t{1} << 22;
+
 void make_panels(Session& session, const std::vector<Weight*>& weights, int thread) {
     const auto waits = [&](const Weight* w) { return w->packed && !w->ready && !session.machine.keep_stored; };
     if (std::none_of(weights.begin(), weights.end(), waits)) return;
@@ -10,16 +13,18 @@ void make_panels(Session& session, const std::vector<Weight*>& weights, int thre
         if (!waits(w)) continue;
         const PackedType& type = *w->packed;
         const Share share = share_of(w->experts * w->panel_count(), thread, pool.count());
+        const uint8_t* held = nullptr;  // what was read and not let go yet
         for (int64_t i = share.begin; i < share.end; ++i) {
             const int64_t expert = i / w->panel_count(), row = i % w->panel_count() * type.rows;
             const int64_t present = std::min<int64_t>(type.rows, w->rows - row);
-            type.pack(w->row(expert, row), w->row_bytes, present, w->cols, w->panels.data() + i * type.panel_bytes(w->cols));
+            const uint8_t *begin = w->row(expert, row), *end = begin + present * w->row_bytes;
+            type.pack(begin, w->row_bytes, present, w->cols, w->panels.data() + i * type.panel_bytes(w->cols));
+            if (!held) held = begin;
+            if (w->mapped && (end - held >= most_held || i + 1 == share.end)) {
+                let_go(held, static_cast<size_t>(end - held));
+                held = end;
+            }
         }
-        if (!w->mapped || share.begin == share.end) continue;
-        const uint8_t* end = w->stored + std::min(share.end * type.rows, w->experts * w->rows) * w->row_bytes;  // of one expert: exact
-        const uint8_t* begin = w->stored + share.begin * type.rows * w->row_bytes;
-        if (w->experts == 1) let_go(begin, static_cast<size_t>(end - begin));
-        else if (thread == 0) let_go(w->stored, static_cast<size_t>(w->experts * w->rows * w->row_bytes));
     }
     pool.barrier();
     if (thread == 0)
