@@ -188,6 +188,7 @@ void Session::prepare(const Batch& next) {
 }
 
 void Session::run(const Batch& next) {
+    const std::lock_guard<std::mutex> turn(machine.busy);
     prepare(next);
     for (const auto& w : machine.weights)  // here, where there may be no room; threads could not say so
         if (w->packed && !w->ready && !machine.keep_stored && !w->panels.size())

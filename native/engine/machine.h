@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,7 @@ class Machine {
     const KernelTable& table;
     const EngineKernels& kernels;
     ThreadPool pool;
+    std::mutex busy;  // sessions of one machine take turns
     const bool exact;
     const bool keep_stored;  // panels are made anew for each product, and nothing is held
     std::vector<std::unique_ptr<Weight>> weights;

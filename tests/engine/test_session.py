@@ -77,6 +77,29 @@ def test_a_closed_generator_leaves_a_session_that_goes_on(model: Model) -> None:
     assert [first[0], *(token for piece in again for token in piece)] == greedy(model, TOKENS[:9], 6)
 
 
+def test_a_session_does_one_thing_at_a_time(model: Model) -> None:
+    session = model.session()
+    going = session.generate(TOKENS[:9], 100, sampler=Sampling(temperature=0).sampler(), stop=frozenset())
+    next(going)
+    for other in (lambda: session.evaluate(TOKENS[:1]), lambda: session.keep(0)):
+        with pytest.raises(EngineError, match="this session is writing a text"):
+            other()
+    going.close()
+    session.keep(0)
+
+
+def test_threads_with_sessions_of_their_own_take_turns(model: Model) -> None:
+    expected = model.session().evaluate(TOKENS[:60])
+    found: list[npt.NDArray[np.float32]] = []
+    threads = [threading.Thread(target=lambda: found.append(model.session().evaluate(TOKENS[:60]))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert all(np.array_equal(each, expected) for each in found)
+
+
 def test_what_was_read_is_kept_for_the_next_prompt(model: Model) -> None:
     session = model.session()
     session.evaluate(TOKENS)

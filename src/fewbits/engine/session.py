@@ -35,6 +35,7 @@ class Session:
         self._vocabulary = vocabulary
         self._buffer = buffer
         self._read: list[list[int]] = [[] for _ in range(sequences)]
+        self._writing = False
 
     def length(self, sequence: int = 0) -> int:
         """Tokens of a sequence that were read."""
@@ -42,6 +43,7 @@ class Session:
 
     def keep(self, length: int, *, sequence: int = 0) -> None:
         """Forget all but the first `length` tokens of a sequence."""
+        self._require_idle()
         if not 0 <= length <= len(self._read[sequence]):
             raise EngineError(f"{length} tokens cannot be kept of {len(self._read[sequence])}.")
         del self._read[sequence][length:]
@@ -96,7 +98,10 @@ class Session:
         return self._taken(going, history.tolist(), sequence)
 
     def _taken(self, going: Any, known: list[int], sequence: int) -> Iterator[list[int]]:
-        worker = Thread(target=going.run, name="fewbits-generation")
+        self._require_idle()
+        self._writing = True
+        failed: list[Exception] = []
+        worker = Thread(target=_run_noting, args=(going, failed), name="fewbits-generation")
         worker.start()
         try:
             while True:
@@ -112,6 +117,9 @@ class Session:
             worker.join()
             known += going.take()
             self._read[sequence] = known[: going.position]
+            self._writing = False
+        if failed:
+            raise EngineError(f"the text cannot go on ({type(failed[0]).__name__}: {failed[0]}).") from failed[0]
         explain_refusal(going.refused)
 
     def _run(self, parts: Sequence[tuple[int, list[int]]], outputs: Sequence[int]) -> Floats:
@@ -127,7 +135,12 @@ class Session:
             self._read[sequence] += own
         return logits
 
+    def _require_idle(self) -> None:
+        if self._writing:
+            raise EngineError("this session is writing a text; close that generator, or take another session.")
+
     def _require_room(self, count: int, sequence: int) -> None:
+        self._require_idle()
         if not count:
             raise EngineError("there are no tokens to read; give at least one.")
         if len(self._read[sequence]) + count > self.context:
@@ -135,3 +148,11 @@ class Session:
                 f"{len(self._read[sequence]) + count} tokens do not fit into the context of {self.context}; "
                 "shorten the prompt or ask for a larger context."
             )
+
+
+def _run_noting(going: Any, failed: list[Exception]) -> None:
+    """Run a generation to its end; what it raises belongs to the thread that takes the tokens."""
+    try:
+        going.run()
+    except Exception as error:  # native code: MemoryError, or a fault that has to be seen
+        failed.append(error)
