@@ -59,7 +59,7 @@ class Model:
     output: Place
     """Logits (outputs, vocabulary), or an encoder's states (outputs, hidden)."""
     exact: bool
-    stamp: Stamp
+    stamp: Stamp = Stamp({})
 
     @property
     def path(self) -> Path:
