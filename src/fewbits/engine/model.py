@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Model:
     output: Place
     """Logits (outputs, vocabulary), or an encoder's states (outputs, hidden)."""
     exact: bool
-    stamp: Stamp = Stamp({})
+    stamp: Stamp = field(default_factory=lambda: Stamp({}))
 
     @property
     def path(self) -> Path:
