@@ -106,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
         "memory",
         "models",
         "qtensor",
+        "workers",
     },
     "speed": {"engine", "errors", "hub.locating", "inspection", "kernels", "memory", "workers"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},

@@ -1,5 +1,6 @@
-// The engine's float kernels on a vector type V of 1, 4, 8 or 16 lanes, which is included before this file. Sums over columns have sixteen lanes of fused
-// multiply-adds, column c in lane c % 16, and lanes are added up in halves: 0 with 8, then 0 with 4, ...
+// The engine's float kernels on a vector type V of 1, 4, 8 or 16 lanes, which is included before this file. Sums over
+// columns have sixteen lanes of fused multiply-adds, column c in lane c % 16, and lanes are added up in halves: 0 with 8,
+// then 0 with 4, ...
 #pragma once
 #include <algorithm>
 #include <cmath>

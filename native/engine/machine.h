@@ -120,7 +120,7 @@ class Session {
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
 
-    // Runs the program over a batch; what its last buffer holds is in `result`.
+    // Runs the program over a batch; what it makes stays in the buffers until the next one.
     void run(const Batch& batch);
 
     Machine& machine;

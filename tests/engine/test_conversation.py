@@ -145,7 +145,7 @@ def conversing(tokens: Vocabulary, *replies: str, context: int = 400, template: 
     model = FakeModel(tokens.path, [tokens.encode(reply) for reply in replies])
     writer = Writer(model.session(context=context), tokens, 4096)
     chosen = choose_template(tokens, template)
-    return Conversation(writer, chosen, Sampling(seed=1), system="Be kind.", stop=(), tokens=context)
+    return Conversation(writer, chosen, Sampling(seed=1), system="Be kind.", stop=(), tokens=context, cache="F16")
 
 
 def test_of_each_message_only_what_is_new_is_read(tokens: Vocabulary) -> None:

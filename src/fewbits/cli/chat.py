@@ -42,8 +42,7 @@ def command(ctx: click.Context, /, model: str, quiet: bool, **options: Any) -> N
         conversation = chat(model, sampling=choice, **options)
         if not quiet:
             settings = {"tokens": conversation.tokens, "context": conversation.writer.session.context}
-            cache = options["cache"] or ("F32" if options["exact"] else "F16")
-            settings |= {"cache": cache, "threads": options["threads"]} | choice.to_json()
+            settings |= {"cache": conversation.cache, "threads": options["threads"]} | choice.to_json()
             note(f"chosen for you: {chosen_for_you(ctx, settings)}")
             note("/reset begins anew, /exit ends, Ctrl-C ends a reply.")
         _talk(conversation, quiet=quiet)

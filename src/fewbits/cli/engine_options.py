@@ -41,7 +41,7 @@ _ENGINE = (
         type=click.Choice(["F32", "F16", "Q8_0", "Q4_0"]),
         help="Format of cached keys and values  [default: F16, with --exact F32]",
     ),
-    click.option("--exact", is_flag=True, help="Float activations: slower, equal on every machine."),
+    click.option("--exact", is_flag=True, help="Float activations: slower, nothing is rounded."),
     click.option("--mmap", is_flag=True, help="Leave weights in the file's pages instead of copying them."),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads  [default: all cores]"),
 )

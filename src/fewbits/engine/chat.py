@@ -28,12 +28,15 @@ class Conversation:
         system: str | None,
         stop: Sequence[str],
         tokens: int,
+        cache: str,
     ) -> None:
         self.writer = writer
         self.template = template
         self.sampling = sampling
         self.tokens = tokens
         """Most tokens of a reply."""
+        self.cache = cache
+        """What keys and values are kept in."""
         self.stops = (*template.stops, *stop)
         self._sampler = sampling.sampler()
         self._opening = [Message("system", text_of(system, "the system prompt"))] if system else []
@@ -98,4 +101,5 @@ def chat(
         system=system,
         stop=stops,
         tokens=size if tokens is None else tokens,
+        cache=opened.model.cached_as(cache),
     )

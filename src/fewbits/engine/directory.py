@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fewbits import formats
 from fewbits.checkpoints.base import Bytes, Placement, StackedTensor, StoredTensor, Value
@@ -27,6 +26,7 @@ from fewbits.engine.spans import READ, Given, spans_of
 from fewbits.errors import CheckpointError, EngineError
 from fewbits.formats.base import Fields, is_row_format
 from fewbits.formats.fp8 import ScaledFloat
+from fewbits.kernels import encode_rows
 from fewbits.kernels.fields import decode_fields
 from fewbits.qtensor import ORDER, of_format
 
@@ -152,8 +152,10 @@ def _rows(stored: StoredMatrix, path: Path, *, exact: bool) -> RowTensor:
         )
     own = {name: np.array(field) for name, field in of_format(fields).items()}
     numbers = decode_fields(format, own, (rows, cols))
-    type, data = ("F32", numbers.view(np.uint8)) if exact else ("BF16", _upper_halves(numbers))
-    return _tensor(stored, type, data, order)
+    data = numbers.view(np.uint8)
+    if exact:
+        return _tensor(stored, "F32", data, order)
+    return _tensor(stored, "BF16", encode_rows("BF16", data, "F32", 2 * cols).stored, order)
 
 
 def _tensor(stored: StoredMatrix, type: str, data: Bytes, order: tuple[int, ...]) -> RowTensor:
@@ -167,13 +169,6 @@ def _order_in(fields: Fields, cols: int) -> tuple[int, ...]:
     if not np.array_equal(np.sort(fields[ORDER]), np.arange(cols)):
         raise EngineError(f"the field {ORDER} is no order of {cols} columns; the file is damaged.")
     return tuple(fields[ORDER].tolist())
-
-
-def _upper_halves(numbers: npt.NDArray[np.float32]) -> Bytes:
-    """Numbers as BF16, to nearest even."""
-    bits = numbers.view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-    return np.ascontiguousarray((rounded >> np.uint32(16)).astype(np.uint16)).view(np.uint8)
 
 
 _ASIDES = {

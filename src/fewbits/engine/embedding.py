@@ -93,6 +93,7 @@ def _groups(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 
 
 def _run(model: Model, texts: list[Sequence[int]]) -> list[Floats]:
+    model.stamp.require_same()
     lengths = [len(text) for text in texts]
     total = sum(lengths)
     session = native_module().Session(model.machine, len(texts), max(lengths), total, model.cached_as(None))

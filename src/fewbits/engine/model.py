@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from fewbits.engine.stamp import Stamp
 from fewbits.errors import EngineError
 from fewbits.kernels.module import native_module
 from fewbits.memory import available_memory
+from fewbits.workers import usable_threads
 
 Floats = npt.NDArray[np.float32]
 
@@ -40,14 +40,10 @@ def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped:
     """
     stamp = Stamp.of(Path(path)) if Path(path).exists() else Stamp({})
     source = open_model(Path(path), exact=exact)
-    machine = native_module().Machine(threads or _processors(), exact=exact, keep_stored=mapped)
+    machine = native_module().Machine(usable_threads(threads), exact=exact, keep_stored=mapped)
     build = Builder(source, machine)
     output = write_network(build)
     return Model(source, machine, output, exact, stamp)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
