@@ -144,7 +144,8 @@ void bind_engine(nb::module_& m) {
         }, nb::arg("frequencies"), nb::arg("factor"), nb::arg("longer"), nb::arg("shorter"))
         .def("add_cache", [](Machine& self, int64_t heads, int64_t width, int64_t value_width) { return self.add_cache({heads, width, value_width}); }, nb::arg("heads"), nb::arg("width"), nb::arg("value_width"))
         .def("add_op", &Machine::add_op, nb::arg("name"), nb::arg("numbers"), nb::arg("floats"))
-        .def("panels_bytes", &Machine::panels_bytes)
+        .def("panels_bytes", &Machine::panels_bytes, nb::arg("which"))
+        .def("pack", &Machine::pack, nb::arg("which"), nb::call_guard<nb::gil_scoped_release>())
         .def("set_experts_per_token", &Machine::set_experts_per_token, nb::arg("count"));
     nb::class_<Session>(m, "Session")
         .def("__init__", [](Session* self, Machine& machine, int64_t sequences, int64_t context, int64_t batch, const std::string& cache) {

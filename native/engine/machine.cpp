@@ -6,6 +6,7 @@
 
 #include "fewbits/lattices.h"
 #include "groups.h"
+#include "products.h"
 
 namespace fewbits {
 namespace {
@@ -99,11 +100,23 @@ int64_t Machine::widest() const {
     return (most + rounded_group - 1) / rounded_group * rounded_group;
 }
 
-int64_t Machine::panels_bytes() const {
-    int64_t sum = 0;
-    for (const auto& weight : weights)
-        if (weight->packed && !keep_stored) sum += weight->experts * weight->expert_bytes();
-    return sum;
+Weight& Machine::weight_at(int64_t which) const {
+    require(which >= 0 && which < static_cast<int64_t>(weights.size()), "there is no such weight");
+    return *weights[static_cast<size_t>(which)];
+}
+
+int64_t Machine::panels_bytes(int64_t which) const { return keep_stored ? 0 : weight_at(which).panels_bytes(); }
+
+void Machine::make_room(Weight& weight) const {
+    if (weight.packed && !weight.ready && !keep_stored && !weight.panels.size())
+        weight.panels = Memory(static_cast<size_t>(weight.panels_bytes()));
+}
+
+void Machine::pack(int64_t which) {
+    Weight& weight = weight_at(which);
+    const std::lock_guard<std::mutex> turn(busy);
+    make_room(weight);
+    pool.run([&](int thread) { make_panels(*this, {&weight}, thread); });
 }
 
 // ---- running
@@ -190,9 +203,7 @@ void Session::prepare(const Batch& next) {
 void Session::run(const Batch& next) {
     const std::lock_guard<std::mutex> turn(machine.busy);
     prepare(next);
-    for (const auto& w : machine.weights)  // here, where there may be no room; threads could not say so
-        if (w->packed && !w->ready && !machine.keep_stored && !w->panels.size())
-            w->panels = Memory(index(w->experts * w->expert_bytes()));
+    for (const auto& w : machine.weights) machine.make_room(*w);  // here, where there may be none; threads could not say so
     machine.pool.run([this](int thread) {
         for (const Op& op : machine.program) {
             operations()[index(op.code)].run(*this, op, thread);

@@ -28,6 +28,7 @@ struct Weight {
 
     int64_t panel_count() const { return (rows + packed->rows - 1) / packed->rows; }  // of one expert
     int64_t expert_bytes() const { return panel_count() * packed->panel_bytes(cols); }
+    int64_t panels_bytes() const { return packed ? experts * expert_bytes() : 0; }
     const uint8_t* row(int64_t expert, int64_t r) const { return stored + (expert * rows + r) * row_bytes; }
 };
 
@@ -91,7 +92,10 @@ class Machine {
     int64_t experts_per_token = 0;
 
     int64_t widest() const;  // columns of a product
-    int64_t panels_bytes() const;  // of all weights' panels, made or not
+    Weight& weight_at(int64_t which) const;
+    int64_t panels_bytes(int64_t which) const;  // of a weight's panels, made or not
+    void pack(int64_t which);                   // makes the panels of a weight, as its first product would
+    void make_room(Weight& weight) const;       // for its panels
 };
 
 // Tokens of one sequence at consecutive positions.

@@ -84,7 +84,7 @@ void expert_linear(Session& session, const Op& op, int thread) {
     Weight& w = *session.machine.weights[Session::index(op.numbers[2])];
     const float* bias = op.numbers[5] < 0 ? nullptr : session.machine.vectors[Session::index(op.numbers[5])].data();
     ThreadPool& pool = session.machine.pool;
-    make_panels(session, std::vector<Weight*>{&w}, thread);
+    make_panels(session.machine, std::vector<Weight*>{&w}, thread);
     const int64_t slots = session.rows(Rows::slots), x_stride = session.width(in.buffer), stride = session.width(out.buffer);
     const Rounded rounded = session.rounded(slots, w.cols);
     if (w.packed) {

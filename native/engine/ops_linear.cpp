@@ -5,10 +5,10 @@ namespace fewbits {
 // Bytes of a file that a thread keeps in memory beside the panels that it makes of them.
 constexpr int64_t most_held = int64_t{1} << 22;
 
-void make_panels(Session& session, const std::vector<Weight*>& weights, int thread) {
-    const auto waits = [&](const Weight* w) { return w->packed && !w->ready && !session.machine.keep_stored; };
+void make_panels(Machine& machine, const std::vector<Weight*>& weights, int thread) {
+    const auto waits = [&](const Weight* w) { return w->packed && !w->ready && !machine.keep_stored; };
     if (std::none_of(weights.begin(), weights.end(), waits)) return;
-    ThreadPool& pool = session.machine.pool;
+    ThreadPool& pool = machine.pool;
     for (Weight* w : weights) {
         if (!waits(w)) continue;
         const PackedType& type = *w->packed;
@@ -131,7 +131,7 @@ void linear(Session& session, const Op& op, int thread) {
         weights.push_back(target.weight);
         units += units_of(*target.weight);
     }
-    make_panels(session, weights, thread);
+    make_panels(session.machine, weights, thread);
     const Input input = input_of(session, {op.numbers[0], op.numbers[1]}, count, targets, thread);
     for (int64_t unit = session.machine.pool.take(); unit < units; unit = session.machine.pool.take()) {
         int64_t left = unit;

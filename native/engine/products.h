@@ -18,7 +18,7 @@ struct Input {
 };
 
 // Panels of weights that have none yet, by all threads; ends with a barrier where there was something to do.
-void make_panels(Session& session, const std::vector<Weight*>& weights, int thread);
+void make_panels(Machine& machine, const std::vector<Weight*>& weights, int thread);
 
 // Rows `first` .. of one expert, at most a unit of them: out[token * stride + row - first].
 void multiply_unit(Session& session, const Weight& w, int64_t expert, int64_t unit, const Input& input, int thread, float* out,

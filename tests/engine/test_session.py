@@ -57,6 +57,17 @@ def test_native_writing_is_the_best_token_again_and_again(model: Model) -> None:
     assert session.length() == 9 + 39  # the last one was chosen and not read
 
 
+def test_weights_that_are_repacked_at_once_say_the_same_and_how_far_it_is(model: Model, path: Path) -> None:
+    eager, told = load(path, threads=2), []
+    eager.pack(lambda stage, done, total: told.append((stage, done, total)))
+    stages, done, totals = zip(*told, strict=True)
+    np.testing.assert_array_equal(eager.session().evaluate(TOKENS), model.session().evaluate(TOKENS))
+    assert set(stages) == {"prepare"}
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[0] == eager.panels_bytes > 0
+    assert len(told) == len(eager.multiplied) == 7 * 4 + 1  # the head is the embedding
+
+
 def test_a_stop_ends_it_and_is_not_written(model: Model) -> None:
     expected = greedy(model, TOKENS[:9], 30)
     stop = expected[20]
@@ -124,7 +135,7 @@ def test_weights_that_stay_in_the_file_give_the_same_numbers(path: Path, model: 
 
 def test_no_memory_for_the_cache_is_said_with_what_fits(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     each = model.cache_bytes(1, "F16")
-    room = model.machine.panels_bytes() + (1 << 27) + 100 * each
+    room = model.panels_bytes + (1 << 27) + 100 * each
     monkeypatch.setattr("fewbits.engine.model.available_memory", lambda: room)
     with pytest.raises(EngineError, match=r"a context of 512 tokens takes .* ask for a context of at most 100\.$"):
         model.session()

@@ -72,6 +72,9 @@ class FakeModel:
     def cached_as(self, cache: str | None) -> str:
         return cache or "F16"
 
+    def pack(self, progress: Callable[[str, int, int], None]) -> None:
+        progress("prepare", 1, 1)
+
     def session(self, *, context: int | None = None, cache: str | None = None, sequences: int = 1) -> FakeSession:
         self.asked.append({"context": context, "cache": cache, "sequences": sequences})
         room = self.context if context is None else context

@@ -34,12 +34,14 @@ def command(ctx: click.Context, /, model: str, quiet: bool, **options: Any) -> N
     Each line is a message; /reset begins anew, /exit or the end of the input ends. Ctrl-C ends a reply. The model's
     cache remembers the conversation: of each message only what is new is read.
     """
+    from fewbits.cli.progress import progress_report
     from fewbits.cli.streamed import note
     from fewbits.engine.chat import chat
 
     try:
         choice = sampling_of(options)
-        conversation = chat(model, sampling=choice, **options)
+        with progress_report("prepare", quiet=quiet) as progress:
+            conversation = chat(model, sampling=choice, progress=progress, **options)
         if not quiet:
             settings = {"tokens": conversation.tokens, "context": conversation.writer.session.context}
             settings |= {"cache": conversation.cache, "threads": options["threads"]} | choice.to_json()
@@ -65,12 +67,13 @@ def _talk(conversation: Conversation, *, quiet: bool) -> None:
 def _answer(conversation: Conversation, line: str, *, quiet: bool) -> None:
     """Write one reply; in a terminal a message that is refused, or a reply that is broken off, ends nothing else."""
     from fewbits.cli.failure import one_line
-    from fewbits.cli.streamed import Streamed, note
+    from fewbits.cli.streamed import Streamed, note, until_text
     from fewbits.errors import EngineError
 
     streamed = Streamed()
     try:
-        written = conversation.say(line, streamed)
+        with until_text(streamed, quiet=quiet) as (on_text, progress):
+            written = conversation.say(line, on_text, progress)
     except EngineError as error:
         if not sys.stdin.isatty():
             raise

@@ -44,7 +44,7 @@ def command(
     ends the text, and what was written stays.
     """
     from fewbits.cli.output import print_json, stdout_reserved
-    from fewbits.cli.streamed import Streamed, note
+    from fewbits.cli.streamed import Streamed, note, until_text
     from fewbits.engine.run import run
 
     def tell(settings: Settings) -> None:
@@ -59,7 +59,10 @@ def command(
             print_json(result.to_json())
         else:
             streamed = Streamed()
-            result = run(model, text, sampling=choice, on_settings=tell, on_text=streamed, **options)
+            with until_text(streamed, quiet=quiet) as (on_text, progress):
+                result = run(
+                    model, text, sampling=choice, on_settings=tell, on_text=on_text, progress=progress, **options
+                )
             streamed.end()
         if not (as_json or quiet):
             note(_summary(result))

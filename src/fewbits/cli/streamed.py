@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from fewbits.cli.progress import Report, progress_report
 
 _PLAIN = "\n\t"
 
@@ -26,6 +30,19 @@ class Streamed:
         """End the line that was begun."""
         if not self._at_line_start:
             self("\n")
+
+
+@contextmanager
+def until_text(streamed: Streamed, *, quiet: bool) -> Iterator[tuple[Callable[[str], None], Report]]:
+    """What takes the pieces of a text, and what is told how far the work before it is: bars that the text ends."""
+    with ExitStack() as bars:
+        report = bars.enter_context(progress_report("prepare", "read", quiet=quiet))
+
+        def write(piece: str) -> None:
+            bars.close()
+            streamed(piece)
+
+        yield write, report
 
 
 def shown(text: str) -> str:

@@ -80,6 +80,12 @@ class Builder:
         self._rows: dict[int, int] = {}
         self._permuted: dict[tuple[int, int], Place] = {}
         self._experts = 1
+        self._multiplied: dict[int, None] = {}
+
+    @property
+    def multiplied(self) -> tuple[int, ...]:
+        """The machine's numbers of the weights that something is multiplied with, each once, in the program's order."""
+        return tuple(self._multiplied)
 
     def buffer(self, width: int, *, per: int = TOKENS) -> Place:
         """A buffer of `width` numbers a row."""
@@ -126,7 +132,9 @@ class Builder:
         experts, rows, cols = _sides(self.source.read(name))
         if cols > self._widths[source.buffer] - source.offset or rows > self._widths[out.buffer] - out.offset:
             raise self._misdescribed(name, f"makes {rows} numbers of {cols}, for which there is no room")
-        return self.weight(name), self.vector(name.removesuffix(".weight") + ".bias", experts * rows)
+        number = self.weight(name)
+        self._multiplied[number] = None
+        return number, self.vector(name.removesuffix(".weight") + ".bias", experts * rows)
 
     def _misdescribed(self, name: str, what: str) -> EngineError:
         facts = self.source.architecture.name

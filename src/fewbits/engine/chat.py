@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewbits.engine.conversation import Message, Template, choose_template
 from fewbits.engine.opening import checked_stops, open_to_write, text_of
+from fewbits.engine.progress import Progress, silent
 from fewbits.engine.sampling import Sampling
 from fewbits.engine.spoken import Spoken
 from fewbits.engine.writing import Ask, Writer, Written
@@ -43,7 +44,9 @@ class Conversation:
         self.messages = list(self._opening)
         self._spoken = Spoken()
 
-    def say(self, text: str, on_text: Callable[[str], None] = lambda _piece: None) -> Written:
+    def say(
+        self, text: str, on_text: Callable[[str], None] = lambda _piece: None, progress: Progress = silent
+    ) -> Written:
         """The model's reply to `text`, which is part of the conversation from then on, interrupted or not.
 
         EngineError where the template refuses it or the context has no room: the conversation is as it was then.
@@ -60,7 +63,7 @@ class Conversation:
             )
         strip = self.writer.vocabulary.strips_first_space
         ask = Ask(prompt=prompt, count=self.tokens, sampler=self._sampler, stops=self.stops, strip=strip)
-        written = self.writer.write(ask, on_text)
+        written = self.writer.write(ask, on_text, progress)
         self.messages = [*asked, Message("assistant", written.text)]
         self._spoken = Spoken(rendered, prompt, written.tokens)
         return written
@@ -84,18 +87,20 @@ def chat(
     exact: bool = False,
     mmap: bool = False,
     threads: int | None = None,
+    progress: Progress = silent,
 ) -> Conversation:
     """A conversation with `model` (a GGUF file, a model directory, a hub id), written by its own chat template.
 
     `template` is a built-in one's name or a file; replies have at most `tokens` tokens, or what the context has room
-    for. EngineError, one sentence, where the model has no template or cannot be run.
+    for; `progress` is told how far weights are repacked. EngineError, one sentence, where the model has no template or
+    cannot be run.
     """
     choice, stops = sampling or Sampling(), checked_stops(stop)
     opened = open_to_write(model, threads=threads, exact=exact, mapped=mmap)
     size = min(CONTEXT, opened.model.context) if context is None else context
     written_by = choose_template(opened.vocabulary, template)
     return Conversation(
-        opened.writer(size, cache),
+        opened.writer(size, cache, progress),
         written_by,
         choice,
         system=system,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fewbits.engine.building import Builder, Place
 from fewbits.engine.embedding import embeddings_of, states_of
 from fewbits.engine.network import write_network
+from fewbits.engine.progress import PREPARE, Progress
 from fewbits.engine.session import BATCH, Session
 from fewbits.engine.source import Source, open_model
 from fewbits.engine.stamp import Stamp
@@ -43,7 +44,7 @@ def load(path: Path, *, threads: int | None = None, exact: bool = False, mapped:
     machine = native_module().Machine(usable_threads(threads), exact=exact, keep_stored=mapped)
     build = Builder(source, machine)
     output = write_network(build)
-    return Model(source, machine, output, exact, stamp)
+    return Model(source, machine, output, exact, stamp, build.multiplied)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Model:
     """Logits (outputs, vocabulary), or an encoder's states (outputs, hidden)."""
     exact: bool
     stamp: Stamp = field(default_factory=lambda: Stamp({}))
+    multiplied: tuple[int, ...] = ()
+    """The machine's numbers of the weights that products are made of."""
 
     @property
     def path(self) -> Path:
@@ -71,6 +74,21 @@ class Model:
     def encoder(self) -> bool:
         """Whether it answers with states and embeddings, and continues no text."""
         return self.source.architecture.encoder
+
+    @property
+    def panels_bytes(self) -> int:
+        """Bytes that weights take, repacked for this processor."""
+        return sum(self.machine.panels_bytes(number) for number in self.multiplied)
+
+    def pack(self, progress: Progress) -> None:
+        """Repack all weights now, not when each is first used; between two matrices an interrupt is heard."""
+        sizes = {number: self.machine.panels_bytes(number) for number in self.multiplied}
+        done, total = 0, sum(sizes.values())
+        for number, size in sizes.items():
+            self.stamp.require_same()
+            self.machine.pack(number)
+            done += size
+            progress(PREPARE, done, total)
 
     def states(self, texts: Sequence[Sequence[int]]) -> list[Floats]:
         """An encoder's states (tokens, hidden) of each text of token ids; EngineError for one that it cannot read."""
@@ -140,7 +158,7 @@ class Model:
     def _require_room(self, context: int, cache: str, sequences: int) -> None:
         """Raise EngineError, with the context that fits, where weights and a cache are more than there is memory."""
         available = available_memory()
-        weights, each = self.machine.panels_bytes() + _ROOM_FOR_NUMBERS, self.cache_bytes(1, cache, sequences)
+        weights, each = self.panels_bytes + _ROOM_FOR_NUMBERS, self.cache_bytes(1, cache, sequences)
         if available is None or weights + context * each <= available:
             return
         fits = (available - weights) // each

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewbits.engine.progress import Progress, silent
 from fewbits.engine.stream import StopStrings
 from fewbits.engine.vocabulary import Vocabulary, read_vocabulary
 from fewbits.engine.writing import Writer
@@ -25,14 +26,16 @@ class Opened:
     vocabulary: Vocabulary
     seconds: float
 
-    def writer(self, context: int, cache: str | None) -> Writer:
-        """A new sequence of at most `context` tokens; EngineError where the model was made for fewer."""
+    def writer(self, context: int, cache: str | None, progress: Progress = silent) -> Writer:
+        """A new sequence of at most `context` tokens, weights repacked; EngineError for more than it was made for."""
         if not 2 <= context <= self.model.context:
             raise EngineError(
                 f"{self.model.path}: a context of {context} tokens is asked for, and the model was made for 2 to "
                 f"{self.model.context}; choose --context within that."
             )
-        return Writer(self.model.session(context=context, cache=cache), self.vocabulary, self.model.vocabulary)
+        session = self.model.session(context=context, cache=cache)
+        self.model.pack(progress)
+        return Writer(session, self.vocabulary, self.model.vocabulary)
 
 
 def open_to_write(source: str | Path, *, threads: int | None, exact: bool, mapped: bool) -> Opened:

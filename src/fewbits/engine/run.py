@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.engine.opening import checked_stops, open_to_write, text_of
+from fewbits.engine.progress import Progress, silent
 from fewbits.engine.sampling import Sampling
 from fewbits.engine.schema import JSONSchema, parse_schema, read_schema
 from fewbits.engine.writing import Ask, Written
@@ -89,11 +90,13 @@ def run(
     threads: int | None = None,
     on_settings: Callable[[Settings], None] = lambda _settings: None,
     on_text: Callable[[str], None] = lambda _piece: None,
+    progress: Progress = silent,
 ) -> Completion:
     """What `model` (a GGUF file, a model directory, a hub id) writes after `prompt`, at most `tokens` tokens.
 
     The context is as large as prompt and answer need where it is not given. Text reaches `on_text` as soon as it is
-    sure, and an interrupt ends it (`written.ended`). EngineError, one sentence, for whatever cannot be done.
+    sure, and an interrupt ends it (`written.ended`); before it, `progress` is told how far weights are repacked and the
+    prompt is read. EngineError, one sentence, for whatever cannot be done.
     """
     choice, schema, stops = sampling or Sampling(), _schema(json_schema, stop), checked_stops(stop)
     if not text_of(prompt, "the prompt"):
@@ -101,7 +104,7 @@ def run(
     opened = open_to_write(model, threads=threads, exact=exact, mapped=mmap)
     ids = opened.vocabulary.encode(prompt)
     size, count = _sizes(len(ids), tokens, context, opened.model.context)
-    writer = opened.writer(size, cache)
+    writer = opened.writer(size, cache, progress)
     constraint = schema.constraint(opened.vocabulary, opened.model.vocabulary) if schema else None
     settings = Settings(
         tokens=count,
@@ -119,7 +122,7 @@ def run(
     return Completion(
         model=str(model),
         architecture=opened.model.architecture,
-        written=writer.write(ask, on_text),
+        written=writer.write(ask, on_text, progress),
         settings=settings,
         load_seconds=opened.seconds,
         peak_memory=peak_resident_memory(),

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fewbits.engine.progress import READ, Progress, silent
 from fewbits.engine.sampling import Sampler, choose
 from fewbits.engine.schema import Constraint
 from fewbits.engine.stream import TextStream
@@ -98,15 +99,18 @@ class Writer:
         """Rows of the model's logits."""
         self._known: list[int] = []
 
-    def write(self, ask: Ask, on_text: Callable[[str], None] = lambda _piece: None) -> Written:
+    def write(
+        self, ask: Ask, on_text: Callable[[str], None] = lambda _piece: None, progress: Progress = silent
+    ) -> Written:
         """Write on after the prompt, each piece of text given to `on_text` as soon as it is sure.
 
-        An interrupt (Ctrl-C) ends the text and is told by `ended`; EngineError where the prompt has no room.
+        How much of the prompt is read, `progress` is told. An interrupt (Ctrl-C) ends the text and is told by `ended`;
+        EngineError where the prompt has no room.
         """
         self.check(ask.prompt)
         run = _Run(self, ask, on_text)
         try:
-            run.read()
+            run.read(progress)
             run.go_on()
         except KeyboardInterrupt:
             run.ended = INTERRUPTED
@@ -155,13 +159,14 @@ class _Run:
         self._reused = 0
         self.ended = COUNT
 
-    def read(self) -> None:
+    def read(self, progress: Progress) -> None:
         """Evaluate what of the prompt is new, all but its last token."""
         began = time.perf_counter()
         session, prompt = self._writer.session, self._ask.prompt
         self._reused = self._writer.reuse(prompt)
         for first in range(self._reused, len(prompt) - 1, CHUNK):
             chunk = prompt[first : min(first + CHUNK, len(prompt) - 1)]
+            progress(READ, first - self._reused, len(prompt) - 1 - self._reused)
             session.evaluate(chunk)
             self._writer.know(chunk)
         self._prompt_seconds = time.perf_counter() - began
