@@ -320,6 +320,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "planning",
         "preflight",
+        "qtensor",
         "reporting",
         "request",
         "verification",
