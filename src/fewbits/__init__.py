@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fewbits.explanation.explain import explain
     from fewbits.hub.push import push
     from fewbits.inspection import inspect
+    from fewbits.loading.load import load
     from fewbits.quantizing import quantize
     from fewbits.speed.bench import bench
 
@@ -34,6 +35,7 @@ __all__ = [
     "explain",
     "formats",
     "inspect",
+    "load",
     "push",
     "quantize",
     "run",
@@ -46,6 +48,7 @@ _VERBS = {
     "convert": "fewbits.conversion.convert",
     "explain": "fewbits.explanation.explain",
     "inspect": "fewbits.inspection",
+    "load": "fewbits.loading.load",
     "push": "fewbits.hub.push",
     "quantize": "fewbits.quantizing",
     "run": "fewbits.engine.run",

@@ -84,6 +84,11 @@ class GGUFTensors:
         weight = back(weight, self.config.values) if back else weight
         return weight.chunk(origin.count)[origin.number].clone() if origin.count > 1 else weight
 
+    def formats_of(self, name: str) -> frozenset[str]:
+        """What the tensors of the parameter `name` are stored in."""
+        own = [name] if name in self._origins else list(matrices_of(name))
+        return frozenset(self.reader.read(o.tensor).format for each in own for o in self._origins[each])
+
     def matrix(self, name: str) -> StoredMatrix | None:
         """The parameter `name` as rows of stored bytes, each in its place; None where it is no matrix of the file."""
         origins = self._origins.get(name, [])

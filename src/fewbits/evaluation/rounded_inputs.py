@@ -46,7 +46,7 @@ def _round(path: Path, network: Any, stored: StoredMatrix, name: str) -> None:
         raise EvaluationError(
             f"{path}: {quoted(stored.name)} is no matrix of a linear layer, so no inputs can be rounded."
         )
-    kept = kept_columns(stored.load(), (module.out_features, module.in_features))
+    kept = kept_columns(stored.load(), (module.out_features, module.in_features)) if stored.outliers else None
     index = kept.index if kept else None
 
     def before(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
