@@ -46,7 +46,10 @@ class Config(QuantizationConfigMixin):
         unknown = set(others) - {"quant_method", "activations"}
         if unknown:
             raise RecipeError(f"fewbits.Config has no option {sorted(unknown)[0]!r}; a newer fewbits may know it.")
-        self.recipe = recipe_name(recipe, group_size=group_size, symmetric=symmetric, double_quant=double_quant)
+        if "quant_method" not in others:
+            # A config.json may name a recipe of somebody's own: its matrices say themselves what they are.
+            recipe = recipe_name(recipe, group_size=group_size, symmetric=symmetric, double_quant=double_quant)
+        self.recipe = recipe
         self.tensors = dict(tensors or {})
         self.modules_to_not_convert = list(modules_to_not_convert)
         self.method = method

@@ -11,10 +11,9 @@ import torch
 from fewbits.errors import FewbitsError, LoadingError
 from fewbits.evaluation.huggingface_model import require_all
 from fewbits.evaluation.model_files import first_sentence, quiet_transformers
-from fewbits.evaluation.rounded_inputs import round_inputs
 from fewbits.evaluation.skeleton import divide_frequencies
 from fewbits.hub.locating import locate
-from fewbits.loading.loaded import Loaded, loaded
+from fewbits.loading.pieces import is_quantized
 from fewbits.loading.sources import Source, open_source
 from fewbits.loading.stored import Stored
 from fewbits.memory import available_memory
@@ -23,12 +22,15 @@ from fewbits.models import add_architecture
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from fewbits.loading.config import Config
+
 _LOG = logging.getLogger("fewbits")
 
 
 def load(
     source: str | Path,
     *,
+    to: str | Config | None = None,
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     architecture: str | Path | None = None,
@@ -37,32 +39,31 @@ def load(
 
     A directory may be plain or in any dialect, a GGUF file of any architecture that is known here. The class is the
     one that the configuration names. The network computes in `dtype`; plain matrices that are stored in fewer bits stay
-    packed as well. Inputs are rounded where the file says so, and tied weights stay tied. `model.fewbits` (`Loaded`)
-    says what is packed and what is not. `revision` is that of a hub id, `architecture` a TOML file as `quantize` takes
-    it. Raises a FewbitsError, one sentence, where no network can be made.
+    packed as well. Inputs are rounded where the file says so, and tied weights stay tied. A model that is not quantized
+    is quantized `to` a format or recipe as it is read ("nf4", "Q4_K_M", or a `fewbits.Config`). `model.fewbits`
+    (`Loaded`) says what is packed and what is not. `revision` is that of a hub id, `architecture` a TOML file as
+    `quantize` takes it. Raises a FewbitsError, one sentence, where no network can be made.
     """
     if architecture is not None:
         add_architecture(Path(architecture))
     located = locate(str(source), revision=revision)
     opened = open_source(Path(located.path).expanduser())
-    _require_memory(opened)
+    if to is None:
+        _require_memory(opened)
+    else:
+        _require_plain(opened)
     try:
-        network: PreTrainedModel = _network(opened, dtype)
+        network: PreTrainedModel = _network(opened, to, dtype)
     except MemoryError as error:
         raise LoadingError(
             f"{opened.path}: there is not enough memory to load it; free some, or take a smaller model."
         ) from error
-    for note in (*located.notes, *_notes(network)):
+    for note in located.notes:
         _LOG.warning(note)
     return network
 
 
-def _notes(network: Any) -> tuple[str, ...]:
-    found: Loaded = network.fewbits
-    return found.notes
-
-
-def _network(source: Source, dtype: torch.dtype) -> Any:
+def _network(source: Source, to: str | Config | None, dtype: torch.dtype) -> Any:
     stored = Stored(source)
     try:
         with quiet_transformers():
@@ -73,7 +74,7 @@ def _network(source: Source, dtype: torch.dtype) -> Any:
                 config=source.config,
                 state_dict=stored.state,
                 dtype=dtype,
-                quantization_config=configuration_of(stored),
+                quantization_config=configuration_of(stored, to),
                 output_loading_info=True,
                 **source.options,
             )
@@ -84,12 +85,19 @@ def _network(source: Source, dtype: torch.dtype) -> Any:
     require_all(source.path, report, source.beside)
     if source.rope_factors is not None:
         divide_frequencies(source.path, network, source.rope_factors)
-    round_inputs(source.path, network, stored.rounding)
     network.name_or_path = network.config.name_or_path = str(source.path)
     if source.generation is not None:
         network.generation_config = source.generation
-    network.fewbits = loaded(stored)
     return network.eval().requires_grad_(False)
+
+
+def _require_plain(source: Source) -> None:
+    """Raise LoadingError where the model is quantized already."""
+    found = next((name for name, piece in source.pieces.items() if is_quantized(piece)), None)
+    if found is not None:
+        raise LoadingError(
+            f"{source.path} is quantized already ({found}); load it as it is, or quantize the original model."
+        )
 
 
 def _require_memory(source: Source) -> None:

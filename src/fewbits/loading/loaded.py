@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from fewbits.loading.packing import Packing
 from fewbits.loading.pieces import is_quantized
 from fewbits.loading.stored import Stored
 
@@ -28,6 +29,8 @@ class Loaded:
     """Names of what is stored in a format and held as plain numbers."""
     notes: tuple[str, ...]
     """What is otherwise than one would expect, one sentence each."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Module -> relative error of its weight, where it was quantized while it was loaded."""
 
 
 def loaded(stored: Stored) -> Loaded:
@@ -42,6 +45,20 @@ def loaded(stored: Stored) -> Loaded:
         activations=Counter(str(each.activation) for each in stored.rounding),
         decoded=decoded,
         notes=_notes(stored.source.path, decoded),
+    )
+
+
+def quantized(path: Path, packing: Packing) -> Loaded:
+    """What became of weights that were packed while transformers read them."""
+    return Loaded(
+        path=path,
+        dialect=packing.plan.dialect,
+        formats=Counter(matrix.format for matrix in packing.matrices.values()),
+        bytes=sum(matrix.bytes for matrix in packing.matrices.values()),
+        activations=Counter(str(each.activation) for each in packing.rounding),
+        decoded=(),
+        notes=packing.plan.notes,
+        errors=packing.errors,
     )
 
 

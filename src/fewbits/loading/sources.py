@@ -92,6 +92,17 @@ def _open_directory(path: Path) -> Source:
     )
 
 
+def open_weights_of(path: Path, config: Any, network: Any) -> Source:
+    """The weights in a quantized directory for a network that transformers has made; CheckpointError as others."""
+    quantized = open_quantized(path)
+    if quantized is None:
+        raise LoadingError(f"{path}: config.json says that its weights are quantized, and their header does not.")
+    _, files = open_weights(path)
+    pieces: dict[str, Piece] = {name: quantized.read(name) for name in quantized.names()}
+    mapped = tuple(file for file in files if file.suffix == ".safetensors")
+    return Source(path, config, network, pieces, mapped, quantized.dialect_name, lambda name: False)
+
+
 def _generation(path: Path) -> Any:
     """What generation_config.json says; None where there is none."""
     if not (path / "generation_config.json").is_file():
