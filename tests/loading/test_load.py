@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import fewbits
 from fewbits.errors import FewbitsError
 from fewbits.evaluation.model_files import open_model
 from fewbits.layers.modules import Conv1D, Packed
+from fewbits.memory import PeakMemory, resident_memory
 from references.architecture_models import gpt2
 from references.encoder_models import save_encoder
 from references.expert_models import write_experts
@@ -26,7 +25,7 @@ from references.outlier_models import with_outliers
 from references.random_models import save_model, small_config
 
 POCKET = Path(__file__).parents[2] / "examples" / "models" / "pocket-llama"
-IDS = torch.tensor([int(n) for n in np.random.default_rng(7).integers(3, 4000, 40)])
+IDS = torch.tensor([int(n) for n in np.random.default_rng(7).integers(3, 500, 40)])
 
 DIALECTS = (
     ("fewbits", "int4_g64_sym_dq"),
@@ -49,15 +48,15 @@ Quantized = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def quantized(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
-    """The pocket model quantized, once for each way."""
+def quantized(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    """The model quantized, once for each way."""
     known: dict[str, Path] = {}
 
     def make(to: str, *, dialect: str | None = None, name: str = "out", **options: Any) -> Path:
         key = f"{to} {dialect} {name} {options}"
         if key not in known:
             known[key] = tmp_path_factory.mktemp("quantized") / name
-            fewbits.quantize(pocket, known[key], to=to, dialect=dialect, threads=1, **options)
+            fewbits.quantize(model, known[key], to=to, dialect=dialect, threads=1, **options)
         return known[key]
 
     return make
@@ -86,7 +85,7 @@ def test_a_directory_computes_what_compare_judges(dialect: str, to: str, quantiz
     network = fewbits.load(path)
 
     assert network.fewbits.dialect == dialect
-    assert len(packed(network)) == 4 * 7 + 2
+    assert len(packed(network)) == 2 * 7 + 2
     assert network.fewbits.decoded == ()
     require_equal(path, network)
 
@@ -96,7 +95,7 @@ def test_a_gguf_file_computes_what_compare_judges(recipe: str, quantized: Quanti
     path = quantized(recipe, name="out.gguf")
     network = fewbits.load(path)
 
-    assert sum(network.fewbits.formats.values()) == 4 * 7 + 1
+    assert sum(network.fewbits.formats.values()) == 2 * 7 + 1
     require_equal(path, network)
 
 
@@ -128,13 +127,13 @@ def test_text_is_generated_as_the_decoded_weights_would(quantized: Quantized) ->
     assert torch.equal(fewbits.load(path).generate(IDS[None, :8], **options), wanted)
 
 
-def test_a_plain_directory_keeps_its_numbers_in_the_bits_they_have(pocket: Path) -> None:
-    network = fewbits.load(pocket)
+def test_a_plain_directory_keeps_its_numbers_in_the_bits_they_have(model: Path) -> None:
+    network = fewbits.load(model)
 
     assert set(network.fewbits.formats) == {"BF16"}
     assert network.fewbits.dialect == ""
-    require_equal(pocket, network)
-    halved = fewbits.load(pocket, dtype=torch.bfloat16)
+    require_equal(model, network)
+    halved = fewbits.load(model, dtype=torch.bfloat16)
     assert packed(halved) == {}
     assert halved.lm_head.weight.dtype == torch.bfloat16
 
@@ -164,7 +163,7 @@ def test_columns_in_an_order_of_their_own(quantized: Quantized, tmp_path: Path) 
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     network = fewbits.load(path)
 
-    assert sum("column_order" in module.matrix.fields for module in packed(network).values()) == 28
+    assert sum("column_order" in module.matrix.fields for module in packed(network).values()) == 14
     require_equal(path, network)
 
 
@@ -213,35 +212,24 @@ def test_packed_models_move_and_convert(quantized: Quantized) -> None:
     assert "nf4_g64_dq" in repr(network.model.layers[0].mlp.up_proj)
 
 
-BIG = """
-import sys
-import torch, fewbits
-from fewbits.memory import peak_resident_memory, resident_memory
-fewbits.load(sys.argv[1])
-before = resident_memory()
-network = fewbits.load(sys.argv[2])
-print(network.fewbits.bytes, peak_resident_memory() - before)
-"""
-
-
-def test_memory_is_that_of_the_packed_weights(pocket: Path, tmp_path: Path) -> None:
-    """A float copy would be twice as much again; what was looked at of the file is not kept either."""
-    config = transformers.AutoConfig.from_pretrained(pocket)
+def test_memory_is_that_of_the_packed_weights(model: Path, tmp_path: Path) -> None:
+    """A float copy would be twice as much again."""
+    config = transformers.AutoConfig.from_pretrained(model)
     config.hidden_size, config.intermediate_size, config.head_dim = 1024, 4096, 256
-    config.vocab_size, config.num_hidden_layers = 32000, 6
+    config.vocab_size, config.num_hidden_layers = 32000, 3
     with torch.device("meta"):
         network = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     state = {name: torch.full(p.shape, 0.01, dtype=p.dtype) for name, p in network.named_parameters()}
     config.architectures = [type(network).__name__]
     config.save_pretrained(tmp_path)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    done = subprocess.run(
-        [sys.executable, "-c", BIG, str(pocket), str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
-    )
+    del state
+    before = resident_memory()
+    with PeakMemory() as memory:
+        size = fewbits.load(tmp_path).fewbits.bytes
 
-    size, more = map(int, done.stdout.split())
-    assert size > 200e6
-    assert more < 1.25 * size + 100e6
+    assert size > 150e6
+    assert memory.peak - before < 1.25 * size
 
 
 def test_what_cannot_be_loaded_is_said_in_a_sentence(
