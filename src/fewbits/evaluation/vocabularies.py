@@ -120,6 +120,7 @@ class GGUFVocabulary:
             return transformers.PreTrainedTokenizerFast(
                 tokenizer_object=tokenizer_from_gguf(self.metadata),
                 chat_template=template and template.value,
+                model_input_names=["input_ids", "attention_mask"],
                 **special,
             )
 
