@@ -24,13 +24,15 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    figures, rates, drawing = done.stdout.split("\n", maxsplit=2)
+    figures, rates, loaded, drawing = done.stdout.split("\n", maxsplit=3)
     sha256, divergence, bits = figures.split()
     assert len(sha256) == 64
     assert 0 < float(divergence) < 1
     assert 4.5 < float(bits) < 6.5
     assert all(float(rate) > 0 for rate in rates.split())
     assert len(rates.split()) == 3
+    assert loaded.startswith("torch.Size([1, ")
+    assert "'Q4_K': 24" in loaded
     assert "│ dmin │" in drawing
     assert "StoredNumber(number=3.1415, bits=(('code', '01111111'),), code=127" in drawing
 

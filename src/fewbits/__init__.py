@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from fewbits.explanation.explain import explain
     from fewbits.hub.push import push
     from fewbits.inspection import inspect
+    from fewbits.loading.config import Config
+    from fewbits.loading.load import load
+    from fewbits.loading.tokens import load_tokenizer
     from fewbits.quantizing import quantize
     from fewbits.speed.bench import bench
 
     __version__: str
 
 __all__ = [
+    "Config",
     "FewbitsError",
     "__version__",
     "bench",
@@ -34,18 +38,23 @@ __all__ = [
     "explain",
     "formats",
     "inspect",
+    "load",
+    "load_tokenizer",
     "push",
     "quantize",
     "run",
 ]
 
 _VERBS = {
+    "Config": "fewbits.transformers",
     "bench": "fewbits.speed.bench",
     "chat": "fewbits.engine.chat",
     "compare": "fewbits.evaluation.compare",
     "convert": "fewbits.conversion.convert",
     "explain": "fewbits.explanation.explain",
     "inspect": "fewbits.inspection",
+    "load": "fewbits.loading.load",
+    "load_tokenizer": "fewbits.loading.tokens",
     "push": "fewbits.hub.push",
     "quantize": "fewbits.quantizing",
     "run": "fewbits.engine.run",

@@ -45,3 +45,7 @@ class HubError(FewbitsError):
 
 class TransformError(FewbitsError):
     """A model cannot be rewritten as a transform wants to."""
+
+
+class LoadingError(FewbitsError):
+    """A stored model cannot become a network of transformers, or a network cannot be stored."""

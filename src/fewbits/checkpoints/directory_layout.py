@@ -95,7 +95,7 @@ def plan_directory(
     if not quantized:
         _refuse_quantized(source)
     shards = _shards(tensors, dialect, largest)
-    said = _in_headers(load_object(source / "config.json"), tensors, dialect)
+    said = stated_in_headers(load_object(source / "config.json"), tensors, dialect)
     files: list[WeightsFile] = []
     slots: dict[tuple[str, str], FieldSlot] = {}
     where: dict[str, str] = {}
@@ -110,7 +110,7 @@ def plan_directory(
         files=tuple(files),
         slots=slots,
         index=_index(where, files) if len(files) > 1 else None,
-        config=_config(source, changes or {}, _quantization(tensors, matrices, recipe, dialect), dialect),
+        config=_config(source, changes or {}, stated_quantization(tensors, matrices, recipe, dialect), dialect),
         copied=_copied(source, along),
         dialect=dialect,
         packed={matrix.name: matrix for matrix in matrices} if dialect else {},
@@ -141,8 +141,8 @@ def _bytes(dtype: str, lines: tuple[int, ...]) -> int:
     return prod(lines) * np.dtype(WIDTHS[dtype]).itemsize
 
 
-def _in_headers(config: Mapping[str, Any], tensors: list[Matrix], dialect: object) -> dict[str, str]:
-    """What the dialect's readers want to know from the header of every file."""
+def stated_in_headers(config: Mapping[str, Any], tensors: list[Matrix], dialect: object) -> dict[str, str]:
+    """What the readers of `dialect` want to know from the header of every file of a model of `config`."""
     if not isinstance(dialect, InHeaders):
         return {}
     plain = [tensor for tensor in tensors if _is_plain(tensor)]
@@ -223,10 +223,10 @@ def _fields(tensor: Matrix) -> dict[str, tuple[str, tuple[int, ...]]]:
 _HEAD = "lm_head.weight"
 
 
-def _quantization(
+def stated_quantization(
     tensors: list[Matrix], matrices: list[Matrix], recipe: str, dialect: Dialect | None
 ) -> dict[str, Any]:
-    """`quantization_config`."""
+    """`quantization_config` of `tensors`, of which `matrices` are quantized by `recipe`."""
     if dialect is not None:
         plain = [t.name for t in tensors if _is_plain(t) and len(t.shape) == 2 and t.name.endswith(".weight")]
         # Where it is tied to the embedding no tensor has this name, but readers have the module.

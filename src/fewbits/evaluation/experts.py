@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from fewbits.models import EXPERT
@@ -29,7 +29,7 @@ def taken_apart(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, .
     return found
 
 
-def put_together(state: Mapping[str, torch.Tensor], names: Mapping[str, object]) -> dict[str, torch.Tensor]:
+def put_together(state: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
     """The parameters `names` of a network, of tensors under the names of `taken_apart`."""
     import torch
 
@@ -42,6 +42,15 @@ def put_together(state: Mapping[str, torch.Tensor], names: Mapping[str, object])
         else:
             found[name] = state[_down(name) if name.endswith(DOWN) else name]
     return found
+
+
+def matrices_of(name: str) -> tuple[str, ...]:
+    """The names of the matrices that the stack `name` is put together of.
+
+    >>> matrices_of("mlp.experts.down_proj")
+    ('mlp.experts.{expert}.down_proj.weight',)
+    """
+    return _gate_and_up(name) if name.endswith(GATE_AND_UP) else (_down(name),)
 
 
 def _gate_and_up(name: str) -> tuple[str, str]:

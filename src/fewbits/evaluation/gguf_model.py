@@ -2,7 +2,7 @@
 
 The configuration comes from the file's own metadata and never from the model it was made from: a wrong key in the
 file must show in the figures. For the same reason the rows that llama.cpp wants in another order are put back by code
-of this module, not by the code that moved them.
+of its own (`gguf_tensors.py`), not by the code that moved them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fewbits.checkpoints.gguf_parts import GGUFParts, open_gguf
@@ -19,13 +18,13 @@ from fewbits.checkpoints.rope import LONG, SHORT
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.decoding import decoded, require_decodable
 from fewbits.evaluation.encoder_vocabulary import EncoderVocabulary
-from fewbits.evaluation.experts import put_together, taken_apart
+from fewbits.evaluation.experts import taken_apart
 from fewbits.evaluation.gguf_config import GGUFConfig, read_config
+from fewbits.evaluation.gguf_tensors import GGUFTensors
 from fewbits.evaluation.model_files import LoadedModel, Vocabulary
 from fewbits.evaluation.skeleton import bare_network, give_frequencies
 from fewbits.evaluation.vocabularies import GGUFVocabulary
-from fewbits.models import TensorFact, View, is_encoder, parts_of
-from fewbits.models.widths import widths_of
+from fewbits.models import is_encoder, parts_of
 
 if TYPE_CHECKING:
     import torch
@@ -70,50 +69,43 @@ class GGUFModel:
 
     def load(self) -> LoadedModel:
         """The network in float32, one tensor decoded at a time; raises EvaluationError naming what does not fit."""
-        import torch
-
-        require_decodable({self.reader.read(name).format for name in self.reader.names()})
         network = self.skeleton()
-        facts = self._matched_facts(network)
-        state: dict[str, torch.Tensor] = {}
-        for name, (target, fact) in facts.items():
-            weight = decoded(self.reader.read(name))
-            if view := self._view(fact):
-                whole = state.setdefault(target, torch.empty(view.stored))
-                view.put(whole, weight)
-                continue
-            weight = weight - fact.add if fact.add else weight
-            weight = weight.T.contiguous() if fact.transposed else weight.reshape(fact.in_checkpoint(weight.shape))
-            back = _BACK.get(fact.order)
-            weight = back(weight, self.config.values) if back else weight
-            parts = parts_of(target)
-            state |= zip(parts, weight.chunk(len(parts)) if len(parts) > 1 else (weight,), strict=True)
-        network.load_state_dict(put_together(state, dict(network.named_parameters())), strict=False, assign=True)
+        tensors = self.tensors(network)
+        state = {name: tensors.parameter(name) for name, _ in network.named_parameters()}
+        network.load_state_dict(state, strict=False, assign=True)
         network.tie_weights()
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if tensor.is_meta:
                 raise EvaluationError(f"{self.path}: nothing in the file fills {name} of the network.")
         return LoadedModel(self.path, network.eval().requires_grad_(False))
 
-    def _view(self, fact: TensorFact) -> View | None:
-        """How the network's parameter is seen, of which a tensor of `fact` is a part."""
-        values = self.config.values
-        return fact.seen(widths_of(values, self.config.sums)) if fact.view else None
+    def tensors(self, network: Any) -> GGUFTensors:
+        """What fills the parameters of `network`, which may be bare; raises EvaluationError naming what does not fit.
+
+        Each of them has its tensor and each tensor its parameter.
+        """
+        require_decodable({self.reader.read(name).format for name in self.reader.names()})
+        tensors = GGUFTensors(self.reader, self.config)
+        self._require_fit(network, tensors)
+        return tensors
 
     def skeleton(self) -> Any:
         """The network without memory behind its parameters; the RoPE tables are there."""
-        kind, values = self.config.model_type, self.config.values
-
-        def configuration(transformers: Any) -> Any:
-            return transformers.AutoConfig.for_model(kind, **_settable(transformers.CONFIG_MAPPING[kind], values))
-
-        network = bare_network(self.path, configuration)
-        stored = ROPE_FACTORS in self.reader.names()
-        give_frequencies(self.path, network, decoded(self.reader.read(ROPE_FACTORS)) if stored else None)
+        network = bare_network(self.path, self.configuration)
+        give_frequencies(self.path, network, self.rope_factors())
         return network
 
-    def _matched_facts(self, network: Any) -> dict[str, tuple[str, TensorFact]]:
-        """GGUF name -> (parameter, fact): every parameter has its tensor and every tensor its parameter."""
+    def configuration(self, transformers: Any) -> Any:
+        """What transformers calls the file's metadata."""
+        kind, values = self.config.model_type, self.config.values
+        return transformers.AutoConfig.for_model(kind, **_settable(transformers.CONFIG_MAPPING[kind], values))
+
+    def rope_factors(self) -> torch.Tensor | None:
+        """What RoPE's frequencies are divided by, one number per pair of a head; None where the file has none."""
+        return decoded(self.reader.read(ROPE_FACTORS)) if ROPE_FACTORS in self.reader.names() else None
+
+    def _require_fit(self, network: Any, tensors: GGUFTensors) -> None:
+        """Raise EvaluationError unless every parameter has its tensor and every tensor its parameter."""
         facts = self.config.facts
         shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
         whole = {target for target, fact in facts.values() if fact.view}
@@ -130,7 +122,7 @@ class GGUFModel:
             raise EvaluationError(f"{self.path}: no tensor of the file fills parameter {_listed(empty)}.")
         for name, (target, fact) in facts.items():
             shape = self.reader.read(name).shape
-            if view := self._view(fact):
+            if view := tensors.view(fact):
                 wanted = view.taken if parameters.get(target) == view.stored else parameters.get(target)
             else:
                 shape = fact.in_checkpoint(shape)
@@ -139,7 +131,6 @@ class GGUFModel:
                 raise EvaluationError(
                     f"{self.path}: tensor {name} has shape {shape}, but the file's metadata ask for {wanted}."
                 )
-        return facts
 
 
 def _joined_shape(shapes: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
@@ -157,24 +148,3 @@ def _settable(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _halves_apart(weight: torch.Tensor, values: Mapping[str, Any]) -> torch.Tensor:
-    """Rows (heads * head_dim, ...) from llama.cpp's order, pairs side by side, to transformers', halves apart.
-
-    Row 2 i + j of a head in the file is row j head_dim / 2 + i in transformers, for j in {0, 1}.
-    """
-    pairs = weight.reshape(-1, values["head_dim"] // 2, 2, *weight.shape[1:])
-    return pairs.transpose(1, 2).reshape(weight.shape)
-
-
-def _heads_together(weight: torch.Tensor, values: Mapping[str, Any]) -> torch.Tensor:
-    """Rows (queries, keys, values) as transformers' GPT-NeoX and Falcon have them: each key behind its queries."""
-    import torch
-
-    heads, key_heads, rest = values["num_attention_heads"], values["num_key_value_heads"], weight.shape[1:]
-    each = torch.split(weight.reshape(heads + 2 * key_heads, -1, *rest), [heads, key_heads, key_heads])
-    return torch.cat([part.reshape(key_heads, -1, *part.shape[1:]) for part in each], 1).reshape(weight.shape)
-
-
-_BACK = MappingProxyType({"rope": _halves_apart, "qkv": _heads_together})

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 
+ROUNDING = "input_rounding"
+"""The attribute of a module that says how its inputs are rounded."""
+
+
 def round_inputs(path: Path, network: Any, tensors: Iterable[StoredMatrix | StoredTensor]) -> dict[str, int]:
     """Let every linear module of `network` whose matrix states it round its inputs; rounding -> how many do.
 
@@ -46,10 +50,11 @@ def _round(path: Path, network: Any, stored: StoredMatrix, name: str) -> None:
         raise EvaluationError(
             f"{path}: {quoted(stored.name)} is no matrix of a linear layer, so no inputs can be rounded."
         )
-    kept = kept_columns(stored.load(), (module.out_features, module.in_features))
+    kept = kept_columns(stored.load(), (module.out_features, module.in_features)) if stored.outliers else None
     index = kept.index if kept else None
 
     def before(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (rounding.rounded(inputs[0], index), *inputs[1:])
 
     module.register_forward_pre_hook(before)
+    setattr(module, ROUNDING, name)

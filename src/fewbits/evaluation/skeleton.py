@@ -67,11 +67,18 @@ def give_frequencies(path: Path, network: Any, factors: torch.Tensor | None = No
             network._init_weights(module)  # parameters are on the meta device, so that nothing happens to them
         if any(bool(module.get_buffer(own).isnan().any()) for own in empty):
             raise EvaluationError(f"{path}: nothing computes {empty[0]} of {name} in this version of transformers.")
-        if factors is not None and hasattr(module, "inv_freq"):
-            if factors.shape != module.inv_freq.shape:
-                counts = f"{factors.numel()} factors for {module.inv_freq.numel()} pairs"
-                raise EvaluationError(f"{path}: RoPE has {counts}.")
-            module.inv_freq.div_(factors)
+    if factors is not None:
+        divide_frequencies(path, network, factors)
+
+
+def divide_frequencies(path: Path, network: Any, factors: torch.Tensor) -> None:
+    """Divide RoPE's frequencies in `network` by `factors`; raises EvaluationError where they are not as many."""
+    for module in network.modules():
+        if not hasattr(module, "inv_freq"):
+            continue
+        if factors.shape != module.inv_freq.shape:
+            raise EvaluationError(f"{path}: RoPE has {factors.numel()} factors for {module.inv_freq.numel()} pairs.")
+        module.inv_freq.div_(factors)
 
 
 def _give_counts(module: Any, config: Any) -> None:

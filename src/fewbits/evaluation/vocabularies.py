@@ -12,6 +12,9 @@ from fewbits.checkpoints.tokenizer_wordpiece import MODEL as WORDPIECE
 from fewbits.errors import EvaluationError
 from fewbits.evaluation.model_files import SAFE, first_sentence, quiet_transformers
 
+_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+"""What transformers calls a special token -> what GGUF does."""
+
 
 @dataclass(frozen=True)
 class HuggingFaceVocabulary:
@@ -104,18 +107,22 @@ class GGUFVocabulary:
 
         Raises EvaluationError where the template refuses them.
         """
-        template = self.metadata.get("tokenizer.chat_template")
-        if template is None:
-            return None
+        return _rendered(self.tokenizer(), messages) if "tokenizer.chat_template" in self.metadata else None
+
+    def tokenizer(self) -> Any:
+        """The file's tokens as a tokenizer of transformers; CheckpointError when none can be rebuilt."""
         from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 
-        named = {f"{name}_token": self._special(name) for name in ("bos", "eos")}
+        template = self.metadata.get("tokenizer.chat_template")
+        named = {f"{name}_token": self._special(own) for name, own in _SPECIAL.items()}
         special = {name: self.token(index) for name, index in named.items() if index is not None}
         with quiet_transformers() as transformers:
-            tokenizer = transformers.PreTrainedTokenizerFast(
-                tokenizer_object=tokenizer_from_gguf(self.metadata), chat_template=template.value, **special
+            return transformers.PreTrainedTokenizerFast(
+                tokenizer_object=tokenizer_from_gguf(self.metadata),
+                chat_template=template and template.value,
+                model_input_names=["input_ids", "attention_mask"],
+                **special,
             )
-            return _rendered(tokenizer, messages)
 
     def _special(self, name: str) -> int | None:
         stated = self.metadata.get(f"tokenizer.ggml.{name}_token_id")

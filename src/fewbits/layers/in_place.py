@@ -13,15 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fewbits import formats, kernels, methods, planning
+from fewbits import kernels, planning
 from fewbits.assignment import Assignment, assign
 from fewbits.checkpoints.base import Placement, StoredTensor
-from fewbits.checkpoints.fields import Matrix, StoredMatrix
 from fewbits.checkpoints.imatrix import Importance, read_importance
 from fewbits.choosing import choose, require_legal
-from fewbits.encoding import encode_slab, joined, require_representable, shared_parameters, slabs
 from fewbits.errors import CalibrationError
-from fewbits.formats import Fields
+from fewbits.layers.encoding import Claim, packed_matrix, verify_packed
 from fewbits.layers.finding import Found, Network, find
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.modules import pack
@@ -30,8 +28,6 @@ from fewbits.planning import Recipe
 from fewbits.preflight import estimate_memory, estimate_seconds
 from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResult
 from fewbits.request import Progress, silent
-from fewbits.verification import verify_stored
-from fewbits.verification_matrices import Expectation, Inputs, relative_rms
 from fewbits.versions import versions
 from fewbits.way import Way
 from fewbits.workers import Workers, one_torch_thread, usable_threads
@@ -85,7 +81,7 @@ def quantize_module(
     """
     started = time.perf_counter()
     asked = planning.get(recipe)
-    way = _way(asked, method, seed)
+    way = way_in_memory(asked, method, seed)
     found = find(network)
     own = dict(_pair(each) for each in tensors) if not isinstance(tensors, Mapping) else tensors
     asked = asked.with_overrides(planning.parse_overrides(found.patterns(own)))
@@ -123,7 +119,8 @@ def _pair(override: str) -> tuple[str, str]:
     return pattern, format_name
 
 
-def _way(recipe: Recipe, method: str | None, seed: int) -> Way:
+def way_in_memory(recipe: Recipe, method: str | None, seed: int) -> Way:
+    """How codes are chosen of a network in memory; raises CalibrationError where that takes text."""
     chosen = choose(recipe, method, text=False, seed=seed)
     if chosen.reads_text or chosen.rotation:
         raise CalibrationError(
@@ -189,32 +186,11 @@ class _Work:
         return tuple(results), digest.hexdigest(), time.perf_counter() - verifying
 
     def _packed(self, source: StoredTensor, planned: PlannedTensor) -> tuple[PackedMatrix, float]:
-        """The matrix in its format, and its relative error."""
-        format, weights = formats.get(planned.format), self.importance.get(planned.name)
-        shared = shared_parameters(format, source)
-        row = weights.row(0) if weights else None
-
-        def encode(slab: tuple[int, int]) -> tuple[Fields, kernels.Doubles, kernels.Doubles]:
-            like = shared.slice(*slab) if shared else None
-            encoded = encode_slab(methods.get(planned.method), planned, source.format, source.slab(*slab), row, like)
-            require_representable(source, planned, encoded)
-            return encoded.part(slab[0]), encoded.squared_error, encoded.squared
-
-        done = [each for _, each in self.workers.in_order(encode, slabs(source, format, weights))]
-        fields = joined([part for part, *_ in done])
-        matrix = PackedMatrix(planned.format, (source.rows, source.cols), fields)
-        return matrix, relative_rms([e for _, e, _ in done], [s for *_, s in done])
+        return packed_matrix(source, planned, self.importance.get(planned.name), self.workers)
 
     def _verify(self, packed: Mapping[str, PackedMatrix], results: list[TensorResult]) -> None:
         """Read every matrix by code of its own and compare it with the weight that still stands."""
-        stored, expected = {}, {}
-        by_name: dict[str, Found] = {found.name: found for found in self.network.found}
-        for result in results:
-            name = result.planned.name
-            if name in packed:
-                matrix = packed[name]
-                stated = Matrix(name, matrix.format, matrix.shape)
-                stored[name] = StoredMatrix(**vars(stated), bytes=matrix.bytes, load=matrix.stored)
-                source = by_name[name].source()
-                expected[name] = Expectation(source, None, matrix.format, result.relative_rms, inputs=Inputs())
-        verify_stored(stored, expected, self.workers, partial(self.progress, "verify"))
+        sources: dict[str, Found] = {found.name: found for found in self.network.found}
+        errors = {result.planned.name: result.relative_rms for result in results}
+        claims = {name: Claim(each, sources[name].source(), errors[name]) for name, each in packed.items()}
+        verify_packed(claims, self.workers, partial(self.progress, "verify"))

@@ -11,10 +11,13 @@ import torch
 from fewbits import formats
 from fewbits.formats import Fields
 from fewbits.kernels.stored import stored_numbers
+from fewbits.qtensor import order_shapes, outlier_shapes
 
 
 class PackedMatrix(torch.nn.Module):
     """A matrix (rows, cols) as the stored fields of a format, each a buffer; nothing of it is trained.
+
+    Beside the format's own there may be those of columns kept in 16 bits, and of columns in an order of their own.
 
     Moving the module moves fields; converting it (`half`, `bfloat16`) leaves them as they are.
 
@@ -41,7 +44,8 @@ class PackedMatrix(torch.nn.Module):
 
     def stored(self) -> Fields:
         """The fields by name, as they lie on disk."""
-        shapes = formats.get(self.format).shapes(*self.shape)
+        own = formats.get(self.format).shapes(*self.shape)
+        shapes = {**own, **outlier_shapes(self.shape[0], 1), **order_shapes(self.shape[1], ordered=True)}
         found = {name: self.get_buffer(name).cpu().contiguous().numpy() for name in self.fields}
         return {name: field.view(np.dtype(shapes[name][0])) for name, field in found.items()}
 
