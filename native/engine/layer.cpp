@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t unit_rows = 64;         // whole pairs of panels
 constexpr int64_t most_tokens = 256;      // rounded at a time
-constexpr int64_t few_products = 1 << 16;  // are not worth waking a thread for
+constexpr int64_t few_products = 1 << 20;  // are not worth waking a thread for
 
 // The threads of all layers of this process. Whoever finds them busy works alone; a forked process starts its own, since
 // only the thread that forks goes on there. They are never ended: at exit the process ends them.

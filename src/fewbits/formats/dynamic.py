@@ -42,7 +42,7 @@ def at_largest(format: Dynamic, x: torch.Tensor) -> Params:
 
 
 MOVED_STEPS = 254.0
-"""Of the 256 codes of a format with a zero point, the steps that dynamic inputs take: all lie within 127 of the middle."""
+"""Of 256 codes with a zero point, the steps that dynamic inputs take: all lie within 127 of the middle."""
 
 
 def at_range(format: Dynamic, x: torch.Tensor) -> Params:
