@@ -270,6 +270,7 @@ ALLOWED: dict[str, set[str]] = {
         "workers",
     },
     "assignment": {
+        "activations",
         "errors",
         "formats",
         "kernels",

@@ -32,7 +32,7 @@ def network(name: str = "Q4_K", *, widths: tuple[int, ...] = (256, 384, 96)) -> 
     torch.manual_seed(0)
     layers: list[torch.nn.Module] = []
     for cols, rows in pairwise(widths):
-        layers += [torch.nn.Linear(cols, rows), torch.nn.Tanh()]
+        layers += [torch.nn.Linear(cols, rows), torch.nn.ReLU()]
     made = torch.nn.Sequential(*layers)
     wide = [f"{n}={name if cols % 256 == 0 else 'int8_row_sym'}" for n, cols in zip((0, 2), widths, strict=False)]
     fewbits.quantize(made, name, tensors=wide)

@@ -43,6 +43,7 @@ def flat(outputs: Any) -> list[torch.Tensor]:
     return [out, *(states if isinstance(states, tuple) else (states,))]
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_outputs_are_torch_s(kind: str, options: dict[str, Any]) -> None:

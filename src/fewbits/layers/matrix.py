@@ -11,7 +11,7 @@ import torch
 from fewbits import formats
 from fewbits.formats import Fields
 from fewbits.kernels.stored import stored_numbers
-from fewbits.layers.ops import forget, linear
+from fewbits.layers.ops import forget, multiply
 from fewbits.layers.stored import StoredWeight
 
 
@@ -69,7 +69,7 @@ class PackedMatrix(torch.nn.Module):
 
     def multiply(self, x: torch.Tensor, inputs: str, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Outputs (..., rows) for `x` (..., cols), taken as `inputs` says (products.py), in the type of `x`."""
-        return linear(x, bias, self.tensors(), self.format, ",".join(self.fields), *self.shape, inputs)
+        return multiply(x, bias, self.tensors(), self.format, ",".join(self.fields), *self.shape, inputs)
 
     def forget(self) -> None:
         """Let go of what was made for this processor; it is made again when it is needed."""

@@ -41,13 +41,14 @@ def _unrounded(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _decoded(pairs: Sequence[Pair]) -> list[str]:
-    """Of modules that multiply, those whose matrix no product packs, or whose inputs none takes."""
-    if not pairs:
-        return []
-    planned = pairs[0][1]
-    form = form_of(planned.format, planned.shape[-1])
-    why = f"inputs rounded as {planned.activation} multiply floats" if form.packed else form.why
-    return [f"{_many(pairs)}: not multiplied packed ({why})."]
+    """Of modules that multiply, those whose matrix no product packs, or whose inputs none takes: a line per reason."""
+    reasons: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        planned = pair[1]
+        form = form_of(planned.format, planned.shape[-1])
+        why = f"decoded: inputs rounded as {planned.activation} multiply floats" if form.packed else form.why
+        reasons.setdefault(why, []).append(pair)
+    return [f"{_many(own)}: {why}." for why, own in reasons.items()]
 
 
 def _weights_alone(pairs: Sequence[Pair]) -> list[str]:

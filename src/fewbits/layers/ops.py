@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fewbits.layers.decoded import decoded_product
@@ -80,6 +81,18 @@ def _linear(
         product = product_of(fields, format, names, rows, cols)
         out = product(tokens.float(), inputs, own, torch.get_num_threads())
     return out.to(x.dtype).reshape(*x.shape[:-1], rows)
+
+
+def multiply(x: torch.Tensor, bias: torch.Tensor | None, fields: Sequence[torch.Tensor], *rest: Any) -> torch.Tensor:
+    """`linear` without torch's dispatch, which takes longer than a small product, where nobody would see it.
+
+    That is for plain tensors whose gradients nobody wants, outside of compilers, exports and other modes.
+    """
+    grad = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode()
+    if grad or watched or type(x) is not torch.Tensor or x.device.type != "cpu":
+        return linear(x, bias, fields, *rest)
+    return _linear(x, bias, fields, *rest)
 
 
 def _linear_grad(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -45,6 +46,7 @@ def rounding_of(inputs: str) -> Activation | None:
     return None if inputs in (WIDE, EXACT) else activations.get(inputs)
 
 
+@cache
 def require_known(inputs: str) -> None:
     """Raise RecipeError unless `inputs` is a way to take inputs.
 
