@@ -33,6 +33,8 @@ nb::dict group_types() {
     const EngineKernels& kernels = engine_kernels_of(table_of("scalar"));
     nb::dict bytes;
     for (size_t i = 0; i < kernels.group_count; ++i) bytes[kernels.groups[i].name] = kernels.groups[i].span_bytes;
+    for (size_t i = 0; i < kernels.group_count; ++i)
+        if (const char* rest = kernels.groups[i].rest) nb::del(bytes[rest]);  // no matrix is stored so
     return bytes;
 }
 

@@ -7,6 +7,7 @@ namespace fewbits {
 void bind_engine(nanobind::module_& m);    // programs and what runs them
 void bind_feedback(nanobind::module_& m);  // columns under error feedback
 void bind_grouped(nanobind::module_& m);   // codes under one scale per group
+void bind_layers(nanobind::module_& m);    // packed matrices of layers outside of programs
 void bind_lines(nanobind::module_& m);     // codes under a scale and an offset of its own per group
 void bind_products(nanobind::module_& m);  // products of columns
 void bind_sampler(nanobind::module_& m);   // the choice of tokens

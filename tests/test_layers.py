@@ -270,6 +270,7 @@ ALLOWED: dict[str, set[str]] = {
         "workers",
     },
     "assignment": {
+        "activations",
         "errors",
         "formats",
         "kernels",
@@ -308,10 +309,12 @@ ALLOWED: dict[str, set[str]] = {
         "request",
     },
     "layers": {
+        "activations",
         "assignment",
         "checkpoints",
         "choosing",
         "encoding",
+        "engine.spans",
         "errors",
         "formats",
         "kernels",

@@ -94,16 +94,29 @@ struct PackE2M1 : Tabled {  // twice the numbers
 };
 
 // NF4 and bitsandbytes' FP4 in steps of 1 / 112.03 and 1 / 120, of all that eight bits allow those that the numbers lie
-// nearest to: what that changes is less than what rounding numbers to eight bits does.
+// nearest to: what that changes is less than what rounding numbers to eight bits does. What the steps leave, in 256ths of
+// one, is a table of its own, for products of numbers of sixteen bits.
 struct PackNF4 : Tabled {
     static constexpr const char* name = "nf4";
+    static constexpr const char* rest = "nf4_rest";
     static constexpr int group = 32, offset = 128;
     static constexpr int8_t table[16] = {-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112};
 };
+struct PackNF4Rest : Tabled {
+    static constexpr const char* name = "nf4_rest";
+    static constexpr int group = 32, offset = 128;
+    static constexpr int8_t table[16] = {-8, 1, 45, -62, 34, 77, -51, 0, -22, 7, -110, -37, 95, 8, -2, 8};
+};
 struct PackFP4 : Tabled {
     static constexpr const char* name = "fp4";
-    static constexpr int group = 32, offset = 120;
+    static constexpr const char* rest = "fp4_rest";
+    static constexpr int group = 32, offset = 128;
     static constexpr int8_t table[16] = {0, 1, 80, 120, 40, 60, 20, 30, 0, -1, -80, -120, -40, -60, -20, -30};
+};
+struct PackFP4Rest : Tabled {
+    static constexpr const char* name = "fp4_rest";
+    static constexpr int group = 32, offset = 128;
+    static constexpr int8_t table[16] = {0, -96, 0, 0, 0, 0, 0, 0, 0, 96, 0, 0, 0, 0, 0, 0};
 };
 
 }  // namespace

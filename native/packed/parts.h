@@ -33,6 +33,7 @@ struct Parts {
 struct Usual {
     static constexpr float unit = 1.0f;  // a power of two
     static constexpr const char* lattice = nullptr;
+    static constexpr const char* rest = nullptr;
 };
 
 // Types whose codes are numbers themselves; others look them up.

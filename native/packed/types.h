@@ -17,7 +17,7 @@
 // Types that no file has, made while a model is loaded.
 #define FEWBITS_GROUP_TYPES(DO)                                                                                               \
     DO(PackEven<4>) DO(PackEven<8>) DO(PackLine<2>) DO(PackLine<3>) DO(PackLine<4>) DO(PackLine<8>) DO(PackZero4)             \
-    DO(PackE2M1) DO(PackNF4) DO(PackFP4)
+    DO(PackE2M1) DO(PackNF4) DO(PackFP4) DO(PackNF4Rest) DO(PackFP4Rest)
 
 namespace fewbits {
 namespace {

@@ -6,6 +6,7 @@
 #include "one.h"
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
+#include "../engine/inputs.h"
 #include "../engine/rounding.h"
 #include "../packed/decoding.h"
 #include "fewbits/engine.h"
@@ -34,8 +35,6 @@ void pack(const uint8_t* stored, int64_t, int64_t, int64_t cols, uint8_t* panel)
             *minimums++ = minimum_of<Type>(parts, g);
         }
     }
-    if (Type::tabled)
-        for (int64_t c = 0; c < cols; ++c) codes[c] = static_cast<uint8_t>(Type::table[codes[c]] + Type::offset);
 }
 
 template <typename Type>
@@ -47,7 +46,7 @@ float product(const uint8_t* panel, const Rounded& x, int64_t token) {
     for (int64_t g = 0; g < x.cols / Type::group; ++g) {
         int whole = 0, all = 0;
         for (int64_t c = g * Type::group; c < (g + 1) * Type::group; ++c) {
-            whole += (codes[c] - Type::offset) * x.codes[token * x.cols + c];
+            whole += number_of<Type>(codes[c]) * x.codes[token * x.cols + c];
             all += x.codes[token * x.cols + c];
         }
         const float d = x.scales[token * (x.cols / 32) + g * Type::group / 32];
@@ -82,13 +81,14 @@ int64_t multiply_registers(int64_t rounds, const uint8_t* codes, const int8_t* x
     return rounds * 64;
 }
 
-#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>, Type::lattice},
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>, Type::lattice, Type::rest},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<One>,
                                           rms_norm<One>, layer_norm<One>, gate<One>, attend<One>, cache_numbers, softmax<One>,
-                                          groups,      sizeof(groups) / sizeof(*groups), multiply_registers};
+                                          groups,      sizeof(groups) / sizeof(*groups), multiply_registers,
+                                          round_inputs<One>};
 
 }  // namespace
 

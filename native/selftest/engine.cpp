@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "../engine/groups.h"
+#include "../engine/layer.h"
 #include "checks.h"
 
 namespace fewbits {
@@ -25,6 +26,50 @@ void check_rounding(const EngineKernels& slow, const EngineKernels& fast, const 
         const auto x = weights(kind, 3 * 96, random);
         const Numbers a(slow, x, 3), b(fast, x, 3);
         expect(a.room == b.room, isa, "round", "numbers of kind " + std::to_string(kind));
+    }
+}
+
+// Every way of taking inputs, some tokens at a time.
+void check_inputs(const EngineKernels& slow, const EngineKernels& fast, const char* isa, std::mt19937& random) {
+    const int64_t tokens = 3, cols = 96;
+    for (const Inputs how : {Inputs::group8, Inputs::group16, Inputs::token8, Inputs::token8_zero})
+        for (int kind = 0; kind < kinds; ++kind) {
+            const auto x = weights(kind, tokens * cols, random);
+            const auto rounded = [&](const EngineKernels& kernels, int64_t first) {
+                std::vector<uint8_t> room(static_cast<size_t>(Rounded::bytes(rows_per_token(how) * tokens, cols) + tokens * 4));
+                const Rounded out = Rounded::in(room.data(), rows_per_token(how) * tokens, cols);
+                auto* zeros = reinterpret_cast<float*>(room.data() + room.size() - tokens * 4);
+                kernels.round_inputs(how, x.data(), cols, 0, first, out, zeros);
+                kernels.round_inputs(how, x.data(), cols, first, tokens, out, zeros);
+                return room;
+            };
+            expect(same_bits(rounded(slow, tokens), rounded(fast, 1)), isa, "rounding of inputs",
+                   "way " + std::to_string(static_cast<int>(how)) + ", numbers of kind " + std::to_string(kind));
+        }
+}
+
+// One matrix in one thread and in three.
+void check_layers(const KernelTable& reference, const KernelTable& table, std::mt19937& random) {
+    const PackedType &slow = *packed_type_of(engine_kernels_of(reference), "nf4"), &fast = *packed_type_of(engine_kernels_of(table), "nf4");
+    const int64_t rows = 300, cols = 384, tokens = 11;
+    const Codec& codec = *group_codec_of("nf4");
+    const auto x = weights(0, tokens * cols, random), bias = weights(0, rows, random);
+    std::vector<uint8_t> stored;
+    for (int64_t r = 0; r < rows; ++r) {
+        const std::vector<float> scale = weights(1, cols / 32, random);
+        for (int64_t s = 0; s < cols / 32; ++s) {
+            std::vector<uint8_t> span(static_cast<size_t>(codec.bytes));
+            for (uint8_t& byte : span) byte = static_cast<uint8_t>(random());
+            std::memcpy(span.data(), &scale[static_cast<size_t>(s)], 4);
+            std::memcpy(span.data() + 4, &scale[static_cast<size_t>(s)], 4);
+            stored.insert(stored.end(), span.begin(), span.end());
+        }
+    }
+    for (const Inputs how : {Inputs::group8, Inputs::group16, Inputs::token8, Inputs::token8_zero}) {
+        std::vector<float> one(static_cast<size_t>(tokens * rows)), three(one);
+        PackedLayer(reference, slow, rows, cols, stored.data(), 1).multiply(how, x.data(), tokens, bias.data(), one.data(), 1);
+        PackedLayer(table, fast, rows, cols, stored.data(), 3).multiply(how, x.data(), tokens, bias.data(), three.data(), 3);
+        expect(same_bits(one, three), table.isa, "layer", "way " + std::to_string(static_cast<int>(how)));
     }
 }
 
@@ -138,6 +183,8 @@ void check_attention(const EngineKernels& slow, const EngineKernels& fast, const
 size_t check_engine(const KernelTable& reference, const KernelTable& table, std::mt19937& random) {
     const EngineKernels &slow = engine_kernels_of(reference), &fast = engine_kernels_of(table);
     check_rounding(slow, fast, table.isa, random);
+    check_inputs(slow, fast, table.isa, random);
+    check_layers(reference, table, random);
     check_plain(slow, fast, table.isa, random);
     check_rows(slow, fast, table.isa, random);
     check_attention(slow, fast, table.isa, random);

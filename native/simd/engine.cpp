@@ -5,6 +5,7 @@
 #include "quads.h"
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
+#include "../engine/inputs.h"
 #include "../engine/rounding.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
@@ -14,6 +15,8 @@
 
 namespace fewbits {
 namespace {
+
+void write_rows(const float* sums, int64_t count, float* out) { std::memcpy(out, sums, static_cast<size_t>(count) * sizeof(float)); }
 
 // Scales and sums of a token's groups, from the first one of a tile on.
 template <typename Type>
@@ -36,29 +39,32 @@ struct Groups {
     }
 };
 
-// ---- one token
+// ---- one token, or two
 
 // How many bytes before their turn panels are asked for: what the processor's own prefetching leaves is worth a fifth.
 constexpr int64_t ahead = 1024;
+constexpr int few_tokens = 2;
 
-template <typename Type, int half>
-Wholes product_of_half(const uint8_t* tile, const Lookup& lookup, const int8_t* x) {
+template <typename Type, int half, int tokens>
+void products_of_half(const uint8_t* tile, const Lookup& lookup, const int8_t* x, int64_t cols, Wholes (&wholes)[tokens]) {
     constexpr int steps = 8 / Panel<Type>::halves;
-    Products<Panel<Type>::number_bits> products;
+    Products<Panel<Type>::number_bits> products[tokens];
     unrolled<steps>([&](auto step) {
         constexpr int at = half * steps + decltype(step)::value;
-        products.template add<decltype(step)::value>(quads_at<Type, at>(tile, lookup), Quads::repeat(x + 4 * at));
+        const Quads codes = quads_at<Type, at>(tile, lookup);
+        for (int t = 0; t < tokens; ++t) products[t].template add<decltype(step)::value>(codes, Quads::repeat(x + t * cols + 4 * at));
     });
-    return products.template total<steps>();
+    for (int t = 0; t < tokens; ++t) wholes[t] = products[t].template total<steps>();
 }
 
-template <typename Type>
-Vec multiply_panel(const uint8_t* panel, const Rounded& x, int64_t token) {
+template <typename Type, int tokens>
+void multiply_panel(const uint8_t* panel, const Rounded& x, Vec (&sums)[tokens]) {
     using P = Panel<Type>;
     const Lookup lookup = P::lookup();
-    const int8_t* codes = x.codes + token * x.cols;
-    const auto groups = Groups<Type>::at(x, token, 0);
-    Vec sum = Vec::all(0.0f);
+    const int8_t* codes = x.codes;
+    Groups<Type> groups[tokens];
+    for (int t = 0; t < tokens; ++t) groups[t] = Groups<Type>::at(x, t, 0);
+    for (Vec& sum : sums) sum = Vec::all(0.0f);
     int64_t g = 0;
     for (int64_t s = 0; s < x.cols / Type::span; ++s, panel += P::span_bytes)
         for (int tile = 0; tile < P::tiles; ++tile, codes += 32) {
@@ -66,11 +72,26 @@ Vec multiply_panel(const uint8_t* panel, const Rounded& x, int64_t token) {
             for (int line = 0; line < P::tile_bytes; line += 64) __builtin_prefetch(own + ahead + line);
             unrolled<P::halves>([&](auto half) {
                 const int in_span = tile * P::halves + decltype(half)::value;
-                const Wholes whole = product_of_half<Type, decltype(half)::value>(own, lookup, codes);
-                sum = groups.add(sum, g++, whole, P::scales(panel, in_span), P::minimums ? P::lows(panel, in_span) : sum);
+                Wholes wholes[tokens];
+                products_of_half<Type, decltype(half)::value>(own, lookup, codes, x.cols, wholes);
+                const Vec scale = P::scales(panel, in_span), low = P::minimums ? P::lows(panel, in_span) : scale;
+                for (int t = 0; t < tokens; ++t) sums[t] = groups[t].add(sums[t], g, wholes[t], scale, low);
+                ++g;
             });
         }
-    return sum;
+}
+
+template <typename Type, int tokens>
+void multiply_few(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) {
+    for (int64_t row = 0; row < present; row += panel_rows, panels += Panel<Type>::bytes(x.cols)) {
+        Vec sums[tokens];
+        multiply_panel<Type>(panels, x, sums);
+        for (int t = 0; t < tokens; ++t) {
+            float own[panel_rows];
+            sums[t].store(own);
+            write_rows(own, std::min<int64_t>(panel_rows, present - row), out + t * stride + row);
+        }
+    }
 }
 
 // ---- many tokens
@@ -150,19 +171,11 @@ void multiply_tokens(const uint8_t* panel, const Rounded& x, int64_t first, int6
     }
 }
 
-void write_rows(const float* sums, int64_t count, float* out) { std::memcpy(out, sums, static_cast<size_t>(count) * sizeof(float)); }
-
 template <typename Type>
 void multiply(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) {
+    if (x.tokens == 1) return multiply_few<Type, 1>(panels, present, x, out, stride);
+    if (x.tokens == few_tokens) return multiply_few<Type, few_tokens>(panels, present, x, out, stride);
     const int64_t panel_bytes = Panel<Type>::bytes(x.cols);
-    if (x.tokens == 1) {
-        for (int64_t row = 0; row < present; row += panel_rows, panels += panel_bytes) {
-            float sums[panel_rows];
-            multiply_panel<Type>(panels, x, 0).store(sums);
-            write_rows(sums, std::min<int64_t>(panel_rows, present - row), out + row);
-        }
-        return;
-    }
     float sums[tokens_in_cache * together * panel_rows];
     for (int64_t first = 0; first < x.tokens; first += tokens_in_cache) {
         const int64_t count = std::min(tokens_in_cache, x.tokens - first);
@@ -196,13 +209,14 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
         }
 }
 
-#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice},
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice, Type::rest},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<Vec>,
                                           rms_norm<Vec>, layer_norm<Vec>, gate<Vec>, attend<Vec>, cache_numbers, softmax<Vec>,
-                                          groups,      sizeof(groups) / sizeof(*groups), multiply_registers};
+                                          groups,      sizeof(groups) / sizeof(*groups), multiply_registers,
+                                          round_inputs<Vec>};
 
 }  // namespace
 

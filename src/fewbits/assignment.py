@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fewbits import formats, kernels
+from fewbits import activations, formats, kernels
 from fewbits.checkpoints.base import Conversion, Placement
 from fewbits.checkpoints.fields import PLAIN
 from fewbits.checkpoints.imatrix import Importance, ImportanceMatrix
@@ -177,6 +177,11 @@ def activation_of(decision: Decision, site: Site) -> str | None:
         raise RecipeError(
             f"tensor {site.name} belongs to a model with experts, whose rounding of inputs cannot be evaluated yet; "
             "take a recipe that rounds no activations."
+        )
+    rounding = formats.get(activations.get(stated).format)
+    if not formats.fits(rounding, site.cols):
+        raise RecipeError(
+            f"tensor {site.name} has {site.cols} inputs, and {stated} rounds {rounding.span} together; take int8_token."
         )
     return stated
 

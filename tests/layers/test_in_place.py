@@ -85,7 +85,8 @@ def test_every_format_computes_with_what_it_stores(name: str) -> None:
     if len(wide) == len(KINDS):
         for kind in KINDS:
             getattr(network, kind).weight.data.copy_(getattr(found, kind).weight)
-        assert torch.equal(found(IDS), network(IDS))
+        wanted = network(IDS).detach()
+        torch.testing.assert_close(found(IDS), wanted, rtol=0, atol=5e-4 * float(wanted.abs().max()))
 
 
 def in_place_cols(network: torch.nn.Module, kind: str) -> int:
@@ -130,7 +131,7 @@ def test_a_linear_module_that_lies_the_other_way() -> None:
 
     assert isinstance(found.transformer.h[0].attn.c_attn, modules.Conv1D)
     with torch.no_grad():
-        close = torch.allclose(found(ids).logits, plain(ids).logits, atol=1e-5)
+        close = torch.allclose(found(ids).logits, plain(ids).logits, atol=2e-4)
         moved = (found(ids).logits - network(ids).logits).abs().max()
     assert close
     assert moved > 1e-3
@@ -214,7 +215,6 @@ def of_integers() -> torch.nn.Module:
         (of_integers, "Q8_0", {}, CheckpointError, "has no Linear, Conv1d"),
         (lambda: quantized(Everything(), "int8_row_sym"), "Q8_0", {}, CheckpointError, "quantized already"),
         (Everything, "int8_row_sym", {"method": "gptq"}, CalibrationError, "save_pretrained"),
-        (Everything, "w8a8", {}, RecipeError, "multiply with inputs as they are"),
         (Everything, "Q9_K", {}, RecipeError, "Q9_K"),
         (Everything, "int8_row_sym", {"tensors": {"mox": "Q8_0"}}, RecipeError, "mox"),
         (Everything, "int8_row_sym", {"tensors": ["mix"]}, RecipeError, "mix"),
@@ -231,6 +231,55 @@ def test_refused_and_left_as_it_was(
     after = network.state_dict()
     assert set(after) == set(before)
     assert all(torch.equal(after[name].nan_to_num(), before[name].nan_to_num()) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "inputs"),
+    [("w8a8", "int8_token"), ("w8a8_fp8", "fp8_token"), ("llm_int8_batch", "int8_token_split")],
+)
+def test_recipes_that_round_inputs(recipe: str, inputs: str, pocket: Path) -> None:
+    """Layers' matrices round what comes in; embedding and output matrix stay, as in a file."""
+    source = transformers.AutoModelForCausalLM.from_pretrained(pocket, dtype=torch.float32).eval()
+    network = copy.deepcopy(source)
+    record = fewbits.quantize(network, recipe)
+    chosen = {t.name: t.activation for t in record.preview.tensors}
+    assert chosen["blk.0.attn_q.weight"] == inputs
+    assert chosen["token_embd.weight"] is None
+    assert network.model.layers[0].self_attn.q_proj.inputs == inputs
+    ids = torch.arange(40)[None] + 5
+    with torch.no_grad():
+        one, other = (each(ids).logits.softmax(-1) for each in (source, network))
+    assert 1e-4 < float((one - other).abs().max()) < 0.3
+
+
+def test_a_recipe_that_rounds_inputs_says_whose_it_does_not() -> None:
+    network = Everything()
+    record = fewbits.quantize(network, "w8a8", tensors={"line": "fp8_e4m3_row"})
+    said = " ".join(record.preview.notes)
+    assert "line.weight and 1 more: Conv1d, Conv2d modules get their inputs as they are." in said
+    assert "decoded at every call" in said
+    assert network.mix.inputs == "int8_token"
+    assert {t.name: t.activation for t in record.preview.tensors} == {
+        "table.weight": None,
+        "mix.weight": "int8_token",
+        "line.weight": None,
+        "plane.weight": None,
+    }
+
+
+def test_what_is_not_multiplied_packed_is_said() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(48, 8), torch.nn.Linear(8, 64), torch.nn.Linear(64, 2))
+    record = fewbits.quantize(network, "int8_row_sym", tensors={"1": "fp8_e4m3_row"})
+    said = " ".join(record.preview.notes)
+    assert "0.weight" in said
+    assert "1.weight" in said
+    assert "do not fill spans of 32 columns" in said
+    assert "2.weight" not in said
+    x = torch.randn(3, 48)
+    dense = torch.nn.Sequential(*(torch.nn.Linear(*reversed(m.weight.shape)) for m in network))
+    for plain, packed in zip(dense, network, strict=True):
+        plain.weight.data, plain.bias.data = packed.weight, packed.bias.data
+    torch.testing.assert_close(network(x), dense(x), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "nf4_g64"])

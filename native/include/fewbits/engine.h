@@ -42,6 +42,18 @@ struct Rounded {
     }
 };
 
+// How numbers become whole ones before a product:
+//   group8       8 bits in groups of 32: scale = largest magnitude / 127, and 0 where that is no normal number, code = x
+//                times the scale's inverse
+//   group16      16 bits in groups of 32: scale = largest magnitude / 32512, code = 255 * upper + lower, both of them in
+//                -127 .. 127. Rows of Rounded are the upper bytes of all tokens, then the lower ones
+//   token8       the same with one scale per token
+//   token8_zero  8 bits, scale = (largest - smallest number, or 0) / 254 and a whole zero point per token
+enum class Inputs : int { group8 = 0, group16 = 1, token8 = 2, token8_zero = 3 };
+constexpr float upper_step = 255.0f;
+
+constexpr int64_t rows_per_token(Inputs how) { return how == Inputs::group16 ? 2 : 1; }
+
 // A type of weights, repacked for one instruction set: `rows` rows of a matrix together make a panel.
 //
 // With codes c, a group's scale s and minimum m (w = s * (c - offset) - m), and numbers x ~ d * q, a product is, group by
@@ -60,7 +72,10 @@ struct PackedType {
     // out[token * stride + row] of all tokens and of `present` rows in consecutive panels.
     void (*multiply)(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride);
     const char* lattice = nullptr;  // the table of points that must be given first (fewbits/lattices.h)
+    // The type that multiplies the same panels by what this one's table leaves out, times `rest_steps`; nullptr: nothing.
+    const char* rest = nullptr;
 };
+constexpr float rest_steps = 256.0f;
 
 enum class CacheType : int { f32 = 0, f16 = 1, q8_0 = 2, q4_0 = 3 };
 
@@ -107,6 +122,9 @@ struct EngineKernels {
     // `rounds` times as many products as one go has of codes 0 .. 15 (64 of them, in fours) and four numbers again and
     // again, all in registers; returns how many, and their sum.
     int64_t (*multiply_registers)(int64_t rounds, const uint8_t* codes, const int8_t* x, int64_t* total);
+    // Tokens `begin` .. `end` - 1 of x as `how` says, into their rows of `out`, which has those of all tokens; `zeros` gets the
+    // zero points (token8_zero): x ~ scale * (code - zero). Of what is not finite a scale is NaN.
+    void (*round_inputs)(Inputs how, const float* x, int64_t stride, int64_t begin, int64_t end, const Rounded& out, float* zeros);
 };
 
 constexpr int64_t cached_bytes(CacheType type, int64_t count) {

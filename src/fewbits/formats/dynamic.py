@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from fewbits.formats.base import Format, Params
-from fewbits.formats.exact import divided
+from fewbits.formats.exact import divided, inverse
 
 if TYPE_CHECKING:
     import torch
@@ -39,3 +39,24 @@ def at_largest(format: Dynamic, x: torch.Tensor) -> Params:
     """
     size = format.grouped(x).abs().amax(-1)
     return format.shared(**format.stored_scales(divided(size, format.furthest)))
+
+
+MOVED_STEPS = 254.0
+"""Of 256 codes with a zero point, the steps that dynamic inputs take: all lie within 127 of the middle."""
+
+
+def at_range(format: Dynamic, x: torch.Tensor) -> Params:
+    """Parameters with a zero point for `x` (rows, cols) float32, as a kernel finds them, of a format of 8 bits.
+
+    scale = (largest - smallest number, or 0) / 254 and zero = 1 - round(smallest / scale), per scope.
+
+    >>> import torch
+    >>> from fewbits import formats
+    >>> int8, x = formats.get("int8_row_asym"), torch.tensor([[250.0, -4.0, 3.4]])
+    >>> int8.decode(int8.encode(x, at_range(int8, x)), at_range(int8, x)), at_range(int8, x)["zero"]
+    (tensor([[250.,  -4.,   3.]]), tensor([[5.]]))
+    """
+    grouped = format.grouped(x)
+    low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+    stored = format.stored_scales(divided(high - low, MOVED_STEPS))
+    return format.shared(**stored, zero=1 - (low * inverse(stored["scale"])).round())

@@ -12,7 +12,8 @@ import torch
 
 from fewbits.checkpoints.base import Conversion, Placement, StoredTensor, Value
 from fewbits.errors import CheckpointError
-from fewbits.layers.modules import Packed, as_matrix, kind_of
+from fewbits.layers.matrix import PackedMatrix
+from fewbits.layers.places import as_matrix, weights_of
 from fewbits.models import Architecture, for_config
 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -37,10 +38,12 @@ class Found:
     """The names of the modules."""
     modules: tuple[torch.nn.Module, ...]
     numbers: str
+    parameter: str = "weight"
+    """What the modules call it."""
 
     def source(self) -> StoredTensor:
         """The weight as a matrix of bytes, on the CPU; a view where it lies there row by row."""
-        matrix = as_matrix(self.modules[0]).cpu().contiguous()
+        matrix = as_matrix(self.modules[0], self.parameter).cpu().contiguous()
         raw = matrix.view(torch.uint8).numpy().reshape(-1)
         return StoredTensor(self.own, self.numbers, (int(matrix.shape[0]), int(matrix.shape[1])), raw)
 
@@ -70,54 +73,74 @@ class Network:
         """
         result: dict[str, str] = {}
         for pattern, format_name in tensors.items():
-            hits = [e.name for e in self.found if any(_matches(each, pattern) for each in e.users)]
+            hits = [e.name for e in self.found if any(_matches(each, e.parameter, pattern) for each in e.users)]
             result |= dict.fromkeys(hits or [pattern], format_name)
         return result
 
 
-def _matches(module: str, pattern: str) -> bool:
-    return fnmatchcase(module, pattern) or fnmatchcase(f"{module}.weight", pattern)
+def _matches(module: str, parameter: str, pattern: str) -> bool:
+    return fnmatchcase(module, pattern) or fnmatchcase(_dotted(module, parameter), pattern)
+
+
+def _dotted(module: str, parameter: str) -> str:
+    return f"{module}.{parameter}" if module else parameter
 
 
 def _unread(found: Found) -> StoredTensor:
     """Shape and bytes of a weight without its numbers."""
-    shape = as_matrix(found.modules[0]).shape
-    size = found.modules[0].get_parameter("weight").element_size()
+    shape = as_matrix(found.modules[0], found.parameter).shape
+    size = found.modules[0].get_parameter(found.parameter).element_size()
     nothing = np.broadcast_to(np.uint8(0), int(shape[0]) * int(shape[1]) * size)
     return StoredTensor(found.own, found.numbers, (int(shape[0]), int(shape[1])), nothing)
 
 
 def find(network: torch.nn.Module) -> Network:
     """What of `network` can be quantized; raises CheckpointError where that is nothing."""
-    modules = {name: m for name, m in network.named_modules() if kind_of(m) and _is_plain(m)}
     names, architecture = _known_names(network)
-    users: dict[int, list[str]] = {}
-    for name, module in modules.items():
-        users.setdefault(id(module.get_parameter("weight")), []).append(name)
-    found = []
-    for tied in users.values():
-        own = f"{tied[0]}.weight" if tied[0] else "weight"
-        first = modules[tied[0]]
-        numbers = DTYPES[first.get_parameter("weight").dtype]
-        found.append(Found(names.get(own, own), own, tuple(tied), tuple(modules[name] for name in tied), numbers))
+    uses: dict[int, list[_Use]] = {}
+    for module_name, module in network.named_modules():
+        for parameter in weights_of(module):
+            if _is_plain(module, parameter):
+                weight = module.get_parameter(parameter)
+                uses.setdefault(id(weight), []).append(_Use(module_name, module, parameter))
+    found = [_found(tied, names) for tied in uses.values()]
     if not found:
-        packed = any(isinstance(m, Packed) for m in network.modules())
+        packed = any(isinstance(m, PackedMatrix) for m in network.modules())
         raise CheckpointError(
             f"{type(network).__name__} is quantized already; quantize the network that it was made from."
             if packed
-            else f"{type(network).__name__} has no Linear, Conv1d, Conv2d, Embedding or Conv1D of float32, float16 or "
-            "bfloat16 that could be quantized."
+            else f"{type(network).__name__} has no Linear, Conv1d, Conv2d, Embedding, LSTM, GRU or Conv1D of float32, "
+            "float16 or bfloat16 that could be quantized."
         )
-    known = {id(each.modules[0].get_parameter("weight")) for each in found}
+    known = {id(each.modules[0].get_parameter(each.parameter)) for each in found}
     left = tuple(n for n, p in network.named_parameters() if p.dim() > 1 and id(p) not in known)
     if not architecture:
         return Network("", {}, tuple(found), left)
     return Network(architecture.gguf, _counts(_config(network)), tuple(found), left)
 
 
-def _is_plain(module: torch.nn.Module) -> bool:
+@dataclass(frozen=True)
+class _Use:
+    """A module, its name, and what it calls a weight."""
+
+    name: str
+    module: torch.nn.Module
+    parameter: str
+
+
+def _found(tied: list[_Use], names: Mapping[str, str]) -> Found:
+    """One weight, from all who use it."""
+    first = tied[0]
+    own = _dotted(first.name, first.parameter)
+    numbers = DTYPES[first.module.get_parameter(first.parameter).dtype]
+    known = names.get(own, own if first.parameter == "weight" else f"{own}.weight")  # as names of matrices end
+    users, modules = tuple(use.name for use in tied), tuple(use.module for use in tied)
+    return Found(known, own, users, modules, numbers, first.parameter)
+
+
+def _is_plain(module: torch.nn.Module, parameter: str) -> bool:
     """Whether the weight is an ordinary parameter with numbers: none that a parametrization makes, none on meta."""
-    weight = module._parameters.get("weight")
+    weight = module._parameters.get(parameter)
     return weight is not None and weight.dtype in DTYPES and not weight.is_meta and weight.numel() > 0
 
 

@@ -22,7 +22,9 @@ from fewbits.errors import CalibrationError
 from fewbits.layers.encoding import Claim, packed_matrix, verify_packed
 from fewbits.layers.finding import Found, Network, find
 from fewbits.layers.matrix import PackedMatrix
-from fewbits.layers.modules import pack
+from fewbits.layers.multiplying import multiplying
+from fewbits.layers.places import pack
+from fewbits.layers.products import WIDE
 from fewbits.memory import PeakMemory, resident_memory
 from fewbits.planning import Recipe
 from fewbits.preflight import estimate_memory, estimate_seconds
@@ -34,18 +36,15 @@ from fewbits.workers import Workers, one_torch_thread, usable_threads
 
 
 class InPlace:
-    """A network in memory as a kind of output: it holds every format, and cannot round inputs yet."""
+    """A network in memory as a kind of output: it holds every format, and its linear modules round their inputs."""
 
     def refuses(self, format_name: str) -> str | None:
         """Fields hold every format."""
         return None
 
     def refuses_inputs(self, what: str) -> str | None:
-        """Modules multiply with inputs as they are."""
-        return (
-            f"{what}, and modules in memory multiply with inputs as they are; take a recipe of weights alone, or save "
-            "the model and quantize its directory."
-        )
+        """Modules that multiply round as they are told; of the others `multiplying` says it."""
+        return None
 
     def plain_format(self, placement: Placement) -> str:
         """As it is."""
@@ -69,7 +68,7 @@ def quantize_module(
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
-    """Quantize Linear, Conv1d, Conv2d, Embedding and Conv1D modules of `network` where they stand, verified.
+    """Quantize Linear, Conv1d, Conv2d, Embedding, LSTM, GRU and Conv1D modules of `network` where they stand, verified.
 
     Options are those of `fewbits.quantize`; `tensors` may name modules of the network ("model.layers.*.mlp.*"). Weights
     that are tied stay tied. Raises FewbitsError and leaves the network as it was.
@@ -86,7 +85,7 @@ def quantize_module(
     own = dict(_pair(each) for each in tensors) if not isinstance(tensors, Mapping) else tensors
     asked = asked.with_overrides(planning.parse_overrides(found.patterns(own)))
     weigher = read_importance(Path(importance)) if importance is not None else None
-    assignment = assign(found.conversion(), asked, way.method, weigher, InPlace())
+    assignment = multiplying(found, assign(found.conversion(), asked, way.method, weigher, InPlace()))
     require_legal(way, asked, assignment.tensors, InPlace().refuses_inputs)
     preview = _preview(network, found, asked, assignment, usable_threads(threads))
     if on_preview:
@@ -180,9 +179,10 @@ class _Work:
             self.progress("quantize", done, total)
         verifying = time.perf_counter()
         self._verify(packed, results)
+        inputs = {t.name: t.activation or WIDE for t in self.preview.tensors}
         for found in self.network.found:
             for module in found.modules if found.name in packed else ():
-                pack(module, packed[found.name])
+                pack(module, found.parameter, packed[found.name], inputs[found.name])
         return tuple(results), digest.hexdigest(), time.perf_counter() - verifying
 
     def _packed(self, source: StoredTensor, planned: PlannedTensor) -> tuple[PackedMatrix, float]:

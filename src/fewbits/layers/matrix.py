@@ -11,7 +11,8 @@ import torch
 from fewbits import formats
 from fewbits.formats import Fields
 from fewbits.kernels.stored import stored_numbers
-from fewbits.qtensor import order_shapes, outlier_shapes
+from fewbits.layers.ops import forget, multiply
+from fewbits.layers.stored import StoredWeight
 
 
 class PackedMatrix(torch.nn.Module):
@@ -42,12 +43,17 @@ class PackedMatrix(torch.nn.Module):
         """Stored bytes."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
+    def tensors(self) -> list[torch.Tensor]:
+        """The fields as buffers, in the order of their names."""
+        return [self.get_buffer(name) for name in self.fields]
+
+    def weight(self) -> StoredWeight:
+        """The matrix outside of its module."""
+        return StoredWeight.of(self.format, self.shape, dict(zip(self.fields, self.tensors(), strict=True)))
+
     def stored(self) -> Fields:
         """The fields by name, as they lie on disk."""
-        own = formats.get(self.format).shapes(*self.shape)
-        shapes = {**own, **outlier_shapes(self.shape[0], 1), **order_shapes(self.shape[1], ordered=True)}
-        found = {name: self.get_buffer(name).cpu().contiguous().numpy() for name in self.fields}
-        return {name: field.view(np.dtype(shapes[name][0])) for name, field in found.items()}
+        return self.weight().fields
 
     def numbers(self) -> torch.Tensor:
         """The numbers (rows, cols) float32 that are stored, on the device of the fields."""
@@ -56,18 +62,20 @@ class PackedMatrix(torch.nn.Module):
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """The rows `index` (n,) of the numbers, (n, cols) float32; only they are decoded where rows share nothing."""
-        if not self._apart():
+        weight = self.weight()
+        if not weight.apart:
             return self.numbers()[index]
         place = index.cpu().numpy()
-        fields = {name: np.ascontiguousarray(field[place]) for name, field in self.stored().items()}
-        found = stored_numbers(formats.get(self.format), fields, (len(place), self.shape[1]))
-        return found.to(index.device)
+        fields = {name: np.ascontiguousarray(field[place]) for name, field in weight.fields.items()}
+        return stored_numbers(weight.format, fields, (len(place), self.shape[1])).to(index.device)
 
-    def _apart(self) -> bool:
-        """Whether each row has its own line of every field."""
-        format, (rows, cols) = formats.get(self.format), self.shape
-        counts = [[shape[0] for _, shape in format.shapes(n, cols).values()] for n in (rows, rows + 1)]
-        return counts == [[n] * len(self.fields) for n in (rows, rows + 1)]
+    def multiply(self, x: torch.Tensor, inputs: str, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Outputs (..., rows) for `x` (..., cols), taken as `inputs` says (products.py), in the type of `x`."""
+        return multiply(x, bias, self.tensors(), self.format, ",".join(self.fields), *self.shape, inputs)
+
+    def forget(self) -> None:
+        """Let go of what was made for this processor; it is made again when it is needed."""
+        forget(self.tensors())
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PackedMatrix:
         before = {name: self.get_buffer(name) for name in self.fields}

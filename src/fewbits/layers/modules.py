@@ -8,6 +8,7 @@ from types import MappingProxyType
 import torch
 
 from fewbits.layers.matrix import PackedMatrix
+from fewbits.layers.products import WIDE
 
 
 class Packed(torch.nn.Module):
@@ -15,6 +16,8 @@ class Packed(torch.nn.Module):
 
     matrix: PackedMatrix
     shape_of_weight: tuple[int, ...]
+    inputs: str = WIDE
+    """How inputs are taken: `int16_group`, `exact`, or a rounding of activations."""
 
     @property
     def weight(self) -> torch.Tensor:
@@ -28,7 +31,11 @@ class Packed(torch.nn.Module):
 
 
 class Linear(Packed, torch.nn.Linear):  # type: ignore[override]  # weight is read, not written
-    """`torch.nn.Linear` over a packed matrix (out_features, in_features)."""
+    """`torch.nn.Linear` over a packed matrix (out_features, in_features), which multiplies without being decoded."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Outputs for `input` (..., in_features)."""
+        return self.matrix.multiply(input, self.inputs, self.bias)
 
 
 class Conv1d(Packed, torch.nn.Conv1d):  # type: ignore[override]
@@ -61,7 +68,7 @@ class Conv1D(Packed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs for `x` (..., inputs)."""
-        return torch.nn.functional.linear(x, self.weight.T, self.bias)
+        return self.matrix.multiply(x, self.inputs, self.bias)
 
 
 KINDS: Mapping[type, type[Packed]] = MappingProxyType(
@@ -79,18 +86,13 @@ def kind_of(module: torch.nn.Module) -> type[Packed] | None:
     return KINDS.get(type(module))
 
 
-def as_matrix(module: torch.nn.Module) -> torch.Tensor:
-    """The weight of `module` (rows, cols): rows are outputs, or what is looked up."""
-    weight = module.get_parameter("weight").detach()
-    return weight.T if kind_of(module) is Conv1D else weight.reshape(len(weight), -1)
-
-
-def pack(module: torch.nn.Module, matrix: PackedMatrix) -> None:
+def pack_module(module: torch.nn.Module, matrix: PackedMatrix, inputs: str = WIDE) -> None:
     """Put `matrix` in the place of the weight of `module`, which becomes one of ours where it stands."""
     kind, weight = kind_of(module), module.get_parameter("weight")
     assert kind is not None, "who calls this has asked before"
     del module._parameters["weight"]
     module.__class__ = kind
     module.shape_of_weight = tuple(weight.shape)  # type: ignore[assignment]
+    module.inputs = inputs  # type: ignore[assignment]
     module.register_buffer("weight_like", weight.detach().new_empty(0), persistent=False)
     module.matrix = matrix.to(weight.device)
