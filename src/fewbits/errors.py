@@ -45,3 +45,7 @@ class HubError(FewbitsError):
 
 class TransformError(FewbitsError):
     """A model cannot be rewritten as a transform wants to."""
+
+
+class StaticError(FewbitsError):
+    """A torch module cannot be exported, quantized statically, or written as an ONNX graph."""
