@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fewbits.static.module import StaticModule
+from fewbits.static.onnx_writing import to_onnx
 from fewbits.static.quantizing import quantize
 from fewbits.static.record import Record
 
-__all__ = ["Record", "StaticModule", "quantize"]
+__all__ = ["Record", "StaticModule", "quantize", "to_onnx"]

@@ -29,13 +29,12 @@ KINDS.add("int8", Kind(torch.int8, -128, 127, -128))
 
 @dataclass(frozen=True)
 class Affine:
-    """How one tensor is rounded; `low` and `high` are the codes in use (Jacob et al. 2018, arXiv:1712.05877, eq. 1)."""
+    """How one tensor is rounded (Jacob et al. 2018, arXiv:1712.05877, equation 1)."""
 
     scale: float
     """A float32."""
     zero: int
     kind: str = "uint8"
-    symmetric: bool = False
 
     @staticmethod
     def over(range_: Range, kind: str, *, symmetric: bool) -> Affine:
@@ -46,7 +45,7 @@ class Affine:
         """
         scale, zero = range_.steps(8, symmetric=symmetric)
         single = max(float(np.float32(scale)), float(np.finfo(np.float32).tiny))
-        return Affine(single, zero + KINDS.get(kind).shift, kind, symmetric)
+        return Affine(single, zero + KINDS.get(kind).shift, kind)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,8 +54,8 @@ class Affine:
 
     @property
     def low(self) -> int:
-        """The lowest code; symmetric ones leave one out."""
-        return KINDS.get(self.kind).low + int(self.symmetric)
+        """The lowest code."""
+        return KINDS.get(self.kind).low
 
     @property
     def high(self) -> int:

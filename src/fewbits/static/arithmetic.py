@@ -23,7 +23,7 @@ EXACT = 2**24
 
 
 def multipliers(real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """m and shift, (n,) int32 each, so that m / 2^shift is `real` (n,) float64 > 0 to 22 bits.
+    """M and shift, (n,) int32 each, so that m / 2^shift is `real` (n,) float64 > 0 to 22 bits.
 
     >>> [each.tolist() for each in multipliers(torch.tensor([0.5, 0.75], dtype=torch.float64))]
     [[2097152, 3145728], [22, 22]]

@@ -1,5 +1,6 @@
 """From a plan to the program of codes: layers of ours in place of operations, codes and floats made where one is asked
-for, each once."""
+for, each once.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,12 @@ class Built:
 
 
 def build(
-    program: Program, constants: Constants, names: Mapping[str, str], plan: Plan, codes: Mapping[str, Affine], scales: str
+    program: Program,
+    constants: Constants,
+    names: Mapping[str, str],
+    plan: Plan,
+    codes: Mapping[str, Affine],
+    scales: str,
 ) -> Built:
     """The program of codes; `names` are those of layers, `codes` how values are rounded, `scales` those of weights."""
     return _Builder(program, constants, names, plan, codes, scales).built()

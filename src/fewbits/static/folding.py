@@ -40,7 +40,9 @@ def folded(found: Exported) -> tuple[Exported, tuple[str, ...]]:
         weight, bias = _with_norm(product, norm, constants)
         names = f"{product.name}/weight", f"{product.name}/bias"
         constants |= dict(zip(names, (weight, bias), strict=True))
-        changed[product.name] = replace(product, args=(product.args[0], Ref(names[0]), Ref(names[1]), *product.args[3:]))
+        changed[product.name] = replace(
+            product, args=(product.args[0], Ref(names[0]), Ref(names[1]), *product.args[3:])
+        )
         gone |= {step.name: product.name for step in results}
     steps = tuple(changed.get(step.name, step) for step in program.steps)
     result = alive(renamed(replace(program, steps=steps), gone))
@@ -93,9 +95,7 @@ def _product_before(
     return product if exact else None
 
 
-def _with_norm(
-    product: Step, norm: Step, constants: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _with_norm(product: Step, norm: Step, constants: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the product with the normalization in them, by float64.
 
     gamma * (w x + b - mean) / sqrt(variance + epsilon) + beta (Jacob et al. 2018, arXiv:1712.05877, section 3.2).

@@ -204,9 +204,7 @@ class Concatenate(Rescaled):
         """Codes of `parts`, codes of one size but in the dimension in which they are put together."""
         zeros = self.part("zeros")
         done = [
-            part
-            if self.sources[i] == self.target.affine
-            else self.finished(part.to(torch.int32) - zeros[i], i)
+            part if self.sources[i] == self.target.affine else self.finished(part.to(torch.int32) - zeros[i], i)
             for i, part in enumerate(parts)
         ]
         return torch.cat(done, self.dim)

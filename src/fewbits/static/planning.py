@@ -95,7 +95,9 @@ class _Planner:
 
     def _product_reason(self, step: Step) -> str | None:
         weight, *bias = step.args[1:3]
-        if not _constant(weight, self.constants) or not all(_constant(b, self.constants) for b in bias if b is not None):
+        if not _constant(weight, self.constants) or not all(
+            _constant(b, self.constants) for b in bias if b is not None
+        ):
             return "its weight is no constant"
         if any(isinstance(each, str) for each in step.args[3:]):
             return "its padding is a word"
@@ -118,7 +120,9 @@ class _Planner:
         summed: set[str] = set()
 
         def wanted(name: str) -> bool:
-            return any(user.name in coded | summed and name in self._read_as_codes(user) for user in users.get(name, ()))
+            return any(
+                user.name in coded | summed and name in self._read_as_codes(user) for user in users.get(name, ())
+            )
 
         for step in reversed(self.program.steps):
             if step.name not in self.born:

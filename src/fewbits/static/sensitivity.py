@@ -31,7 +31,12 @@ def errors_alone(
     judged = judged_batches(batches)
     found = {}
     for step in program.steps:
-        if step.name in plan.whole and step.args[1:] and isinstance(step.args[1], Ref) and step.args[1].name in constants:
+        if (
+            step.name in plan.whole
+            and step.args[1:]
+            and isinstance(step.args[1], Ref)
+            and step.args[1].name in constants
+        ):
             rounding = _rounding(step, constants, plan, codes, scales)
             made = [run(program, ordered(program, batch), constants, rounding) for batch in judged]
             found[step.name] = relative_error(made, outputs[: len(judged)])
