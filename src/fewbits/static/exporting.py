@@ -148,7 +148,7 @@ def _step(node: Any, module: torch.nn.Module) -> Step:
         tuple((key, _argument(each)) for key, each in node.kwargs.items()),
         _shape(value) if tensor else None,
         _where(node),
-        tensor and value.is_floating_point(),
+        any(isinstance(each, torch.Tensor) and each.is_floating_point() for each in pytree.tree_leaves(value)),
     )
 
 

@@ -24,6 +24,8 @@ NOTHING = frozenset(
 )
 """Operations that give back what they got, once nothing writes in place and nothing trains."""
 
+VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
+
 
 def folded(found: Exported) -> tuple[Exported, tuple[str, ...]]:
     """The program with every batch normalization that can go into a product there, and the products that took one."""
@@ -55,9 +57,13 @@ def _path(product: Step, paths: Mapping[str, str]) -> str:
 
 
 def without_nothing(program: Program) -> Program:
-    """The program without operations that give back what they got."""
+    """The program without operations that give back what they got.
+
+    A clone may have brought numbers into the order that a view wants: views become what needs no order.
+    """
     gone = {step.name: step.args[0].name for step in program.steps if step.op in NOTHING}
-    return alive(renamed(program, gone))
+    steps = tuple(replace(step, op="aten.reshape.default") if step.op in VIEWS else step for step in program.steps)
+    return alive(renamed(replace(program, steps=steps), gone))
 
 
 def renamed(program: Program, gone: Mapping[str, str]) -> Program:

@@ -124,7 +124,7 @@ def _average(graph: OnnxGraph, layer: Average, step: Step) -> str:
     dims = len(step.shape or ()) + (0 if layer.kept else len(layer.dims))
     axes = sorted(dim % dims for dim in layer.dims)
     if axes != list(range(2, dims)):
-        floats = graph.node("ReduceMean", [x], axes=axes, keepdims=int(layer.kept))
+        floats = graph.node("ReduceMean", [x, graph.numbers(*axes)], keepdims=int(layer.kept))
         return _quantized(graph, floats, layer.target, step.name)
     found = _quantized(graph, graph.node("GlobalAveragePool", [x]), layer.target, f"{step.name}/pooled")
     return found if layer.kept else graph.node("Squeeze", [found, graph.numbers(*axes)])

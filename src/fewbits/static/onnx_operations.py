@@ -179,7 +179,7 @@ def _mean(graph: OnnxGraph, step: Step) -> str:
     dims = averaged(step)
     if dims is None:
         raise refuse(step)
-    return graph.node("ReduceMean", [graph.of(step.args[0])], axes=list(dims), keepdims=int(keeps(step)))
+    return graph.node("ReduceMean", [graph.of(step.args[0]), graph.numbers(*dims)], keepdims=int(keeps(step)))
 
 
 def _average_pool(graph: OnnxGraph, step: Step) -> str:

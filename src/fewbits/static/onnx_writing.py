@@ -67,7 +67,7 @@ def _model(onnx: Any, model: StaticModule) -> Any:
     if sum(tensor.ByteSize() for tensor in graph.constants.values()) > LARGEST:
         raise StaticError("the graph has more than two gigabytes of constants, which one ONNX file does not hold.")
     opset = [helper.make_opsetid("", OPSET)]
-    return helper.make_model(made, opset_imports=opset, ir_version=8, producer_name="fewbits")
+    return helper.make_model(made, opset_imports=opset, ir_version=9, producer_name="fewbits")
 
 
 def _translated(graph: OnnxGraph, model: StaticModule, step: Step) -> str:

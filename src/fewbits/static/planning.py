@@ -91,7 +91,8 @@ class _Planner:
             return self._inputs_reason(step)
         if step.op == EMBEDDING:
             return "" if _constant(step.args[0], self.constants) else "its table is no constant"
-        return f"{step.op} has no form in whole numbers" if step.floating else ""
+        told = step.floating and not step.op.startswith("operator.")
+        return f"{step.op} has no form in whole numbers" if told else ""
 
     def _product_reason(self, step: Step) -> str | None:
         weight, *bias = step.args[1:3]
@@ -182,14 +183,15 @@ def affines(
 def _shared(program: Program, plan: Plan, found: Mapping[str, Affine]) -> dict[str, Affine]:
     """Values that are read by one concatenation alone -> its codes, so that they need no second rounding."""
     users, given = program.users(), program.given()
-    makers = {plan.tail(step): step for step in program.steps if step.name in plan.coded}
+    merged = set(plan.tails.values())
+    makers = {plan.tail(step): step for step in program.steps if step.name in plan.coded - merged}
     shared = {}
     for join in program.steps:
         if join.op != operators.JOIN or join.name not in plan.coded:
             continue
         for part in join.reads():
             maker = makers.get(part)
-            moved = maker is None or maker.op in MOVES or (maker.op in LIMITS and maker.name == part)
+            moved = maker is None or maker.op in MOVES or maker.op in LIMITS
             if not moved and len(users[part]) == 1 and part not in given:
                 shared[part] = found[plan.tail(join)]
     return shared
