@@ -2,12 +2,13 @@
 
     python bench/vision.py IMAGES.gz LABELS.gz [--weights FILE] [--epochs 12] [--seconds 2]
 
-IMAGES and LABELS are the 10,000 images of MNIST's test set (t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz): 8,000
-to train on, seeded, 2,000 to judge. 512 of those trained on calibrate. `--weights` keeps what was trained for the next run.
+IMAGES and LABELS are the 10,000 images of MNIST's test set (t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz):
+8,000 to train on, seeded, 2,000 to judge. 512 of those trained on calibrate. `--weights` keeps what was trained for the
+next run.
 
 Drop is in points of accuracy. p is McNemar's exact test over all judged images: against float32, and against ONNX
-Runtime's own `quantize_static` with the calibration that serves it best of three, on the same graph and images. Speed is
-the median of rounds in which all take turns, with 2 threads: in torch, and of the static ones in ONNX Runtime (peers).
+Runtime's own `quantize_static` with the calibration that serves it best of three, on the same graph and images. Speed
+is the median of rounds in which all take turns, with 2 threads: in torch, and in ONNX Runtime (peers).
 Dynamic numbers are rounded per image as an 8-bit kernel would and multiplied in floats; 4-bit weights are decoded at
 each call: both for accuracy and size, not for speed.
 """
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,11 @@ def read(images: Path, labels: Path) -> tuple[Images, Images]:
     return Images(x[train], y[train]), Images(x[test], y[test])
 
 
+def batches(x: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Parts of `size` samples."""
+    return [x[start : start + size] for start in range(0, len(x), size)]
+
+
 def trained(data: Images, epochs: int, kept: Path | None) -> nn.Sequential:
     """The network, trained on images moved by up to two pixels; read from `kept` where that is there."""
     torch.manual_seed(0)
@@ -95,7 +102,7 @@ def trained(data: Images, epochs: int, kept: Path | None) -> nn.Sequential:
     steps = epochs * math.ceil(len(data.y) / 100)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     for _ in range(epochs):
-        for part in torch.randperm(len(data.y)).split(100):
+        for part in torch.randperm(len(data.y)).split(100):  # type: ignore[no-untyped-call]
             down, right = torch.randint(-2, 3, (2,)).tolist()
             moved = torch.roll(data.x[part], (down, right), (2, 3))
             optimizer.zero_grad()
@@ -155,8 +162,7 @@ def four_bits(net: nn.Module) -> nn.Module:
 
 def session(path: Path) -> Run:
     """ONNX Runtime over a file."""
-    import onnxruntime
-
+    onnxruntime: Any = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = THREADS, 3
     made = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -167,30 +173,30 @@ def session(path: Path) -> Run:
 def exported(net: nn.Module, path: Path) -> Path:
     """The network in floats as an ONNX graph, by torch's own exporter."""
     batch = {0: torch.export.Dim("batch")}
-    torch.onnx.export(
-        net, (torch.randn(4, 1, 28, 28),), str(path), dynamo=True, dynamic_shapes=(batch,), verbose=False, external_data=False
-    )
+    options: dict[str, Any] = {"dynamo": True, "dynamic_shapes": (batch,), "verbose": False, "external_data": False}
+    torch.onnx.export(net, (torch.randn(4, 1, 28, 28),), str(path), **options)
     return path
 
 
 def theirs(plain: Path, data: Images, folder: Path, *, per_channel: bool) -> Mapping[str, Path]:
-    """ONNX Runtime's `quantize_static` by each of its calibrations; batch normalization folded by its own preparation."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    """ONNX Runtime's `quantize_static` by each of its calibrations, behind its own preparation, which folds."""
+    quantization: Any = import_module("onnxruntime.quantization")
+    preparation: Any = import_module("onnxruntime.quantization.shape_inference")
+    methods = quantization.CalibrationMethod
 
     prepared = folder / "prepared.onnx"
-    quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+    preparation.quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
     found = {}
-    for method in (CalibrationMethod.MinMax, CalibrationMethod.Entropy, CalibrationMethod.Percentile):
+    for method in (methods.MinMax, methods.Entropy, methods.Percentile):
         path = folder / f"theirs-{method.name}-{per_channel}.onnx"
-        quantize_static(
+        quantization.quantize_static(
             str(prepared),
             str(path),
             reader(data, prepared),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             per_channel=per_channel,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
             calibrate_method=method,
         )
         found[method.name] = path
@@ -200,13 +206,13 @@ def theirs(plain: Path, data: Images, folder: Path, *, per_channel: bool) -> Map
 def reader(data: Images, graph: Path) -> Any:
     """The calibration images, as ONNX Runtime wants them."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader
 
+    base: Any = import_module("onnxruntime.quantization").CalibrationDataReader
     name = onnx.load(graph).graph.input[0].name
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(base):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches = iter(data.x[:CALIBRATED].split(64))
+            self.batches = iter(batches(data.x[:CALIBRATED], 64))
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self.batches, None)
@@ -218,7 +224,7 @@ def reader(data: Images, graph: Path) -> Any:
 def right(run: Run, data: Images) -> Answers:
     """Which images a way tells right."""
     with torch.inference_mode():
-        answers = torch.cat([run(part).argmax(1) for part in data.x.split(250)])
+        answers = torch.cat([run(part).argmax(1) for part in batches(data.x, 250)])
     return (answers == data.y).numpy()
 
 
@@ -230,7 +236,7 @@ def mcnemar(one: Answers, other: Answers) -> float:
     """
     only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
     n, fewer = only_one + only_other, min(only_one, only_other)
-    return min(1.0, 2.0 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+    return min(1.0, float(2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n))
 
 
 def speeds(runs: Mapping[str, Run], batch: torch.Tensor, seconds: float) -> dict[str, float]:
@@ -258,11 +264,12 @@ def ways(net: nn.Module, data: Images, test: Images, folder: Path) -> list[Way]:
         Way("bf16", called(halved, torch.bfloat16), None, stored(halved)),
         Way("INT8 dynamic", called(dynamic(net)), None, stored(dynamic(net))),
     ]
-    for scales in ("tensor", "channel"):
-        quantized = fewbits.static.quantize(net, data.x[:CALIBRATED].split(64), weights=scales)
-        path = fewbits.static.to_onnx(quantized, folder / f"ours-{scales}.onnx")
-        found.append(Way(f"INT8 static per {scales}", called(quantized), session(path), quantized.record.bytes_after))
-        print(f"per {scales}:\n{quantized.record.table()}\n")
+    for scales, bits in (("tensor", 8), ("channel", 8), ("tensor", 7), ("channel", 7)):
+        quantized = fewbits.static.quantize(net, batches(data.x[:CALIBRATED], 64), weights=scales, weight_bits=bits)
+        path = fewbits.static.to_onnx(quantized, folder / f"ours-{scales}-{bits}.onnx")
+        name = f"INT8 static per {scales}" + (", weights of 7 bits" if bits == 7 else "")
+        found.append(Way(name, called(quantized), session(path), quantized.record.bytes_after))
+        print(f"{name}:\n{quantized.record.table()}\n")
     found.append(Way("INT4 weights", called(four_bits(net)), None, stored(four_bits(net))))
     for per_channel in (False, True):
         by_method = theirs(plain, data, folder, per_channel=per_channel)
@@ -275,25 +282,27 @@ def ways(net: nn.Module, data: Images, test: Images, folder: Path) -> list[Way]:
 
 def table(found: list[Way], test: Images, seconds: float) -> str:
     """The table."""
-    answers = {way.name: right(way.torch or way.onnx, test) for way in found if way.torch or way.onnx}
+    answers = {way.name: right(run, test) for way in found if (run := way.torch or way.onnx)}
     in_torch = speeds({way.name: way.torch for way in found if way.torch}, test.x[:250], seconds)
     in_onnx = speeds({way.name: way.onnx for way in found if way.onnx}, test.x[:250], seconds)
     float_answers = answers["float32"]
     peer = max((way.name for way in found if way.name.startswith("ORT")), key=lambda name: answers[name].mean())
-    lines = [f"{'':34} accuracy   drop  p float    p ORT   bytes  torch img/s  ORT img/s  ORT accuracy"]
+    lines = [f"{'':42} accuracy   drop  p float    p ORT   bytes  torch img/s  ORT img/s  ORT accuracy"]
     for way in found:
         own = answers[way.name]
         p = mcnemar(own, float_answers), mcnemar(own, answers[peer])
         speed = [f"{each[way.name]:9.0f}" if way.name in each else f"{'-':>9}" for each in (in_torch, in_onnx)]
         there = f"{100 * right(way.onnx, test).mean():12.2f}" if way.onnx else f"{'-':>12}"
+        drop = 100 * (float_answers.mean() - own.mean())
         lines.append(
-            f"{way.name:34} {100 * own.mean():8.2f} {100 * (float_answers.mean() - own.mean()):6.2f} {p[0]:8.3f} {p[1]:8.3f} "
-            f"{way.size:7d}    {speed[0]}  {speed[1]}  {there}"
+            f"{way.name:42} {100 * own.mean():8.2f} {drop:6.2f} {p[0]:8.3f} {p[1]:8.3f} {way.size:7d}    {speed[0]}  "
+            f"{speed[1]}  {there}"
         )
     return "\n".join([*lines, f"p ORT: against {peer}. {len(test.y)} images; {THREADS} threads; batches of 250."])
 
 
 def main() -> int:
+    """Read, train, quantize in every way, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("labels", type=Path)

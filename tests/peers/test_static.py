@@ -31,11 +31,19 @@ def ran(path: Path, x: torch.Tensor) -> tuple[list[np.ndarray[Any, Any]], Counte
     return found, Counter(node.op_type for node in onnx.load(optimized).graph.node)
 
 
-@pytest.mark.parametrize("options", [{}, {"weights": "tensor"}, {"activation": "int8"}, {"activation": "int8", "symmetric": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weights": "tensor"}, {"weight_bits": 7}, {"activation": "int8"}, {"activation": "int8", "symmetric": True}],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["branches", "perceptron", "encoder"])
 def test_outputs_agree(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(3)
-    network = {"branches": lambda: drawn(Branches()), "perceptron": lambda: drawn(Perceptron()), "encoder": lambda: Encoder().eval()}[name]()
+    network = {
+        "branches": lambda: drawn(Branches()),
+        "perceptron": lambda: drawn(Perceptron()),
+        "encoder": lambda: Encoder().eval(),
+    }[name]()
     draw = {
         "branches": images,
         "perceptron": lambda n: torch.randn(n, 12, generator=torch.Generator().manual_seed(n)),

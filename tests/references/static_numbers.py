@@ -49,7 +49,7 @@ def convolution(
     dilation: Sequence[int],
     groups: int,
 ) -> Numbers:
-    """Sums (samples, rows, height, width) of x (samples, channels, height, width), weight (rows, channels / groups, ...)."""
+    """Sums (samples, rows, height, width): x (samples, channels, ...), weight (rows, channels / groups, ...)."""
     height, width = len(x[0][0]), len(x[0][0][0])
     kernel = len(weight[0][0]), len(weight[0][0][0])
     sizes = [

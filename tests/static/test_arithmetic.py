@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fewbits.static.affine import Affine
 from fewbits.static.arithmetic import BITS, conv_sums, exact_type, linear_sums, multipliers, requantize, rescaled
 from fewbits.static.layers import Add, Average, AveragePool, Concatenate, Convolution, Linear, Target
-from fewbits.static.weights import RoundedWeight, with_bias
+from fewbits.static.weights import RoundedWeight, WeightFormat, with_bias
 from references import static_numbers as slow
 
 
@@ -71,14 +71,17 @@ def test_sums_beyond_what_float32_can_tell_are_exact() -> None:
     image = x.reshape(3, 48, 5, 5).contiguous()
     kernel = w.reshape(4, 48, 5, 5).contiguous()
     found = conv_sums(image, zero_of(0), kernel, [1, 1], [2, 2], [1, 1], 1)
-    assert found.tolist() == slow.convolution(
-        image.tolist(), 0, kernel.tolist(), (1, 1), (2, 2), (1, 1), 1
-    )
+    assert found.tolist() == slow.convolution(image.tolist(), 0, kernel.tolist(), (1, 1), (2, 2), (1, 1), 1)
 
 
 @pytest.mark.parametrize(
     ("stride", "padding", "dilation", "groups"),
-    [((1, 1), (0, 0), (1, 1), 1), ((2, 1), (1, 2), (1, 1), 2), ((1, 2), (2, 0), (2, 1), 4), ((3, 3), (1, 1), (1, 2), 1)],
+    [
+        ((1, 1), (0, 0), (1, 1), 1),
+        ((2, 1), (1, 2), (1, 1), 2),
+        ((1, 2), (2, 0), (2, 1), 4),
+        ((3, 3), (1, 1), (1, 2), 1),
+    ],
 )
 @pytest.mark.parametrize("signed", [False, True])
 def test_convolution_sums(
@@ -112,7 +115,7 @@ def test_products_to_codes(scales: str) -> None:
     generator = torch.Generator().manual_seed(5)
     source, aim = Affine(0.02, 120), target(0.05, 90, 90, 250)
     matrix, bias = torch.randn(6, 18, generator=generator), torch.randn(6, generator=generator)
-    whole, numbers = with_bias(matrix, bias, scales, source.scale)
+    whole, numbers = with_bias(matrix, bias, WeightFormat(scales), source.scale)
     x = codes(5, 18)
     layer = Linear(source, whole, numbers, aim)
     sums = torch.tensor(slow.linear(x.tolist(), 120, whole.codes.tolist()))
@@ -122,9 +125,7 @@ def test_products_to_codes(scales: str) -> None:
     kernel = RoundedWeight(whole.codes.reshape(6, 2, 3, 3), whole.scale)
     convolution = Convolution(source, kernel, numbers, aim, ((1, 1), (1, 1), (1, 1), 1))
     image = codes(2, 2, 4, 5)
-    sums = torch.tensor(
-        slow.convolution(image.tolist(), 120, kernel.codes.tolist(), (1, 1), (1, 1), (1, 1), 1)
-    )
+    sums = torch.tensor(slow.convolution(image.tolist(), 120, kernel.codes.tolist(), (1, 1), (1, 1), (1, 1), 1))
     assert convolution(image).tolist() == coded(sums, convolution, numbers, 1)
 
 
@@ -186,7 +187,7 @@ def test_a_row_of_next_to_no_weights_keeps_its_bias() -> None:
     matrix[1] = 1e-20
     bias = torch.tensor([0.1, 2.5, -0.3])
 
-    whole, numbers = with_bias(matrix, bias, "channel", 0.01)
+    whole, numbers = with_bias(matrix, bias, WeightFormat("channel"), 0.01)
 
     assert (numbers.double() * whole.scale.double() * 0.01).tolist() == pytest.approx(bias.tolist(), rel=1e-2)
 

@@ -24,9 +24,7 @@ def differing(model: static.StaticModule, path: Path, x: torch.Tensor) -> float:
     with torch.no_grad():
         answers = model(x)
     wanted = list(answers.values()) if isinstance(answers, dict) else [answers]
-    apart = [
-        np.abs(a - b.numpy()) > float(b.max() - b.min()) / 255 for a, b in zip(found, wanted, strict=True)
-    ]
+    apart = [np.abs(a - b.numpy()) > float(b.max() - b.min()) / 255 for a, b in zip(found, wanted, strict=True)]
     return float(np.concatenate([each.ravel() for each in apart]).mean())
 
 
@@ -70,6 +68,6 @@ def test_what_has_no_translation_is_named(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Mish())
     found = static.quantize(network, [torch.randn(3, 4), torch.randn(3, 4)])
 
-    with pytest.raises(StaticError, match="aten.mish.default .* has no translation to ONNX"):
+    with pytest.raises(StaticError, match=r"aten.mish.default .* has no translation to ONNX"):
         static.to_onnx(found, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []

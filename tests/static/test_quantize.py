@@ -126,7 +126,14 @@ def test_transformers_keep_their_softmax_and_norms_in_float(
     assert list(found) == ["states", "logits"]
     assert relative(found["states"], wanted["states"]) < 0.05
     names = [layer.name for layer in encoder_codes.record.layers]
-    assert names == ["tokens", "layer.self_attn.in_proj_weight", "layer.self_attn.out_proj", "layer.linear1", "layer.linear2", "head"]
+    assert names == [
+        "tokens",
+        "layer.self_attn.in_proj_weight",
+        "layer.self_attn.out_proj",
+        "layer.linear1",
+        "layer.linear2",
+        "head",
+    ]
     floats = {step.operation for step in encoder_codes.record.floats}
     assert {"aten.layer_norm.default", "aten.scaled_dot_product_attention.default"} <= floats
     assert encoder_codes.record.layers[0].bytes_after == 40 * 16 + 40 * 4

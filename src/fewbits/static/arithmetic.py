@@ -1,13 +1,13 @@
 """Products, sums and means of whole numbers, and the way back to 8 bits: exact, and the same in any order of sums.
 
-A real factor M becomes m / 2^shift with m of 22 bits, and a sum a of 32 bits becomes floor(a * m / 2^shift + 1/2) + zero
-(Jacob et al. 2018, arXiv:1712.05877, equation 6, with 22 bits in place of 31). a * m then has at most 53 bits, so
-float64 has it exactly, and so do the half that is added and the floor. tests/references/static_numbers.py does all of it
-in Python's whole numbers.
+A real factor M becomes m / 2^shift with m of 22 bits, and a sum a of 32 bits becomes floor(a m / 2^shift + 1/2) + zero
+(Jacob et al. 2018, arXiv:1712.05877, equation 6, with 22 bits in place of 31). a m then has at most 53 bits, so float64
+has it exactly, and so it has the half that is added and the floor. tests/references/static_numbers.py does all of it in
+Python's whole numbers.
 
 Products run as matrix products of float32 where no sum can reach 2^24, in any order and with any part of it, and of
-float64 where one can: the numbers are whole and exact either way. torch has a product of int8 (`torch._int_mm`); without
-instructions for it, it is many times slower.
+float64 where one can: the numbers are whole and exact either way. torch has a product of int8 (`torch._int_mm`), which
+is many times slower where the processor has no instructions for it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _spread(per_channel: torch.Tensor, like: torch.Tensor, channels: int) -> tor
 
 
 def exact_type(weight: torch.Tensor) -> torch.dtype:
-    """The floats in which every sum over a row of `weight` (rows, ...) int8 with 8-bit inputs is exact, in any order."""
+    """The floats in which any sum of products of 8-bit inputs with a row of `weight` (rows, ...) int8 is exact."""
     largest = int(weight.flatten(1).to(torch.int32).abs().sum(1).max()) * 255
     return torch.float32 if largest < EXACT else torch.float64
 
@@ -73,7 +73,7 @@ def _convolution(
     x: torch.Tensor, weight: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> torch.Tensor:
     convolve = torch.nn.functional.conv1d if weight.dim() == 3 else torch.nn.functional.conv2d
-    found: torch.Tensor = convolve(x, weight, None, stride, padding, dilation, groups)  # type: ignore[operator]
+    found: torch.Tensor = convolve(x, weight, None, stride, padding, dilation, groups)
     return found
 
 

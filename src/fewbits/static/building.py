@@ -39,7 +39,7 @@ from fewbits.static.operators import (
 )
 from fewbits.static.planning import Constants, Plan, target
 from fewbits.static.program import Program, Ref, Step, alive, refs, substituted
-from fewbits.static.weights import rounded, with_bias
+from fewbits.static.weights import WeightFormat, rounded, with_bias
 
 SIZE = "aten.sym_size.int"
 
@@ -60,10 +60,10 @@ def build(
     names: Mapping[str, str],
     plan: Plan,
     codes: Mapping[str, Affine],
-    scales: str,
+    form: WeightFormat,
 ) -> Built:
-    """The program of codes; `names` are those of layers, `codes` how values are rounded, `scales` those of weights."""
-    return _Builder(program, constants, names, plan, codes, scales).built()
+    """The program of codes; `names` are those of layers, `codes` how values are rounded, `form` how weights are."""
+    return _Builder(program, constants, names, plan, codes, form).built()
 
 
 @dataclass
@@ -73,7 +73,7 @@ class _Builder:
     names: Mapping[str, str]
     plan: Plan
     codes: Mapping[str, Affine]
-    scales: str
+    form: WeightFormat
     steps: list[Step] = field(default_factory=list)
     layers: dict[str, torch.nn.Module] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
@@ -186,14 +186,14 @@ def _target(builder: _Builder, step: Step) -> Any:
 
 def _linear(builder: _Builder, step: Step) -> torch.nn.Module:
     source, weight, bias = _parts(builder, step)
-    whole, numbers = with_bias(weight, bias, builder.scales, source.scale)
+    whole, numbers = with_bias(weight, bias, builder.form, source.scale)
     coded = step.name in builder.plan.coded
     return Linear(source, whole, numbers, _target(builder, step) if coded else None)
 
 
 def _convolution(builder: _Builder, step: Step) -> torch.nn.Module:
     source, weight, bias = _parts(builder, step)
-    whole, numbers = with_bias(weight, bias, builder.scales, source.scale)
+    whole, numbers = with_bias(weight, bias, builder.form, source.scale)
     return Convolution(source, whole, numbers, _target(builder, step), geometry(step))
 
 
@@ -246,7 +246,7 @@ def _limit(builder: _Builder, step: Step) -> torch.nn.Module:
 
 
 def _embedding(builder: _Builder, step: Step) -> torch.nn.Module:
-    return Embedding(rounded(builder.constants[step.args[0].name], builder.scales))
+    return Embedding(rounded(builder.constants[step.args[0].name], builder.form))
 
 
 MAKERS: Mapping[str, Make] = MappingProxyType(

@@ -132,8 +132,8 @@ def _step(node: Any, module: torch.nn.Module) -> Step:
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         op = str(target)
-    elif getattr(operator, getattr(target, "__name__", ""), None) is target:
-        op = f"operator.{target.__name__}"
+    elif getattr(operator, name := getattr(target, "__name__", ""), None) is target:
+        op = f"operator.{name}"
     else:
         raise StaticError(
             f"{type(module).__name__} has the step {target} after its export (a branch, a loop or a region), which "

@@ -129,8 +129,8 @@ def _require_alike(batch: Batch, first: Batch, names: Sequence[str], place: int)
     for name, tensor in own.items():
         if tensor.dtype != wanted[name].dtype:
             raise CalibrationError(
-                f"{name} in batch {place} of the calibration set is {tensor.dtype}; expected {wanted[name].dtype} as in "
-                "batch 0."
+                f"{name} in batch {place} of the calibration set is {tensor.dtype}; expected {wanted[name].dtype}, as "
+                "in batch 0."
             )
         if tensor.shape[1:] != wanted[name].shape[1:] or tensor.dim() != wanted[name].dim():
             raise CalibrationError(

@@ -1,4 +1,4 @@
-"""An ONNX graph that grows node by node: constants once each, names that are unique, sizes that are known when it runs."""
+"""An ONNX graph that grows node by node: constants once each, unique names, sizes that are known when it runs."""
 
 from __future__ import annotations
 

@@ -100,7 +100,8 @@ def _softmax(graph: OnnxGraph, step: Step) -> str:
 
 def _layer_norm(graph: OnnxGraph, step: Step) -> str:
     x, dims, *rest = step.args
-    weight, bias, epsilon = [*rest, *[None, None, 1e-5][len(rest) :]][:3]
+    stated: tuple[Any, ...] = (*rest, *(None, None, 1e-5)[len(rest) :])
+    weight, bias, epsilon = stated[0], stated[1], stated[2]
     scale = graph.of(weight) if weight is not None else graph.constant(torch.ones(dims))
     inputs = [graph.of(x), scale, *([graph.of(bias)] if bias is not None else [])]
     return graph.node("LayerNormalization", inputs, axis=-len(dims), epsilon=float(epsilon))
@@ -152,7 +153,8 @@ def _select(graph: OnnxGraph, step: Step) -> str:
 
 def _slice(graph: OnnxGraph, step: Step) -> str:
     x, *rest = step.args
-    dim, start, end, pace = [*rest, *[0, None, None, 1][len(rest) :]]
+    stated: tuple[Any, ...] = (*rest, *(0, None, None, 1)[len(rest) :])
+    dim, start, end, pace = stated
     if any(isinstance(each, Ref) for each in (start, end, pace)):
         raise refuse(step)
     last = 2**63 - 1
@@ -192,7 +194,8 @@ def _average_pool(graph: OnnxGraph, step: Step) -> str:
 def _max_pool(graph: OnnxGraph, step: Step) -> str:
     dims = 2 if step.op == "aten.max_pool2d.default" else 1
     size, *rest = step.args[1:]
-    stride, padding, dilation, ceiling = [*rest, *[(), (0,), (1,), False][len(rest) :]]
+    stated: tuple[Any, ...] = (*rest, *((), (0,), (1,), False)[len(rest) :])
+    stride, padding, dilation, ceiling = stated
 
     def each(given: Any) -> list[int]:
         return list(given) * dims if len(given) == 1 else list(given)

@@ -70,11 +70,9 @@ class Record:
         lines += [_line(each, width) for each in self.layers]
         lines += [f"in float: {each.name} ({each.operation}): {each.why}." for each in self.floats]
         lines += [f"note: {note}" for note in self.notes]
-        lines += [
-            f"error of the outputs {self.error:.4f}; {self.bytes_before} -> {self.bytes_after} bytes; observer "
-            f"{self.observer}, {self.samples} samples."
-        ]
-        return "\n".join(lines)
+        sizes = f"{self.bytes_before} -> {self.bytes_after} bytes"
+        last = f"error of the outputs {self.error:.4f}; {sizes}; observer {self.observer}, {self.samples} samples."
+        return "\n".join([*lines, last])
 
 
 def _line(layer: LayerRecord, width: int) -> str:

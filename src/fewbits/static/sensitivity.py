@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from fewbits.static.inputs import Batch
 from fewbits.static.observing import ordered
 from fewbits.static.planning import Constants, Plan
 from fewbits.static.program import Program, Ref, Step, apply, run
-from fewbits.static.weights import rounded
+from fewbits.static.weights import WeightFormat, rounded
 
 JUDGED = 256
 """Samples of the calibration set that layers are judged on, whole batches of them."""
@@ -25,7 +26,7 @@ def errors_alone(
     codes: Mapping[str, Affine],
     batches: Sequence[Batch],
     outputs: Sequence[tuple[Any, ...]],
-    scales: str,
+    form: WeightFormat,
 ) -> dict[str, float]:
     """Product -> relative RMS error of the outputs when its inputs, weight and results alone are rounded."""
     judged = judged_batches(batches)
@@ -37,7 +38,7 @@ def errors_alone(
             and isinstance(step.args[1], Ref)
             and step.args[1].name in constants
         ):
-            rounding = _rounding(step, constants, plan, codes, scales)
+            rounding = _rounding(step, constants, plan, codes, form)
             made = [run(program, ordered(program, batch), constants, rounding) for batch in judged]
             found[step.name] = relative_error(made, outputs[: len(judged)])
     return found
@@ -55,9 +56,9 @@ def judged_batches(batches: Sequence[Batch]) -> list[Batch]:
 
 
 def _rounding(
-    layer: Step, constants: Constants, plan: Plan, codes: Mapping[str, Affine], scales: str
+    layer: Step, constants: Constants, plan: Plan, codes: Mapping[str, Affine], form: WeightFormat
 ) -> Callable[..., Any]:
-    weight = rounded(constants[layer.args[1].name], scales).numbers()
+    weight = rounded(constants[layer.args[1].name], form).numbers()
     tail = plan.tail(layer)
     rounds_results = layer.name in plan.coded
 
@@ -82,4 +83,4 @@ def relative_error(made: Sequence[tuple[Any, ...]], wanted: Sequence[tuple[Any, 
             if isinstance(other, torch.Tensor) and other.is_floating_point():
                 lost += float((one.double() - other.double()).square().sum())
                 whole += float(other.double().square().sum())
-    return (lost / whole) ** 0.5 if whole else lost**0.5
+    return math.sqrt(lost / whole if whole else lost)

@@ -1,4 +1,4 @@
-"""Weights as whole numbers between -127 and 127, by the formats of the registry."""
+"""Weights as whole numbers of 8 or 7 bits around 0, by the formats of the registry."""
 
 from __future__ import annotations
 
@@ -12,10 +12,38 @@ from fewbits import formats
 from fewbits.errors import StaticError
 from fewbits.static.arithmetic import MOST
 
-FORMATS: Mapping[str, str] = MappingProxyType(
-    {"channel": "int8_row_sym_restricted", "tensor": "int8_tensor_sym_restricted"}
-)
-"""How many scales a weight has -> the format that says so."""
+SCOPES: Mapping[str, str] = MappingProxyType({"channel": "row", "tensor": "tensor"})
+"""How many scales a weight has -> the word for it in names of formats."""
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How weights are rounded: with a scale per "channel" or per "tensor", to 8 or 7 bits; raises StaticError.
+
+    Two products of codes of 7 bits with codes of 8 bits fit 16 bits: see `onnx_layers.py`.
+
+    >>> WeightFormat("channel", 7).name, WeightFormat("channel", 7).top
+    ('int7_row_sym_restricted', 63)
+    """
+
+    scales: str
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if self.scales not in SCOPES:
+            raise StaticError(f"weights={self.scales!r} is not known; expected {' or '.join(map(repr, SCOPES))}.")
+        if self.bits not in (7, 8):
+            raise StaticError(f"weight_bits={self.bits!r} is not known; expected 8 or 7.")
+
+    @property
+    def name(self) -> str:
+        """The format of the registry."""
+        return f"int{self.bits}_{SCOPES[self.scales]}_sym_restricted"
+
+    @property
+    def top(self) -> int:
+        """The largest code; the lowest is its negative."""
+        return int(2 ** (self.bits - 1)) - 1
 
 
 @dataclass(frozen=True)
@@ -35,26 +63,19 @@ class RoundedWeight:
         return self.codes.numel() + 4 * self.scale.numel()
 
 
-def format_for(scales: str) -> str:
-    """The format for "channel" or "tensor"; raises StaticError for another word."""
-    if scales not in FORMATS:
-        raise StaticError(f"weights={scales!r} is not known; expected {' or '.join(map(repr, FORMATS))}.")
-    return FORMATS[scales]
-
-
-def rounded(weight: torch.Tensor, scales: str, floor: torch.Tensor | None = None) -> RoundedWeight:
+def rounded(weight: torch.Tensor, form: WeightFormat, floor: torch.Tensor | None = None) -> RoundedWeight:
     """`weight` (rows, ...) in whole numbers; scales are at least `floor` (rows,), for the sake of a bias."""
-    format, matrix = formats.get(format_for(scales)), weight.detach().flatten(1).float().contiguous()
-    scale = format.fit(matrix).arrays["scale"].reshape(-1)
+    matrix = weight.detach().flatten(1).float().contiguous()
+    scale = formats.get(form.name).fit(matrix).arrays["scale"].reshape(-1)
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
     if floor is not None:
         scale = torch.maximum(scale, floor if len(scale) > 1 else floor.max())
-    codes = torch.round(matrix / scale[:, None]).clamp(-127, 127).to(torch.int8)
+    codes = torch.round(matrix / scale[:, None]).clamp(-form.top, form.top).to(torch.int8)
     return RoundedWeight(codes.reshape(weight.shape), scale)
 
 
 def with_bias(
-    weight: torch.Tensor, bias: torch.Tensor | None, scales: str, input_scale: float
+    weight: torch.Tensor, bias: torch.Tensor | None, form: WeightFormat, input_scale: float
 ) -> tuple[RoundedWeight, torch.Tensor]:
     """A weight and its `bias` (rows,), in whole numbers of input scale x weight scale, (rows,) int32.
 
@@ -62,7 +83,7 @@ def with_bias(
     """
     given = torch.zeros(len(weight)) if bias is None else bias.detach().cpu()
     floor = (given.double().abs() / (MOST * 0.5 * input_scale)).float()
-    whole = rounded(weight, scales, floor.to(weight.device))
+    whole = rounded(weight, form, floor.to(weight.device))
     numbers = torch.round(given.to(weight.device).double() / (whole.scale.double() * input_scale))
     return whole, numbers.to(torch.int32)
 
