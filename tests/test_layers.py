@@ -328,6 +328,15 @@ ALLOWED: dict[str, set[str]] = {
         "way",
         "workers",
     },
+    "static": {
+        "errors",
+        "registry",
+        "calibration.observers",
+        "calibration.stats",
+        "checkpoints.onnx.package",
+        "checkpoints.partial_file",
+        "formats",
+    },
     "conversion": {
         "errors",
         "checkpoints",
@@ -385,6 +394,7 @@ ALLOWED: dict[str, set[str]] = {
         "hub.push",
         "inspection",
         "speed",
+        "static",
     },
     "__main__": {"cli"},
 }

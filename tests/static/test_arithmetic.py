@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewbits.static.affine import Affine
-from fewbits.static.arithmetic import BITS, conv_sums, exact_type, linear_sums, multipliers, requantize, rescaled
+from fewbits.static.arithmetic import (
+    BITS,
+    add_codes,
+    conv_codes,
+    conv_sums,
+    exact_type,
+    linear_codes,
+    linear_sums,
+    multipliers,
+    rescale_codes,
+)
 from fewbits.static.layers import Add, Average, AveragePool, Concatenate, Convolution, Linear, Target
 from fewbits.static.weights import RoundedWeight, WeightFormat, with_bias
 from references import static_numbers as slow
@@ -29,6 +40,7 @@ def zero_of(number: int) -> torch.Tensor:
     return torch.tensor(number, dtype=torch.int32)
 
 
+@settings(deadline=None)
 @given(st.floats(1e-12, 2.0**20))
 def test_multipliers_are_those_of_whole_numbers(real: float) -> None:
     m, shift = multipliers(torch.tensor([real], dtype=torch.float64))
@@ -40,15 +52,35 @@ def test_multipliers_are_those_of_whole_numbers(real: float) -> None:
         assert abs(math.ldexp(int(m), -int(shift)) / real - 1) <= 2.0**-BITS
 
 
-@given(st.integers(-(2**31), 2**31 - 1), st.integers(1, 2**BITS), st.integers(1, 62))
-def test_float64_rescales_exactly(total: int, m: int, shift: int) -> None:
-    found = rescaled(
-        torch.tensor([total], dtype=torch.int32),
-        torch.tensor([m], dtype=torch.int32),
-        torch.tensor([shift], dtype=torch.int32),
-    )
+def whole(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int32)
 
-    assert int(found) == slow.rescaled(total, m, shift)
+
+@settings(deadline=None)
+@given(
+    st.integers(-(2**30), 2**30),
+    st.integers(-(2**29), 2**29),
+    st.integers(1, 2**BITS),
+    st.integers(1, 62),
+    st.integers(0, 255),
+)
+def test_float64_rescales_exactly(total: int, bias: int, m: int, shift: int, zero: int) -> None:
+    rounding = [whole(bias), whole(m), whole(shift), zero_of(zero), whole(3, 250)]
+
+    found = rescale_codes(whole(total), rounding, False)
+
+    assert found.tolist() == [slow.code(total + bias, m, shift, zero, (3, 250))]
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 255), st.integers(1, 2**BITS), st.integers(22, 53), st.integers(-1, 1), st.integers(-(2**29), 2**29)
+)
+def test_sums_beside_a_half_go_to_the_right_side(code: int, m: int, shift: int, beside: int, bias: int) -> None:
+    total = min(max(((2 * code + 1) << (shift - 1)) // m + beside - bias, -(2**30)), 2**30)
+    rounding = [whole(bias), whole(m), whole(shift), zero_of(0), whole(0, 255)]
+
+    assert rescale_codes(whole(total), rounding, False).tolist() == [slow.code(total + bias, m, shift, 0, (0, 255))]
 
 
 @pytest.mark.parametrize("zero", [0, 117, 255])
@@ -89,9 +121,16 @@ def test_convolution_sums(
 ) -> None:
     x, w, zero = codes(2, 4, 7, 6, signed=signed), weights(8, 4 // groups, 3, 2), -5 if signed else 131
 
-    found = conv_sums(x, zero_of(zero), w, list(stride), list(padding), list(dilation), groups)
+    assert convolved(x, zero, w, stride, padding, dilation, groups) == slow.convolution(
+        x.tolist(), zero, w.tolist(), stride, padding, dilation, groups
+    )
 
-    assert found.tolist() == slow.convolution(x.tolist(), zero, w.tolist(), stride, padding, dilation, groups)
+
+def convolved(x: torch.Tensor, zero: int, w: torch.Tensor, *geometry: Any) -> Any:
+    """The sums of a convolution as the layer has them."""
+    stride, padding, dilation, groups = geometry
+    sums = conv_sums(x, zero_of(zero), w.to(exact_type(w)), list(stride), list(padding), list(dilation), groups)
+    return sums.to(torch.int64).tolist()
 
 
 def target(scale: float, zero: int, low: int = 0, high: int = 255) -> Target:
@@ -169,17 +208,27 @@ def test_means() -> None:
     assert parts(x).flatten().tolist() == [slow.code(int(s), m, shift, 60, (0, 255)) for s in sums]
 
 
-def test_nothing_depends_on_the_batch_or_on_threads() -> None:
+def test_nothing_depends_on_the_batch_or_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = codes(9, 4, 11, 11), weights(16, 4, 3, 3)
-    arguments = (zero_of(99), w, [1, 1], [1, 1], [1, 1], 1)
+    rounding = [
+        weights(16).int(),
+        weights(16).int().abs() * 9000 + 1,
+        torch.full((16,), 30),
+        zero_of(90),
+        whole(0, 255),
+    ]
+    arguments = (zero_of(99), w, rounding, False, [1, 1], [1, 1], [1, 1], 1)
     before = torch.get_num_threads()
-    whole = conv_sums(x, *arguments)
+    found = conv_codes(x, *arguments)
     try:
         torch.set_num_threads(3)
-        assert torch.equal(conv_sums(x, *arguments), whole)
+        assert torch.equal(conv_codes(x, *arguments), found)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(torch.cat([conv_sums(part, *arguments) for part in x.split(1)]), whole)
+    assert torch.equal(torch.cat([conv_codes(part, *arguments) for part in x.split(1)]), found)
+    monkeypatch.setattr("fewbits.static.arithmetic.PIECE", 1000)
+    assert torch.equal(conv_codes(x, *arguments), found)
+    assert len(found.unique()) > 100
 
 
 def test_a_row_of_next_to_no_weights_keeps_its_bias() -> None:
@@ -193,8 +242,10 @@ def test_a_row_of_next_to_no_weights_keeps_its_bias() -> None:
 
 
 def test_custom_operations_state_their_shapes() -> None:
-    zero, bounds = zero_of(3), torch.tensor([0, 255], dtype=torch.int32)
-    one = torch.ones(1, dtype=torch.int32)
+    zero, one = zero_of(3), whole(1)
+    rounding, x, w = [one, one, one, zero, whole(0, 255)], codes(2, 4, 5, 5), weights(4, 2, 3, 3)
     torch.library.opcheck(linear_sums, (codes(2, 5), zero, weights(4, 5)))
-    torch.library.opcheck(conv_sums, (codes(2, 4, 5, 5), zero, weights(4, 2, 3, 3), [1, 2], [1, 0], [1, 1], 2))
-    torch.library.opcheck(requantize, (torch.ones(2, 3, dtype=torch.int32), one, one, one, zero, bounds, 1, False))
+    torch.library.opcheck(linear_codes, (codes(2, 5), zero, weights(4, 5), rounding, False))
+    torch.library.opcheck(conv_codes, (x, zero, w, rounding, True, [1, 2], [1, 0], [1, 1], 2))
+    torch.library.opcheck(add_codes, (x, x[:1], whole(1, 2), whole(3, 4), rounding, False))
+    torch.library.opcheck(rescale_codes, (torch.ones(2, 3, dtype=torch.int32), rounding, False))

@@ -12,6 +12,10 @@ is many times slower where the processor has no instructions for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
 BITS = 22
@@ -20,6 +24,8 @@ MOST = 2**30
 """What sums of products, and biases, stay below: both together fit 32 bits."""
 EXACT = 2**24
 """Up to here float32 has every whole number."""
+PIECE = 2**17
+"""Codes that are worked on at once."""
 
 
 def multipliers(real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,20 +40,39 @@ def multipliers(real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return m.to(torch.int32), shift
 
 
-def rescaled(sums: torch.Tensor, m: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """floor(sums * m / 2^shift + 1/2) as float64, exactly; `m` and `shift` spread over `sums` (...)."""
-    return torch.floor(sums.double() * torch.ldexp(m.double(), -shift) + 0.5)
+@dataclass(frozen=True)
+class Scaling:
+    """What turns sums into codes, spread along the channels of sums: floor(sums * factor + half) + zero, within bounds.
+
+    `half` is bias * factor + 1/2. Sums stay below 2^30 and biases below 2^29, so float64 has all of it exactly.
+    """
+
+    factor: torch.Tensor
+    half: torch.Tensor
+    zero: int
+    low: int
+    high: int
+
+    @staticmethod
+    def of(rounding: Sequence[torch.Tensor], shape: Sequence[int]) -> Scaling:
+        """From `rounding` (bias, m, shift, zero, bounds), spread as `shape` says: (-1, 1, 1) for a convolution."""
+        bias, m, shift, zero, bounds = rounding
+        factor = torch.ldexp(m.double(), -shift)
+        half = bias.double() * factor + 0.5
+        low, high = bounds.tolist()
+        return Scaling(factor.reshape(*shape), half.reshape(*shape), int(zero), low, high)
+
+    def write(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
+        """The codes of `sums` (...) whole numbers, into `codes` (...)."""
+        numbers = sums.double().mul_(self.factor).add_(self.half).floor_()
+        codes.copy_(numbers.clamp_(self.low - self.zero, self.high - self.zero).add_(self.zero))
 
 
-def as_codes(numbers: torch.Tensor, zero: torch.Tensor, bounds: torch.Tensor, signed: bool) -> torch.Tensor:
-    """Whole `numbers` (...) as codes around `zero` () within `bounds` (2,)."""
-    found = (numbers + zero).clamp(bounds[0], bounds[1])
-    return found.to(torch.int8 if signed else torch.uint8)
-
-
-def _spread(per_channel: torch.Tensor, like: torch.Tensor, channels: int) -> torch.Tensor:
-    """(n,) or (1,) along dimension `channels` of `like`."""
-    return per_channel.reshape([-1 if d == channels % like.dim() else 1 for d in range(like.dim())])
+def pieces(x: torch.Tensor) -> list[slice]:
+    """Samples of `x` (samples, ...) that are worked on at once: few enough for the processor's caches."""
+    per_sample = max(1, x[:1].numel())
+    count = max(1, PIECE // per_sample)
+    return [slice(start, start + count) for start in range(0, len(x), count)]
 
 
 def exact_type(weight: torch.Tensor) -> torch.dtype:
@@ -56,17 +81,45 @@ def exact_type(weight: torch.Tensor) -> torch.dtype:
     return torch.float32 if largest < EXACT else torch.float64
 
 
+def _floats(x: torch.Tensor, zero: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """Codes less their zero point, in floats of `kind`."""
+    return x.to(kind).sub_(zero.to(kind))
+
+
 @torch.library.custom_op("fewbits::linear_sums", mutates_args=())
 def linear_sums(x: torch.Tensor, zero: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(x - zero) weight^T in int32: `x` (..., cols) codes, `weight` (rows, cols) int8."""
     kind = exact_type(weight)
-    inputs = x.to(kind) - zero.to(kind)
-    return torch.nn.functional.linear(inputs, weight.to(kind)).to(torch.int32)
+    return torch.nn.functional.linear(_floats(x, zero, kind), weight.to(kind)).to(torch.int32)
 
 
 @linear_sums.register_fake
 def _(x: torch.Tensor, zero: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.int32)
+
+
+@torch.library.custom_op("fewbits::linear_codes", mutates_args=())
+def linear_codes(
+    x: torch.Tensor, zero: torch.Tensor, weight: torch.Tensor, rounding: Sequence[torch.Tensor], signed: bool
+) -> torch.Tensor:
+    """The codes (..., rows) of `linear_sums`; `rounding` is (bias, m, shift, zero, bounds) of the results."""
+    kind = exact_type(weight)
+    numbers, scaling, rows = weight.to(kind), Scaling.of(rounding, (-1,)), x.reshape(-1, x.shape[-1])
+    found = _empty(x, (len(rows), len(weight)), signed)
+    for part in pieces(rows):
+        scaling.write(torch.nn.functional.linear(_floats(rows[part], zero, kind), numbers), found[part])
+    return found.reshape(*x.shape[:-1], len(weight))
+
+
+@linear_codes.register_fake
+def _(
+    x: torch.Tensor, zero: torch.Tensor, weight: torch.Tensor, rounding: Sequence[torch.Tensor], signed: bool
+) -> torch.Tensor:
+    return _empty(x, (*x.shape[:-1], weight.shape[0]), signed)
+
+
+def _empty(x: torch.Tensor, shape: Sequence[int], signed: bool) -> torch.Tensor:
+    return x.new_empty(tuple(shape), dtype=torch.int8 if signed else torch.uint8)
 
 
 def _convolution(
@@ -77,63 +130,94 @@ def _convolution(
     return found
 
 
-@torch.library.custom_op("fewbits::conv_sums", mutates_args=())
-def conv_sums(
-    x: torch.Tensor,
-    zero: torch.Tensor,
-    weight: torch.Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> torch.Tensor:
-    """The convolution of x - zero with `weight` in int32: `x` (samples, channels, ...) codes, padded with `zero`."""
-    kind = exact_type(weight)
-    inputs = x.to(kind) - zero.to(kind)
+def conv_sums(x: torch.Tensor, zero: torch.Tensor, numbers: torch.Tensor, *geometry: Any) -> torch.Tensor:
+    """The convolution of x - zero with the whole `numbers` of a weight, in their floats; padding stands for 0."""
     # NNPACK, which torch takes for small batches, computes by Winograd's transforms: with fractions.
     with torch.backends.nnpack.flags(enabled=False):
-        return _convolution(inputs, weight.to(kind), stride, padding, dilation, groups).to(torch.int32)
+        return _convolution(_floats(x, zero, numbers.dtype), numbers, *geometry)
 
 
-@conv_sums.register_fake
-def _(
+@torch.library.custom_op("fewbits::conv_codes", mutates_args=())
+def conv_codes(
     x: torch.Tensor,
     zero: torch.Tensor,
     weight: torch.Tensor,
+    rounding: Sequence[torch.Tensor],
+    signed: bool,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
     groups: int,
 ) -> torch.Tensor:
-    return _convolution(x.float(), weight.float(), stride, padding, dilation, groups).to(torch.int32)
+    """The codes of a convolution: codes `x` (samples, channels, ...), `weight` (rows, channels / groups, ...) int8.
+
+    `rounding` is (bias, m, shift, zero, bounds) of the results.
+    """
+    kind = exact_type(weight)
+    numbers, scaling = weight.to(kind), Scaling.of(rounding, (-1, *[1] * (weight.dim() - 2)))
+    found = []
+    for part in pieces(x):
+        sums = conv_sums(x[part], zero, numbers, stride, padding, dilation, groups)
+        found.append(_empty(x, sums.shape, signed))
+        scaling.write(sums, found[-1])
+    return torch.cat(found)
 
 
-@torch.library.custom_op("fewbits::requantize", mutates_args=())
-def requantize(
-    sums: torch.Tensor,
-    bias: torch.Tensor,
-    m: torch.Tensor,
-    shift: torch.Tensor,
-    zero: torch.Tensor,
-    bounds: torch.Tensor,
-    channels: int,
-    signed: bool,
-) -> torch.Tensor:
-    """`sums` + `bias` (...) int32 as codes; `bias`, `m` and `shift` (n,) or (1,) lie along dimension `channels`."""
-    total = sums + _spread(bias, sums, channels)
-    numbers = rescaled(total, _spread(m, sums, channels), _spread(shift, sums, channels))
-    return as_codes(numbers, zero, bounds, signed)
-
-
-@requantize.register_fake
+@conv_codes.register_fake
 def _(
-    sums: torch.Tensor,
-    bias: torch.Tensor,
-    m: torch.Tensor,
-    shift: torch.Tensor,
+    x: torch.Tensor,
     zero: torch.Tensor,
-    bounds: torch.Tensor,
-    channels: int,
+    weight: torch.Tensor,
+    rounding: Sequence[torch.Tensor],
+    signed: bool,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> torch.Tensor:
+    sums = _convolution(x.float(), weight.float(), stride, padding, dilation, groups)
+    return _empty(x, sums.shape, signed)
+
+
+@torch.library.custom_op("fewbits::rescale_codes", mutates_args=())
+def rescale_codes(sums: torch.Tensor, rounding: Sequence[torch.Tensor], signed: bool) -> torch.Tensor:
+    """The codes of `sums` (...) of whole numbers; `rounding` is (bias, m, shift, zero, bounds) with one of each."""
+    found, scaling = _empty(sums, sums.shape, signed), Scaling.of(rounding, (-1,))
+    for part in pieces(sums):
+        scaling.write(sums[part], found[part])
+    return found
+
+
+@rescale_codes.register_fake
+def _(sums: torch.Tensor, rounding: Sequence[torch.Tensor], signed: bool) -> torch.Tensor:
+    return _empty(sums, sums.shape, signed)
+
+
+@torch.library.custom_op("fewbits::add_codes", mutates_args=())
+def add_codes(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    zeros: torch.Tensor,
+    m: torch.Tensor,
+    rounding: Sequence[torch.Tensor],
     signed: bool,
 ) -> torch.Tensor:
-    return torch.empty_like(sums, dtype=torch.int8 if signed else torch.uint8)
+    """The codes of (one - zeros[0]) m[0] + (other - zeros[1]) m[1]; codes `one` and `other` spread over each other."""
+    one, other = torch.broadcast_tensors(one, other)
+    found, scaling = _empty(one, one.shape, signed), Scaling.of(rounding, (-1,))
+    for part in pieces(one):
+        left = _floats(one[part], zeros[0], torch.float64).mul_(m[0])
+        scaling.write(left.add_(_floats(other[part], zeros[1], torch.float64).mul_(m[1])), found[part])
+    return found
+
+
+@add_codes.register_fake
+def _(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    zeros: torch.Tensor,
+    m: torch.Tensor,
+    rounding: Sequence[torch.Tensor],
+    signed: bool,
+) -> torch.Tensor:
+    return _empty(one, torch.broadcast_shapes(one.shape, other.shape), signed)

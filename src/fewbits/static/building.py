@@ -80,6 +80,7 @@ class _Builder:
     made: set[str] = field(default_factory=set)
 
     def built(self) -> Built:
+        """Every step in its form, and only what is read."""
         merged = set(self.plan.tails.values())
         for step in self.program.steps:
             if step.name not in merged:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fewbits.static.affine import Affine
-from fewbits.static.arithmetic import conv_sums, linear_sums, multipliers, requantize
+from fewbits.static.arithmetic import add_codes, conv_codes, linear_codes, linear_sums, multipliers, rescale_codes
 from fewbits.static.weights import RoundedWeight
 
 
@@ -62,13 +62,9 @@ class Coded(Fixed):
         """Whether codes are int8."""
         return self.target.affine.dtype == torch.int8
 
-    def rounded(
-        self, sums: torch.Tensor, bias: torch.Tensor, m: torch.Tensor, shift: torch.Tensor, channels: int
-    ) -> torch.Tensor:
-        """Codes of `sums` (...) + `bias`."""
-        zero, bounds = self.part("out_zero"), self.part("bounds")
-        found: torch.Tensor = requantize(sums, bias, m, shift, zero, bounds, channels, self.signed)
-        return found
+    def rounding(self, bias: torch.Tensor, m: torch.Tensor, shift: torch.Tensor) -> list[torch.Tensor]:
+        """What makes codes of sums: see `arithmetic.Scaling`."""
+        return [bias, m, shift, self.part("out_zero"), self.part("bounds")]
 
 
 class Quantize(Coded):
@@ -117,12 +113,9 @@ class Product(Coded):
             m, shift = multipliers(weight.scale.double() * source.scale / target.affine.scale)
             self.keep(m=m, shift=shift)
 
-    def finished(self, sums: torch.Tensor, channels: int) -> torch.Tensor:
-        """`sums` with the bias, as codes or as floats."""
-        bias = self.part("bias")
-        if self.coded:
-            return self.rounded(sums, bias, self.part("m"), self.part("shift"), channels)
-        return (sums + bias).float() * (self.part("weight_scale") * self.part("scale"))
+    def rounding_of_sums(self) -> list[torch.Tensor]:
+        """What makes codes of the sums of products."""
+        return self.rounding(self.part("bias"), self.part("m"), self.part("shift"))
 
 
 class Linear(Product):
@@ -130,7 +123,12 @@ class Linear(Product):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Results (..., rows) of codes `x` (..., cols)."""
-        return self.finished(linear_sums(x, self.part("zero"), self.part("codes")), -1)
+        zero, codes = self.part("zero"), self.part("codes")
+        if self.coded:
+            found: torch.Tensor = linear_codes(x, zero, codes, self.rounding_of_sums(), self.signed)
+            return found
+        sums = linear_sums(x, zero, codes) + self.part("bias")
+        return sums.float() * (self.part("weight_scale") * self.part("scale"))
 
 
 class Convolution(Product):
@@ -151,9 +149,10 @@ class Convolution(Product):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Codes (samples, rows, ...) of codes `x` (samples, channels, ...)."""
+        geometry = self.stride, self.padding, self.dilation, self.groups
         zero, codes = self.part("zero"), self.part("codes")
-        sums = conv_sums(x, zero, codes, self.stride, self.padding, self.dilation, self.groups)
-        return self.finished(sums, 1)
+        found: torch.Tensor = conv_codes(x, zero, codes, self.rounding_of_sums(), self.signed, *geometry)
+        return found
 
 
 class Rescaled(Coded):
@@ -173,7 +172,9 @@ class Rescaled(Coded):
 
     def finished(self, sums: torch.Tensor, place: int = 0) -> torch.Tensor:
         """Codes of whole numbers (...) that count in the scale of source `place`."""
-        return self.rounded(sums, self.part("none"), self.part("m")[place : place + 1], self.part("shift"), 0)
+        m = self.part("m")[place : place + 1]
+        found: torch.Tensor = rescale_codes(sums, self.rounding(self.part("none"), m, self.part("shift")), self.signed)
+        return found
 
 
 class Add(Rescaled):
@@ -183,13 +184,12 @@ class Add(Rescaled):
         super().__init__()
         self.keep_scales(sources, target, carry=2)
 
-    def forward(self, *parts: torch.Tensor) -> torch.Tensor:
-        """Codes of the sum of `parts`, codes that spread over each other."""
-        zeros, m = self.part("zeros"), self.part("m")
-        shifted = [(part.to(torch.int32) - zeros[i]) * m[i] for i, part in enumerate(parts)]
-        one = torch.ones_like(m[:1])
-        total = shifted[0] + shifted[1]
-        return self.rounded(total, self.part("none"), one, self.part("shift"), 0)
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Codes of the sum of two, codes that spread over each other."""
+        m = self.part("m")
+        rounding = self.rounding(self.part("none"), torch.ones_like(m[:1]), self.part("shift"))
+        found: torch.Tensor = add_codes(one, other, self.part("zeros"), m, rounding, self.signed)
+        return found
 
 
 class Concatenate(Rescaled):

@@ -58,6 +58,7 @@ class _Planner:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
+        """What can be codes, from the first step on; what shall be, from the last."""
         users, given = self.program.users(), self.program.given()
         for step in self.program.steps:
             reason = self._reason(step)

@@ -85,9 +85,11 @@ class _Work:
 
     @property
     def program(self) -> Program:
+        """The steps."""
         return self.exported.program
 
     def done(self) -> StaticModule:
+        """Measure, judge, plan, build."""
         names = layer_names(self.exported)
         kept = self._named(names)
         first = plan(self.program, self.exported.constants, kept)
