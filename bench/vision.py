@@ -9,6 +9,7 @@ next run.
 Drop is in points of accuracy. p is McNemar's exact test over all judged images: against float32, and against ONNX
 Runtime's own `quantize_static` with the calibration that serves it best of three, on the same graph and images. Speed
 is the median of rounds in which all take turns, with 2 threads: in torch, and in ONNX Runtime (peers).
+"agree" is the share of ONNX Runtime's outputs within 1/255 of their range of those of the same network in torch.
 Dynamic numbers are rounded per image as an 8-bit kernel would and multiplied in floats; 4-bit weights are decoded at
 each call: both for accuracy and size, not for speed.
 """
@@ -228,6 +229,15 @@ def right(run: Run, data: Images) -> Answers:
     return (answers == data.y).numpy()
 
 
+def agreeing(way: Way, test: Images) -> str:
+    """The share of outputs of ONNX Runtime within a step, 1/255 of their range, of those of the same way in torch."""
+    if way.torch is None or way.onnx is None:
+        return "-"
+    with torch.inference_mode():
+        ours, theirs = (torch.cat([run(part) for part in batches(test.x, 250)]) for run in (way.torch, way.onnx))
+    return f"{float(((ours - theirs).abs() <= (ours.max() - ours.min()) / 255).float().mean()):.5f}"
+
+
 def mcnemar(one: Answers, other: Answers) -> float:
     """The p of McNemar's exact test, two-sided, that both are right equally often.
 
@@ -287,7 +297,7 @@ def table(found: list[Way], test: Images, seconds: float) -> str:
     in_onnx = speeds({way.name: way.onnx for way in found if way.onnx}, test.x[:250], seconds)
     float_answers = answers["float32"]
     peer = max((way.name for way in found if way.name.startswith("ORT")), key=lambda name: answers[name].mean())
-    lines = [f"{'':42} accuracy   drop  p float    p ORT   bytes  torch img/s  ORT img/s  ORT accuracy"]
+    lines = [f"{'':42} accuracy   drop  p float    p ORT   bytes  torch img/s  ORT img/s  ORT accuracy    agree"]
     for way in found:
         own = answers[way.name]
         p = mcnemar(own, float_answers), mcnemar(own, answers[peer])
@@ -296,7 +306,7 @@ def table(found: list[Way], test: Images, seconds: float) -> str:
         drop = 100 * (float_answers.mean() - own.mean())
         lines.append(
             f"{way.name:42} {100 * own.mean():8.2f} {drop:6.2f} {p[0]:8.3f} {p[1]:8.3f} {way.size:7d}    {speed[0]}  "
-            f"{speed[1]}  {there}"
+            f"{speed[1]}  {there}  {agreeing(way, test):>7}"
         )
     return "\n".join([*lines, f"p ORT: against {peer}. {len(test.y)} images; {THREADS} threads; batches of 250."])
 

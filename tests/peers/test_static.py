@@ -31,12 +31,17 @@ def ran(path: Path, x: torch.Tensor) -> tuple[list[np.ndarray[Any, Any]], Counte
     return found, Counter(node.op_type for node in onnx.load(optimized).graph.node)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"weights": "tensor"}, {"weight_bits": 7}, {"activation": "int8"}, {"activation": "int8", "symmetric": True}],
-    ids=str,
-)
-@pytest.mark.parametrize("name", ["branches", "perceptron", "encoder"])
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("branches", {}),
+    ("branches", {"weights": "tensor"}),
+    ("branches", {"weight_bits": 7}),
+    ("branches", {"activation": "int8", "symmetric": True}),
+    ("perceptron", {"activation": "int8"}),
+    ("encoder", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_outputs_agree(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(3)
     network = {

@@ -203,7 +203,8 @@ def add_codes(
     signed: bool,
 ) -> torch.Tensor:
     """The codes of (one - zeros[0]) m[0] + (other - zeros[1]) m[1]; codes `one` and `other` spread over each other."""
-    one, other = torch.broadcast_tensors(one, other)
+    shape = _together(one, other)
+    one, other = one.expand(shape), other.expand(shape)
     found, scaling = _empty(one, one.shape, signed), Scaling.of(rounding, (-1,))
     for part in pieces(one):
         left = _floats(one[part], zeros[0], torch.float64).mul_(m[0])
@@ -220,4 +221,10 @@ def _(
     rounding: Sequence[torch.Tensor],
     signed: bool,
 ) -> torch.Tensor:
-    return _empty(one, torch.broadcast_shapes(one.shape, other.shape), signed)
+    return _empty(one, _together(one, other), signed)
+
+
+def _together(one: torch.Tensor, other: torch.Tensor) -> torch.Size:
+    """The shape of two that spread over each other."""
+    shape: torch.Size = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
+    return shape

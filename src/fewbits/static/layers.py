@@ -128,7 +128,8 @@ class Linear(Product):
             found: torch.Tensor = linear_codes(x, zero, codes, self.rounding_of_sums(), self.signed)
             return found
         sums = linear_sums(x, zero, codes) + self.part("bias")
-        return sums.float() * (self.part("weight_scale") * self.part("scale"))
+        floats: torch.Tensor = sums.float() * (self.part("weight_scale") * self.part("scale"))
+        return floats
 
 
 class Convolution(Product):
