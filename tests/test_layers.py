@@ -352,6 +352,15 @@ ALLOWED: dict[str, set[str]] = {
         "targets",
         "workers",
     },
+    "static": {
+        "errors",
+        "registry",
+        "calibration.observers",
+        "calibration.stats",
+        "checkpoints.onnx.package",
+        "checkpoints.partial_file",
+        "formats",
+    },
     "conversion": {
         "errors",
         "checkpoints",
@@ -411,6 +420,7 @@ ALLOWED: dict[str, set[str]] = {
         "loading",
         "speed",
         "transformers",
+        "static",
     },
     "__main__": {"cli"},
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits.errors import FewbitsError
 
 if TYPE_CHECKING:
-    from fewbits import formats
+    from fewbits import formats, static
     from fewbits.conversion.convert import convert
     from fewbits.engine.chat import chat
     from fewbits.engine.run import run
@@ -43,6 +43,7 @@ __all__ = [
     "push",
     "quantize",
     "run",
+    "static",
 ]
 
 _VERBS = {
@@ -64,8 +65,8 @@ _VERBS = {
 def __getattr__(name: str) -> Any:
     if name in _VERBS:
         value = getattr(import_module(_VERBS[name]), name)
-    elif name == "formats":
-        value = import_module("fewbits.formats")
+    elif name in {"formats", "static"}:
+        value = import_module(f"fewbits.{name}")
     elif name == "__version__":
         value = _version()
     else:

@@ -49,3 +49,7 @@ class TransformError(FewbitsError):
 
 class LoadingError(FewbitsError):
     """A stored model cannot become a network of transformers, or a network cannot be stored."""
+
+
+class StaticError(FewbitsError):
+    """A torch module cannot be exported, quantized statically, or written as an ONNX graph."""
