@@ -19,8 +19,8 @@ import numpy.typing as npt
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.digest import OutputDigest, sha256_of_parts
 from fewbits.errors import VerificationError
-from fewbits.verification_onnx_dynamic import dynamic_meaning
-from fewbits.verification_onnx_meanings import Written
+from fewbits.verification_onnx_dynamic import dynamic_meaning, lookup_meaning, lstm_meaning
+from fewbits.verification_onnx_meanings import Read, Written
 from fewbits.verification_onnx_numbers import View, graphs_of, inner_of, open_graph, view_of
 from fewbits.workers import Workers
 
@@ -81,6 +81,7 @@ class _Comparison:
         self.rounded: set[str] = set()
         self.products: dict[str, bool] = {}
         self.constants: set[str] = set()
+        self.stored: set[str] = set()
 
     def run(self, progress: Callable[[int, int], None]) -> None:
         """Compare all; raises VerificationError."""
@@ -109,7 +110,12 @@ class _Comparison:
             return
         before = self.makers.get(node.input[0]) if name in self.stated.folded else None
         origin = node if before is None else before
-        meaning = dynamic_meaning(self.view, self.written.makers, made, origin) or self.written.meaning(made)
+        meaning = (
+            dynamic_meaning(self.view, self.written.makers, made, origin)
+            or lookup_meaning(self.view, self.written.makers, made, origin)
+            or lstm_meaning(self.view, made, origin, self.written.read)
+            or self.written.meaning(made)
+        )
         self.used |= {id(each) for each in meaning.nodes}
         self._compare_operator(origin, meaning, name)
         given = list(before.input if before is not None else node.input)
@@ -118,8 +124,9 @@ class _Comparison:
         if before is not None:
             given = [*given[:2], *(given[2:] or [""])]
         self._require(len(given) == len(read), f"the node that makes {name} has other inputs")
+        raised = _raised(read)
         for place, (mine, theirs) in enumerate(zip(given, read, strict=True)):
-            self._compare_input(name, place, mine, theirs, constants.get(place))
+            self._compare_input(name, place, mine, theirs, constants.get(place), raised if place == 1 else None)
         self._note_product(name, origin, meaning)
 
     def _folds(self, node: Any) -> Any | None:
@@ -137,10 +144,12 @@ class _Comparison:
         for one, other in zip(_tensors(node), _tensors(meaning.node), strict=False):
             self._require(self._same_bytes(one, other), f"the node that makes {name} holds other numbers")
 
-    def _compare_input(self, name: str, place: int, mine: str, theirs: Any, folded: Doubles | None) -> None:
+    def _compare_input(
+        self, name: str, place: int, mine: str, theirs: Read, folded: Doubles | None, raised: Doubles | None
+    ) -> None:
         """An input of the source's node, and what the written one reads there."""
         if theirs.numbers is not None:
-            self._compare_numbers(name, mine, self._known(mine) if folded is None else folded, theirs)
+            self._compare_numbers(name, mine, self._known(mine) if folded is None else folded, theirs, raised)
             return
         if theirs.exact is not None:
             wanted = self._known(mine) if folded is None else folded
@@ -175,8 +184,9 @@ class _Comparison:
             f"{name} has the scale {rounding.scale} and zero point {rounding.zero}, its range wants {scale} and {zero}",
         )
 
-    def _compare_numbers(self, name: str, mine: str, exact: Doubles, theirs: Any) -> None:
-        """Decoded numbers, which are within half a step of the source's."""
+    def _compare_numbers(self, name: str, mine: str, exact: Doubles, theirs: Read, raised: Doubles | None) -> None:
+        """Decoded numbers, which are within half a step of the source's; `raised` has 0 for outputs of coarse steps."""
+        assert theirs.numbers is not None
         found = theirs.numbers()
         exact = exact.reshape(-1) if found.ndim == 1 else exact  # a bias may be a row
         self._require(found.shape == exact.shape, f"{mine} has another shape")
@@ -186,6 +196,9 @@ class _Comparison:
             float(np.where(clipped & theirs.at_end(), 0.0, worst).max(initial=0.0)) <= _slack(exact),
             f"{mine}, an input of {name}, is further than half a step from the source's",
         )
+        if raised is not None:
+            beside = raised.reshape(theirs.held_shape) if raised.size > 1 else raised
+            found, exact = found * beside, exact * beside
         size = float(np.square(exact).sum())
         self._require(
             float(np.square(found - exact).sum()) <= _LARGEST_ERROR * size + 1e-30, f"{mine} is another matrix"
@@ -195,7 +208,9 @@ class _Comparison:
     def _note_product(self, name: str, node: Any, meaning: Any) -> None:
         rounded = [each for each in meaning.inputs if each.rounding is not None]
         coded = [each for each in meaning.inputs if each.numbers is not None]
-        if node.op_type in ("Conv", "Gemm", "MatMul") and rounded and (coded or len(rounded) > 1):
+        if node.op_type not in _PRODUCTS:
+            self.stored |= {mine for mine, each in zip(node.input, meaning.inputs, strict=True) if each.numbers}
+        elif rounded and (coded or len(rounded) > 1):
             self.products[name] = bool(coded)
 
     # --- constants ---
@@ -258,6 +273,7 @@ class _Comparison:
     def _require_stated(self) -> None:
         """What was stated is what was met."""
         self._require(self.products == dict(self.stated.products), "its products of whole numbers are others")
+        self._require(self.stored == self.stated.stored, "the constants that it stores as codes are others")
         values = self.rounded if self.stated.dynamic else self.rounded | self.written.routed
         self._require(self.stated.dynamic or values == set(self.stated.ranges), "the values that it rounds are others")
         for name, rounding in self.written.routed_roundings():
@@ -282,8 +298,21 @@ class _Comparison:
             raise self._wrong(what)
 
 
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_LARGE_BIAS = 2**29
 _LARGEST_ERROR = 0.01
 """Squared relative error of a whole matrix of 8 bits, above which it is another one."""
+
+
+def _raised(read: list[Read]) -> Doubles | None:
+    """0 for every output whose scale its bias has raised, so that 32 bits hold that; 1 for others."""
+    if len(read) < 3 or read[1].held is None or read[2].held is None:
+        return None
+    if read[2].held.codes.ndim != 1:
+        return None
+    large = np.abs(read[2].held.codes) >= _LARGE_BIAS
+    kept = (~large).astype(np.float64)
+    return kept if read[1].held.scale.size > 1 else kept.min(keepdims=True)
 
 
 def _slack(exact: Doubles) -> float:

@@ -5,7 +5,7 @@ y = Cast(MatMulInteger(codes, w, zero)) * (scale * w_scales) + bias,   codes, sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,43 @@ from fewbits.verification_onnx_numbers import View
 
 _OPERATORS: Mapping[str, str] = {"MatMul": "MatMulInteger", "Gemm": "MatMulInteger", "Conv": "ConvInteger"}
 _ARRAYS: Mapping[int, str] = {1: "<f4", 3: "i1"}
+_LSTM_INPUTS = 8
+
+
+def lstm_meaning(view: View, node: Any, source: Any, read: Callable[[str], Read]) -> NodeMeaning | None:
+    """DynamicQuantizeLSTM as the LSTM that `source` was: codes lie turned, with a scale per direction and output."""
+    if source.op_type != "LSTM" or node.op_type != "DynamicQuantizeLSTM" or node.domain != "com.microsoft":
+        return None
+    inputs = [read(name) for name in node.input[: len(source.input)]]
+    for place, first in ((1, _LSTM_INPUTS), (2, _LSTM_INPUTS + 2)):
+        codes, scale, zero = (_array(view, name) for name in (node.input[place], *node.input[first : first + 2]))
+        if scale.shape != (codes.shape[0], codes.shape[2]) or zero.shape != scale.shape or zero.any():
+            raise ValueError("scales do not stand beside their gates")
+        held = Codes(codes.transpose(0, 2, 1).astype(np.int64), scale.astype(np.float64)[:, :, None])
+        names = frozenset((node.input[place], *node.input[first : first + 2]))
+        inputs[place] = Read(node.input[place], None, held, names)
+    if any(node.input[len(source.input) : _LSTM_INPUTS]):
+        raise ValueError("it has inputs that LSTM had not")
+    return NodeMeaning(node, "LSTM", source.domain, tuple(inputs), (node,))
+
+
+def lookup_meaning(view: View, makers: Mapping[str, Any], node: Any, source: Any) -> NodeMeaning | None:
+    """Rows of codes times their scales, as the lookup that `source` was."""
+    if source.op_type != "Gather" or node.op_type != "Mul":
+        return None
+    cast, scales = (makers.get(name) for name in node.input)
+    codes = makers.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+    if codes is None or scales is None or (codes.op_type, scales.op_type) != ("Gather", "Gather"):
+        return None
+    if codes.input[1] != scales.input[1] or codes.attribute or scales.attribute or _number(cast, "to") != 1:
+        raise ValueError(f"{node.output[0]!r} is no lookup")
+    names = (codes.input[0], scales.input[0])
+    table, lines = (_array(view, name) for name in names)
+    if lines.shape != (table.shape[0], 1):
+        raise ValueError("scales do not stand beside their rows")
+    held = Codes(table.astype(np.int64), lines.astype(np.float64))
+    inputs = (Read(names[0], None, held, frozenset(names)), Read(codes.input[1]))
+    return NodeMeaning(codes, "Gather", source.domain, inputs, (node, cast, scales, codes), own_attributes=True)
 
 
 def dynamic_meaning(view: View, makers: Mapping[str, Any], node: Any, source: Any) -> NodeMeaning | None:

@@ -58,6 +58,12 @@ class Read:
         held = self.held
         return None if held is None else lambda: held.numbers
 
+    @property
+    def held_shape(self) -> tuple[int, ...]:
+        """The shape in which scales stand beside codes."""
+        assert self.held is not None
+        return self.held.scale.shape
+
     def half_steps(self, shape: tuple[int, ...]) -> Doubles:
         """Half a step beside every number."""
         assert self.held is not None
@@ -133,7 +139,21 @@ class Written:
         if maker is not None and maker.op_type == DEQUANTIZE and maker.input[0] in self.view.constants:
             self._helpers.append(maker)
             return Read(name, None, self._codes(maker), frozenset(each for each in maker.input if each))
-        return Read(name)
+        shaped = self._shaped(maker)
+        return shaped or Read(name)
+
+    def _shaped(self, maker: Any) -> Read | None:
+        """A constant that is decoded row by row, and then brought into its shape."""
+        rows = self.makers.get(maker.input[0]) if maker is not None and maker.op_type == "Reshape" else None
+        if rows is None or rows.op_type != DEQUANTIZE or rows.input[0] not in self.view.constants:
+            return None
+        if maker.input[1] not in self.view.constants:
+            return None
+        self._helpers += [rows, maker]
+        held, shape = self._codes(rows), self._array(self.view.constants[maker.input[1]]).tolist()
+        scale = np.broadcast_to(held.scale, held.codes.shape)[..., :1].reshape(*shape[:-1], 1)
+        names = frozenset((*rows.input, maker.input[1]))
+        return Read(maker.output[0], None, Codes(held.codes.reshape(shape), scale), names)
 
     def routed_roundings(self) -> Iterator[tuple[str, Rounding]]:
         """Values that all their users see rounded."""

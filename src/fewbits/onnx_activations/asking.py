@@ -88,8 +88,8 @@ class Asked:
         for rule in self.rules:
             if not any(names(rule.match[0], name) for name in known):
                 raise RecipeError(
-                    f"no product of the graph has a constant or an output called {rule.match[0]!r}; "
-                    "see --dry-run --json for their names."
+                    f"nothing in the graph is called {rule.match[0]!r}, no constant and no output; see --dry-run "
+                    "--json for names."
                 )
 
 

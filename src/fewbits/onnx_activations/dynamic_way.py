@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,14 @@ from fewbits.onnx_activations.dynamic import insert_dynamic
 from fewbits.onnx_activations.numbers import Weight, encode_weight, pair_floor
 from fewbits.onnx_activations.operations import Operation
 from fewbits.onnx_activations.source import Source, float_operators, format_of
-from fewbits.onnx_activations.stored import empty_weight, planned_tensor, result_of
+from fewbits.onnx_activations.stored import empty_weight, matrix_shape, planned_tensor, result_of
+from fewbits.onnx_activations.stored_only import (
+    empty_stored,
+    encode_stored,
+    insert_stored,
+    planned_stored,
+    results_stored,
+)
 from fewbits.onnx_activations.way import Planned, Progress, Rounded
 from fewbits.reporting.graph_record import FloatNode, GraphRounding, IntegerProduct, OutputError
 from fewbits.reporting.record import PlannedTensor
@@ -42,10 +48,11 @@ class DynamicWay:
 
     def planned(self) -> Planned:
         """Every product with a constant."""
-        graph, matrices = self.source.graph.copy(), self._matrices
-        empty = {n: empty_weight(self.source.facts, n, e.axis, format_of(self.asked, e)) for n, e in matrices.items()}
+        graph, facts, matrices = self.source.graph.copy(), self.source.facts, self._matrices
+        empty = {n: empty_weight(facts.dims(n), e.axis, format_of(self.asked, e)) for n, e in matrices.items()}
         insert_dynamic(graph, self.source.plan, empty)
-        tensors = tuple(map(self._tensor, matrices.values()))
+        insert_stored(graph, self.source.stored, empty_stored(self.source.stored), dynamic=True)
+        tensors = (*map(self._tensor, matrices.values()), *planned_stored(self.source.stored))
         largest = max((each.parameters for each in tensors), default=0)
         return Planned(
             graph,
@@ -70,13 +77,15 @@ class DynamicWay:
             told(number + 1, len(matrices))
         graph = self.source.graph.copy()
         insert_dynamic(graph, plan, weights)
+        held = encode_stored(facts, self.source.stored)
+        insert_stored(graph, self.source.stored, held, dynamic=True)
         tensors = tuple(result_of(self._tensor(each), weights[name]) for name, each in matrices.items())
-        return Rounded(graph, tensors, self._told(), self._stated(weights))
+        tensors += results_stored(self.source.stored, held)
+        return Rounded(graph, tensors, self._told(), self._stated())
 
     def _tensor(self, operation: Operation) -> PlannedTensor:
-        return planned_tensor(
-            self.source.facts, operation.weight, operation.axis, format_of(self.asked, operation), None
-        )
+        shape = matrix_shape(self.source.facts.dims(operation.weight), operation.axis)
+        return planned_tensor(operation.weight, shape, format_of(self.asked, operation), None)
 
     def _floats(self) -> tuple[FloatNode, ...]:
         return tuple(FloatNode(each.output, each.operator, each.why) for each in self.source.plan.stays)
@@ -97,11 +106,12 @@ class DynamicWay:
             float_operators=float_operators(self.source.graph, set(plan.operations)),
         )
 
-    def _stated(self, weights: Mapping[str, Weight]) -> Stated:
+    def _stated(self) -> Stated:
         return Stated(
             ranges={},
             products={each.output: True for each in self.source.plan.products},
             folded=frozenset(each.node for each in self.source.folded),
+            stored=frozenset(each.name for each in self.source.stored),
             dynamic=True,
         )
 

@@ -11,11 +11,13 @@ from fewbits.checkpoints.onnx.dialects import GRAPH_DIALECTS, get
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.checkpoints.onnx.graphs import all_graphs, all_nodes
 from fewbits.checkpoints.onnx.products import STANDARD
+from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 from fewbits.onnx_activations.asking import DYNAMIC, FIRST_OPSET, Asked
 from fewbits.onnx_activations.folding import Folded, fold_normalizations
 from fewbits.onnx_activations.graph import Facts, Graph
 from fewbits.onnx_activations.plan import Plan, make_plan
+from fewbits.onnx_activations.stored_only import StoredOnly, find_stored
 
 _QUIET = frozenset({"Constant", "Identity", "Shape", "Cast"})
 """Operators that nobody counts on being computed with whole numbers."""
@@ -30,6 +32,8 @@ class Source:
     """With its normalizations folded."""
     facts: Facts
     plan: Plan
+    stored: tuple[StoredOnly, ...]
+    """Constants that are stored in 8 bits and computed with in floats."""
     folded: tuple[Folded, ...]
     notes: tuple[str, ...]
 
@@ -54,7 +58,11 @@ def open_graph_source(path: Path, asked: Asked) -> Source:
     folded = fold_normalizations(graph)
     facts = Facts.of(graph)
     plan = make_plan(facts, _kept_by_user(facts, asked), constants=asked.way == DYNAMIC)
-    return Source(file, graph, facts, plan, folded, _notes(file, folded))
+    stored = find_stored(facts, asked)
+    if not plan.products and not stored:
+        why = "; ".join(float_reasons(plan)) or "it has no MatMul, Gemm or Conv"
+        raise CheckpointError(f"{path} has no product that whole numbers can compute: {why}.")
+    return Source(file, graph, facts, plan, stored, folded, _notes(file, folded))
 
 
 _ROUNDS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger"})
@@ -64,7 +72,8 @@ def _kept_by_user(facts: Facts, asked: Asked) -> dict[str, str]:
     """Products that the user wants in floats, by output."""
     plan = make_plan(facts, {})
     called = {each.output: _called(each) for each in plan.products}
-    asked.require_met(name for names in called.values() for name in names)
+    others = (name for n in facts.graph.model.graph.node for name in (*n.input, *n.output, n.name))
+    asked.require_met([*(name for names in called.values() for name in names), *others])
     return {output: "--tensor says so" for output, names in called.items() if asked.format_of(*names) == "F32"}
 
 
@@ -72,6 +81,14 @@ def _called(operation: Any) -> tuple[str, ...]:
     """The names by which a user may mean a product."""
     source = operation.weight.removesuffix("_folded")
     return tuple(filter(None, (source, operation.node.name, operation.output)))
+
+
+def float_reasons(plan: Plan) -> list[str]:
+    """Why nodes stay in floats, each reason once with the first node."""
+    first: dict[str, str] = {}
+    for each in plan.stays:
+        first.setdefault(each.why, f"{each.operator} {quoted(each.output)}")
+    return [f"{node}: {why}" for why, node in first.items()]
 
 
 def format_of(asked: Asked, operation: Any) -> str:

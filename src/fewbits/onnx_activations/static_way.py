@@ -22,7 +22,14 @@ from fewbits.onnx_activations.samples import Samples, read_samples, wanted_input
 from fewbits.onnx_activations.sensitivity import TOLERANCE, errors_alone, worst_of
 from fewbits.onnx_activations.source import Source, float_operators, format_of
 from fewbits.onnx_activations.static import encode_weights, insert
-from fewbits.onnx_activations.stored import empty_weight, planned_tensor, result_of
+from fewbits.onnx_activations.stored import empty_weight, matrix_shape, planned_tensor, result_of
+from fewbits.onnx_activations.stored_only import (
+    empty_stored,
+    encode_stored,
+    insert_stored,
+    planned_stored,
+    results_stored,
+)
 from fewbits.onnx_activations.way import Planned, Progress, Rounded
 from fewbits.reporting.graph_record import FloatNode, GraphRounding, IntegerProduct, OutputError, RoundedValue
 from fewbits.reporting.record import PlannedTensor
@@ -48,7 +55,6 @@ class StaticWay:
     @staticmethod
     def of(source: Source, asked: Asked, request: Request, threads: int) -> StaticWay:
         """Inputs are read and one batch is run, so that what does not fit is refused before the preview."""
-        require_runtime()
         samples = read_samples(request.calibration.text, wanted_inputs(source.file.model))
         running = Running.of(source.file.path, source.file.path.parent, threads)
         _, first = next(samples.batches())
@@ -66,12 +72,13 @@ class StaticWay:
         plan, graph = self.source.plan, self.source.graph.copy()
         steps = dict.fromkeys(plan.roots, Steps(0.0, 1.0, np.float32(1.0), 0))
         formats, facts = self.formats(), self.source.facts
-        weights = {e.weight: empty_weight(facts, e.weight, e.axis, formats[e.weight]) for e in _weighted(plan)}
+        weights = {e.weight: empty_weight(facts.dims(e.weight), e.axis, formats[e.weight]) for e in _weighted(plan)}
         insert(graph, plan, steps, weights)
+        insert_stored(graph, self.source.stored, empty_stored(self.source.stored), dynamic=False)
         batches = -(-self.samples.count // self.samples.batch)
         return Planned(
             graph,
-            tuple(self._tensor(each, None) for each in _weighted(plan)),
+            (*(self._tensor(each, None) for each in _weighted(plan)), *planned_stored(self.source.stored)),
             tuple(map(_float, plan.stays)),
             self._notes(),
             self.seconds_per_batch * (_WAIT * batches + 3 * len(plan.products) * _TRIED),
@@ -110,15 +117,19 @@ class StaticWay:
         graph = source.graph.copy()
         # Ranges were measured for more values than are rounded now; those that are left have the same ones.
         insert(graph, final, _with_roots(final, plan, steps), {n: w for n, w in weights.items() if n in used})
+        held = encode_stored(source.facts, source.stored)
+        insert_stored(graph, source.stored, held, dynamic=False)
         tensors = tuple(
             result_of(self._tensor(each, None if each.weight in used else kept[each.output]), weights[each.weight])
             for each in _weighted(plan)
         )
+        tensors += results_stored(source.stored, held)
         return Rounded(graph, tensors, self._told(final, plan, steps, errors), self._stated(final, plan, steps))
 
     def _tensor(self, operation: Operation, kept: str | None) -> PlannedTensor:
         name = operation.weight
-        return planned_tensor(self.source.facts, name, operation.axis, self.formats()[name], kept)
+        shape = matrix_shape(self.source.facts.dims(name), operation.axis)
+        return planned_tensor(name, shape, self.formats()[name], kept)
 
     def _told(self, final: Plan, plan: Plan, steps: Mapping[str, Steps], errors: Mapping[str, float]) -> GraphRounding:
         chosen = _with_roots(final, plan, steps)
@@ -146,6 +157,7 @@ class StaticWay:
             ranges={name: (chosen[root].low, chosen[root].high) for name, root in final.values.items()},
             products={each.output: bool(each.weight) for each in final.products},
             folded=frozenset(each.node for each in self.source.folded),
+            stored=frozenset(each.name for each in self.source.stored),
         )
 
     def judge(self, output: Path, progress: Progress) -> tuple[OutputError, ...]:

@@ -6,17 +6,15 @@ from math import prod, sqrt
 
 import numpy as np
 
-from fewbits.onnx_activations.graph import Facts
 from fewbits.onnx_activations.numbers import ROWS, Weight
 from fewbits.reporting.record import PlannedTensor, TensorResult
 
 METHOD = "nearest"
 
 
-def planned_tensor(facts: Facts, name: str, axis: int, format_name: str, kept: str | None) -> PlannedTensor:
-    """The decision for the constant `name`, whose outputs lie along side `axis`; `kept` says why it stays in floats."""
-    dims = facts.dims(name)
-    rows, cols = dims[axis], prod(dims) // dims[axis]
+def planned_tensor(name: str, shape: tuple[int, int], format_name: str, kept: str | None) -> PlannedTensor:
+    """The decision for the constant `name`, (rows, cols) with outputs as rows; `kept` says why it stays in floats."""
+    rows, cols = shape
     scales = rows if format_name == ROWS else 1
     return PlannedTensor(
         name=name,
@@ -39,8 +37,12 @@ def result_of(planned: PlannedTensor, weight: Weight) -> TensorResult:
     return TensorResult(planned, error)
 
 
-def empty_weight(facts: Facts, name: str, axis: int, format_name: str) -> Weight:
+def empty_weight(dims: tuple[int, ...], axis: int, format_name: str) -> Weight:
     """A constant whose codes are not known yet, without the memory for them."""
-    dims = facts.dims(name)
     outputs = dims[axis] if format_name == ROWS else 1
     return Weight(np.broadcast_to(np.int8(0), dims), np.ones(outputs, np.float32), axis, 0.0, float(prod(dims)))
+
+
+def matrix_shape(dims: tuple[int, ...], axis: int) -> tuple[int, int]:
+    """(rows, cols) of a constant whose outputs lie along side `axis`."""
+    return dims[axis], prod(dims) // dims[axis]
