@@ -208,9 +208,11 @@ class _Comparison:
     def _note_product(self, name: str, node: Any, meaning: Any) -> None:
         rounded = [each for each in meaning.inputs if each.rounding is not None]
         coded = [each for each in meaning.inputs if each.numbers is not None]
-        if node.op_type not in _PRODUCTS:
-            self.stored |= {mine for mine, each in zip(node.input, meaning.inputs, strict=True) if each.numbers}
-        elif rounded and (coded or len(rounded) > 1):
+        if not rounded or node.op_type not in _PRODUCTS:
+            self.stored |= {mine for mine, each in zip(node.input, meaning.inputs, strict=False) if each.numbers}
+        elif not coded and name not in self.stated.products and {each.name for each in rounded} <= self.written.routed:
+            return  # it stayed in floats, and sees what its makers give
+        elif coded or len(rounded) > 1:
             self.products[name] = bool(coded)
 
     # --- constants ---

@@ -10,7 +10,7 @@ com.microsoft alone, which means the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,6 @@ from fewbits.onnx_activations.plan import Plan
 
 PER_OUTPUT = 13
 """The first version whose DequantizeLinear has a scale per index of a side."""
-
-
-@dataclass(frozen=True)
-class Inserted:
-    """What was put into a graph."""
-
-    weights: Mapping[str, Weight]
 
 
 def encode_weights(
@@ -56,16 +49,32 @@ def encode_weights(
     return found
 
 
-def insert(graph: Graph, plan: Plan, steps: Mapping[str, Steps], weights: Mapping[str, Weight]) -> None:
-    """Put the nodes of `plan` into `graph`, which is changed."""
-    _Insertion(graph, plan, steps, weights).run()
+def insert(
+    graph: Graph,
+    plan: Plan,
+    steps: Mapping[str, Steps],
+    weights: Mapping[str, Weight],
+    stored: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Put the nodes of `plan` into `graph`, which is changed.
+
+    `stored` has by output the constants of products that compute in floats, with what codes stand for.
+    """
+    _Insertion(graph, plan, steps, weights, stored).run()
 
 
 class _Insertion:
     """New nodes, in an order in which every value is made before it is used."""
 
-    def __init__(self, graph: Graph, plan: Plan, steps: Mapping[str, Steps], weights: Mapping[str, Weight]) -> None:
-        self.graph, self.plan, self.steps, self.weights = graph, plan, steps, weights
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        steps: Mapping[str, Steps],
+        weights: Mapping[str, Weight],
+        stored: Mapping[str, str],
+    ) -> None:
+        self.graph, self.plan, self.steps, self.weights, self.stored = graph, plan, steps, weights, stored
         self.facts = Facts.of(graph)
         self.per_output = "" if graph.opset >= PER_OUTPUT else MICROSOFT
         """Domain of the DequantizeLinear that has a scale per output."""
@@ -93,6 +102,8 @@ class _Insertion:
         copy.CopyFrom(node)
         if operation is not None:
             self._change(copy, operation)
+        elif node.output and node.output[0] in self.stored:
+            copy.input[1] = self.decoded[self.stored[node.output[0]]]
         for place, name in enumerate(copy.output):
             if name in self.plan.routed:
                 copy.output[place] = self.graph.names.new(f"{name}_unrounded")

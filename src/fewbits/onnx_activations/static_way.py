@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
@@ -113,10 +113,12 @@ class StaticWay:
             output: f"rounding it alone costs {error:.1e} of the outputs' square" for output, error in worst.items()
         }
         final = make_plan(source.facts, kept)
-        used = {each.weight for each in final.products}
+        stored = _stored_only(plan, final, worst)
+        used = {each.weight for each in final.products} | set(stored.values())
         graph = source.graph.copy()
         # Ranges were measured for more values than are rounded now; those that are left have the same ones.
-        insert(graph, final, _with_roots(final, plan, steps), {n: w for n, w in weights.items() if n in used})
+        kept_codes = {name: weight for name, weight in weights.items() if name in used}
+        insert(graph, final, _with_roots(final, plan, steps), kept_codes, stored)
         held = encode_stored(source.facts, source.stored)
         insert_stored(graph, source.stored, held, dynamic=False)
         tensors = tuple(
@@ -124,7 +126,7 @@ class StaticWay:
             for each in _weighted(plan)
         )
         tensors += results_stored(source.stored, held)
-        return Rounded(graph, tensors, self._told(final, plan, steps, errors), self._stated(final, plan, steps))
+        return Rounded(graph, tensors, self._told(final, plan, steps, errors), self._stated(final, plan, steps, stored))
 
     def _tensor(self, operation: Operation, kept: str | None) -> PlannedTensor:
         name = operation.weight
@@ -151,13 +153,13 @@ class StaticWay:
             float_operators=float_operators(self.source.graph, set(final.operations)),
         )
 
-    def _stated(self, final: Plan, plan: Plan, steps: Mapping[str, Steps]) -> Stated:
+    def _stated(self, final: Plan, plan: Plan, steps: Mapping[str, Steps], stored: Mapping[str, str]) -> Stated:
         chosen = _with_roots(final, plan, steps)
         return Stated(
             ranges={name: (chosen[root].low, chosen[root].high) for name, root in final.values.items()},
             products={each.output: bool(each.weight) for each in final.products},
             folded=frozenset(each.node for each in self.source.folded),
-            stored=frozenset(each.name for each in self.source.stored),
+            stored=frozenset((*(each.name for each in self.source.stored), *stored.values())),
         )
 
     def judge(self, output: Path, progress: Progress) -> tuple[OutputError, ...]:
@@ -182,6 +184,20 @@ class StaticWay:
 def _with_roots(final: Plan, plan: Plan, steps: Mapping[str, Steps]) -> dict[str, Steps]:
     """The ranges of the values that are rounded in the end."""
     return {root: steps[root] if root in steps else steps[plan.values[root]] for root in final.roots}
+
+
+def _stored_only(plan: Plan, final: Plan, worst: Iterable[str]) -> dict[str, str]:
+    """By output, matrices of products that compute in floats and are stored in 8 bits all the same.
+
+    Filters are small, and floats of a filter lie in the order in which a runtime wants them. What sees a rounded value
+    would be a product of whole numbers if its matrix were codes too.
+    """
+    products = (plan.operations[output] for output in worst if output not in final.operations)
+    return {
+        each.output: each.weight
+        for each in products
+        if each.weight and each.node.op_type != "Conv" and each.values[0] not in final.routed
+    }
 
 
 def _weighted(plan: Plan) -> list[Operation]:
