@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fewbits.digest import Digests
-from fewbits.errors import HubError
+from fewbits.errors import CalibrationError, HubError
 from fewbits.request import CalibrationRequest, Progress, Request, silent
 from fewbits.workers import Workers, usable_threads
 
@@ -44,6 +44,7 @@ def quantize_checkpoint(
     allow_pickle: bool = False,
     push: str | None = None,
     public: bool = False,
+    observer: str | None = None,
     on_preview: Callable[[Preview], None] | None = None,
     progress: Progress | None = None,
 ) -> Record | Preview:
@@ -69,6 +70,7 @@ def quantize_checkpoint(
         push=_push_plan(push, Path(output), public=public),
         progress=progress or silent,
         started=time.perf_counter(),
+        observer=observer,
     )
     return _pushed(_quantize(request, threads, on_preview), push, public, request)
 
@@ -133,9 +135,26 @@ def _quantize(request: Request, threads: int | None, on_preview: Callable[[Previ
         weights = _weights(Path(request.source).expanduser())
         if weights is not None and not request.dry_run:
             digests.begin(weights)
+        if weights is not None and _about_integers(request):
+            from fewbits.onnx_activations.run import run_graph
+
+            return run_graph(request, workers, digests, on_preview)
         from fewbits.pipeline import run  # reading its modules takes a tenth of a second or two
 
         return run(request, workers, digests, on_preview)
+
+
+def _about_integers(request: Request) -> bool:
+    """Whether an ONNX graph's values are to be rounded; the rest of the question is asked of graphs alone."""
+    if not request.source.lower().endswith(".onnx"):
+        if request.observer is not None:
+            raise CalibrationError(
+                f"--observer {request.observer} is about values of an ONNX graph; leave it out for {request.source}."
+            )
+        return False
+    from fewbits.onnx_activations.asking import wants_integers
+
+    return wants_integers(request)
 
 
 def _text(given: Any) -> Any:

@@ -83,3 +83,5 @@ class Request:
     progress: Progress
     started: float
     """The clock at the very beginning."""
+    observer: str | None = None
+    """How ranges of an ONNX graph's values are chosen; None for the usual one."""

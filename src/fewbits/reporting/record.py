@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from math import prod, sqrt
 from typing import Any
 
+from fewbits.reporting.graph_record import GraphRounding
+
 SCHEMA = 1
 """Version of the JSON of a preview and a record; it grows when a key changes its meaning or goes."""
 
@@ -275,6 +277,8 @@ class Record:
     started: str = ""
     """UTC, ISO 8601."""
     calibration: CalibrationResult | None = None
+    graph: GraphRounding | None = None
+    """Of an ONNX graph whose products run on whole numbers: every value's range, and what stayed in floats."""
     pushed: Pushed | None = None
     """Where the output was uploaded to; None where it was not."""
     parts_sha256: dict[str, str] = field(default_factory=dict)

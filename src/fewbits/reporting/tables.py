@@ -12,6 +12,7 @@ from rich.text import Text
 from fewbits import activations
 from fewbits.reporting import figures
 from fewbits.reporting.calibration_tables import calibration_tables
+from fewbits.reporting.graph_tables import graph_tables
 from fewbits.reporting.hub_tables import destination, pushed_tables
 from fewbits.reporting.measures import MEASURES
 from fewbits.reporting.record import CalibrationPlan, FormatSummary, Preview, Record, override_origin
@@ -84,6 +85,7 @@ def record_tables(record: Record) -> list[RenderableType]:
         _format_table(record.formats(), errors=True),
         *_worst_tensors(record),
         *calibration_tables(record),
+        *graph_tables(record),
         facts_table("Result", facts),
         *(pushed_tables(record.pushed) if record.pushed else ()),
     ]

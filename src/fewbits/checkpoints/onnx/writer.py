@@ -64,6 +64,14 @@ class OnnxWriter:
         if whole is not None:
             self._write(matrix, 0, whole)
 
+    def write_tensor(self, name: str, data: Bytes) -> None:
+        """Write all bytes of the new constant `name`, which is no matrix in a dialect."""
+        place = self.layout.places[name, ""]
+        if data.nbytes != place.size:
+            raise CheckpointError(f"{self.output} got {data.nbytes} bytes of {name} for {place.size}; this is a bug.")
+        for start in range(0, data.nbytes, _PIECE):
+            self._put(place, start, data[start : start + _PIECE])
+
     def _write(self, matrix: GraphMatrix, first_row: int, fields: Fields) -> None:
         for part, array in self._dialect.pack(matrix, fields).items():
             place = self.layout.places[matrix.name, part]
