@@ -44,6 +44,11 @@ def stored(network: Any) -> dict[str, tuple[str, dict[str, bytes]]]:
     }
 
 
+def require_near(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """The same but for the order of sums, which may turn an input that is rounded to the next code."""
+    assert float((found - wanted).abs().mean()) <= 1e-5 * float(wanted.abs().max())
+
+
 @pytest.mark.parametrize(
     ("config", "to", "dialect"),
     [
@@ -58,7 +63,7 @@ def test_codes_are_those_of_a_quantized_file(
     config: dict[str, Any], to: str, dialect: str, model: Path, tmp_path: Path
 ) -> None:
     """And what is saved is read again: the same codes, in a dialect that others read where one holds them."""
-    network = read(model, fewbits.Config(**config))
+    network = read(model, fewbits.Config(**config, inputs="exact"))
     fewbits.quantize(model, tmp_path / "file", to=to, dialect=dialect, threads=1)
     wanted = fewbits.load(tmp_path / "file", dtype=torch.bfloat16)
 
@@ -67,10 +72,10 @@ def test_codes_are_those_of_a_quantized_file(
     network.save_pretrained(tmp_path / "saved")
     said = json.loads((tmp_path / "saved" / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     assert said["quant_method"] == dialect
-    again = fewbits.load(tmp_path / "saved")
+    again = fewbits.load(tmp_path / "saved", inputs="exact")
     assert again.fewbits.dialect == dialect
     assert torch.equal(logits(again), logits(network))
-    assert torch.equal(open_model(tmp_path / "saved").load().logits(IDS), logits(network))
+    require_near(open_model(tmp_path / "saved").load().logits(IDS), logits(network))
     assert network.fewbits.activations == again.fewbits.activations
 
 
@@ -102,6 +107,18 @@ def test_our_own_dialect_is_read_by_from_pretrained(model: Path, tmp_path: Path)
     assert network.fewbits.dialect == "fewbits"
 
 
+def test_products_take_inputs_as_they_are_asked_to(model: Path) -> None:
+    exact, wide, few = (
+        logits(fewbits.load(model, to="Q8_0", inputs=i)) for i in ("exact", "int16_group", "int8_group")
+    )
+    far, near = ((each - exact).abs().max() / exact.abs().max() for each in (few, wide))
+    assert 0 < near < 5e-3 < far < 0.3
+    with pytest.raises(FewbitsError, match="'int9'"):
+        fewbits.load(model, inputs="int9")
+    config = fewbits.Config("Q8_0", inputs="int8_group")
+    assert fewbits.Config.from_dict(config.to_dict()).inputs == "int8_group"
+
+
 def test_a_plain_model_is_quantized_in_one_line(model: Path) -> None:
     network = fewbits.load(model, to="nf4")
 
@@ -124,7 +141,7 @@ def test_a_plain_model_is_saved_as_it_was(model: Path, tmp_path: Path) -> None:
 
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text(encoding="utf-8"))
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
-    assert torch.equal(logits(again), logits(fewbits.load(model)))
+    require_near(logits(again), logits(fewbits.load(model, inputs="exact")))
 
 
 def test_columns_as_rows_and_experts(tmp_path: Path) -> None:

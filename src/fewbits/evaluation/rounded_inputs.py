@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 
-ROUNDING = "input_rounding"
-"""The attribute of a module that says how its inputs are rounded."""
-
-
 def round_inputs(path: Path, network: Any, tensors: Iterable[StoredMatrix | StoredTensor]) -> dict[str, int]:
     """Let every linear module of `network` whose matrix states it round its inputs; rounding -> how many do.
 
@@ -57,4 +53,3 @@ def _round(path: Path, network: Any, stored: StoredMatrix, name: str) -> None:
         return (rounding.rounded(inputs[0], index), *inputs[1:])
 
     module.register_forward_pre_hook(before)
-    setattr(module, ROUNDING, name)

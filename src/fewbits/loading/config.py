@@ -10,6 +10,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from fewbits.checkpoints.dialects import DIALECTS
 from fewbits.checkpoints.directory_layout import METHOD
 from fewbits.errors import RecipeError
+from fewbits.layers.products import WIDE, require_known
 from fewbits.loading.shorthand import recipe_name
 from fewbits.loading.sources import formats_in
 from fewbits.loading.stored import Stored
@@ -22,7 +23,8 @@ class Config(QuantizationConfigMixin):
     "fp4", "int4", "int8") that `group_size`, `symmetric` and `double_quant` complete. `tensors` gives single modules
     other formats, and those that `modules_to_not_convert` names, with stars, stay as they are. `dialect` is how
     `save_pretrained` lays matrices out: None for the first that other programs read and that holds them all, else our
-    own. Raises RecipeError where there is no such recipe.
+    own. `inputs` is how products take theirs where the recipe says nothing (layers/products.py): in 16 bits, "int8_group"
+    or "exact". Raises RecipeError where there is no such recipe, or no such way.
 
     >>> Config("nf4", double_quant=True).recipe, Config("int4", group_size=64).recipe
     ('nf4_g64_dq', 'int4_g64_sym_f16')
@@ -41,6 +43,7 @@ class Config(QuantizationConfigMixin):
         modules_to_not_convert: Sequence[str] = (),
         method: str | None = None,
         dialect: str | None = None,
+        inputs: str = WIDE,
         **others: Any,
     ) -> None:
         unknown = set(others) - {"quant_method", "activations"}
@@ -54,6 +57,8 @@ class Config(QuantizationConfigMixin):
         self.modules_to_not_convert = list(modules_to_not_convert)
         self.method = method
         self.dialect = dialect
+        require_known(inputs)
+        self.inputs = inputs
         self.stored: Stored | None = None
         """What was opened to be loaded; None where transformers has the weights."""
         self.stated: Mapping[str, Any] | None = None
@@ -64,6 +69,7 @@ class Config(QuantizationConfigMixin):
         if self.stated is not None:
             return dict(self.stated)
         said = {"quant_method": METHOD, "recipe": self.recipe, "method": self.method, "dialect": self.dialect}
+        said["inputs"] = None if self.inputs == WIDE else self.inputs
         more = {"tensors": self.tensors, "modules_to_not_convert": self.modules_to_not_convert}
         return {key: value for key, value in (said | more).items() if value}
 

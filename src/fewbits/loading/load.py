@@ -13,6 +13,7 @@ from fewbits.evaluation.huggingface_model import require_all
 from fewbits.evaluation.model_files import first_sentence, quiet_transformers
 from fewbits.evaluation.skeleton import divide_frequencies
 from fewbits.hub.locating import locate
+from fewbits.layers.products import WIDE, require_known
 from fewbits.loading.pieces import is_quantized
 from fewbits.loading.sources import Source, open_source
 from fewbits.loading.stored import Stored
@@ -32,6 +33,7 @@ def load(
     *,
     to: str | Config | None = None,
     dtype: torch.dtype = torch.float32,
+    inputs: str = WIDE,
     revision: str | None = None,
     architecture: str | Path | None = None,
 ) -> PreTrainedModel:
@@ -39,11 +41,13 @@ def load(
 
     A directory may be plain or in any dialect, a GGUF file of any architecture that is known here. The class is the
     one that the configuration names. The network computes in `dtype`; plain matrices that are stored in fewer bits stay
-    packed as well. Inputs are rounded where the file says so, and tied weights stay tied. A model that is not quantized
+    packed as well. Inputs of products are rounded as the file says; where it says nothing, as `inputs` does: to 16 bits
+    in groups of 32, "int8_group" (8 bits, faster), or "exact". Tied weights stay tied. A model that is not quantized
     is quantized `to` a format or recipe as it is read ("nf4", "Q4_K_M", or a `fewbits.Config`). `model.fewbits`
     (`Loaded`) says what is packed and what is not. `revision` is that of a hub id, `architecture` a TOML file as
     `quantize` takes it. Raises a FewbitsError, one sentence, where no network can be made.
     """
+    require_known(inputs)
     if architecture is not None:
         add_architecture(Path(architecture))
     located = locate(str(source), revision=revision)
@@ -53,7 +57,7 @@ def load(
     else:
         _require_plain(opened)
     try:
-        network: PreTrainedModel = _network(opened, to, dtype)
+        network: PreTrainedModel = _network(Stored(opened, inputs), to, dtype)
     except MemoryError as error:
         raise LoadingError(
             f"{opened.path}: there is not enough memory to load it; free some, or take a smaller model."
@@ -63,8 +67,8 @@ def load(
     return network
 
 
-def _network(source: Source, to: str | Config | None, dtype: torch.dtype) -> Any:
-    stored = Stored(source)
+def _network(stored: Stored, to: str | Config | None, dtype: torch.dtype) -> Any:
+    source = stored.source
     try:
         with quiet_transformers():
             from fewbits.loading.quantizer import configuration_of  # which has transformers import its own quantizers

@@ -24,8 +24,10 @@ from fewbits.workers import Workers, one_torch_thread, usable_threads
 class Packing:
     """What happened so far to the weights of a plan."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, inputs: str) -> None:
         self.plan = plan
+        self.inputs = inputs
+        """How inputs are taken where the plan says nothing of them."""
         self.matrices: dict[str, PackedMatrix] = {}
         """Name of the first module that uses it -> the matrix."""
         self.errors: dict[str, float] = {}
@@ -47,12 +49,12 @@ class Packing:
             return
         matrix.to(weight.device)
         for user in found.users:
-            put(network.get_submodule(user), matrix, weight.shape, weight.dtype)
+            put(network.get_submodule(user), matrix, weight.shape, weight.dtype, planned.activation or self.inputs)
         self.matrices[first], self.errors[first] = matrix, error
 
     @property
     def rounding(self) -> list[StoredMatrix]:
-        """What `round_inputs` asks of matrices whose inputs are rounded, by the names of their modules."""
+        """The matrices whose inputs are rounded, by the names of their modules."""
         pairs = {user.removesuffix(".weight"): t for user, (_, t) in self.plan.tensors.items() if t.activation}
         return [StoredMatrix(name, t.format, t.shape, t.activation) for name, t in pairs.items()]
 

@@ -11,8 +11,12 @@ import torch
 
 from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.fields import StoredMatrix
+from fewbits.checkpoints.quoting import quoted
+from fewbits.errors import LoadingError, RecipeError
 from fewbits.layers.matrix import PackedMatrix
-from fewbits.layers.modules import Conv1D, as_matrix, kind_of, pack
+from fewbits.layers.modules import Conv1D, kind_of, pack_module
+from fewbits.layers.places import as_matrix, multiplies
+from fewbits.layers.products import require_known
 from fewbits.loading.pieces import Made, Piece, is_turned, packed, stays_packed
 from fewbits.mapped import let_go
 
@@ -85,13 +89,18 @@ def empty(module: torch.nn.Module) -> None:
     module._is_hf_initialized = True  # type: ignore[assignment]
 
 
-def fill(network: Any, places: Iterable[Place], dtype: torch.dtype, pages: Pages) -> dict[str, PackedMatrix]:
-    """Put the matrices into the modules that were emptied for them; name of the first user -> matrix."""
+def fill(
+    network: Any, places: Iterable[Place], dtype: torch.dtype, pages: Pages, inputs: str
+) -> dict[str, PackedMatrix]:
+    """Put the matrices into the modules that were emptied for them; name of the first user -> matrix.
+
+    Inputs are taken as a matrix says, or where it says nothing as `inputs` does (layers/products.py).
+    """
     found = {}
     for place in places:
         matrix = packed(place.piece)
         for each in place.users:
-            put(network.get_submodule(each), matrix, place.shape, dtype)
+            put(network.get_submodule(each), matrix, place.shape, dtype, activation_of(place.piece) or inputs)
         found[place.users[0]] = matrix
         pages.look(place.piece.bytes)
     return found
@@ -117,13 +126,34 @@ def _fits(module: torch.nn.Module, piece: StoredMatrix | StoredTensor) -> bool:
     return is_turned(piece) == (kind_of(module) is Conv1D) and tuple(as_matrix(module).shape) == piece.shape
 
 
-def put(module: torch.nn.Module, matrix: PackedMatrix, shape: torch.Size, dtype: torch.dtype) -> None:
+def activation_of(piece: StoredMatrix | StoredTensor) -> str | None:
+    """How the inputs of a matrix are rounded, where it says so."""
+    return piece.activation if isinstance(piece, StoredMatrix) else None
+
+
+def require_roundings(path: Path, network: Any, rounding: Iterable[StoredMatrix]) -> None:
+    """Raise LoadingError, naming the tensor, where a module of `network` cannot round its inputs as its matrix says."""
+    for stored in rounding:
+        try:
+            require_known(stored.activation or "")
+        except RecipeError as error:
+            raise LoadingError(
+                f"{path}: the inputs of {quoted(stored.name)} cannot be rounded as {quoted(str(stored.activation))}; a "
+                "newer fewbits may know."
+            ) from error
+        if not multiplies(network.get_submodule(stored.name.removesuffix(".weight"))):
+            raise LoadingError(
+                f"{path}: {quoted(stored.name)} is no matrix of a linear layer, so no inputs can be rounded."
+            )
+
+
+def put(module: torch.nn.Module, matrix: PackedMatrix, shape: torch.Size, dtype: torch.dtype, inputs: str) -> None:
     """Make `module`, which has no weight any more, compute in `dtype` with `matrix` as a weight of `shape`."""
     module.__dict__.pop("weight", None)
     device = matrix.get_buffer(matrix.fields[0]).device
     none = torch.empty((), dtype=dtype, device=device).expand(shape)
     module._parameters["weight"] = torch.nn.Parameter(none, requires_grad=False)
-    pack(module, matrix)
+    pack_module(module, matrix, inputs)
 
 
 def _tied(network: Any, pieces: Mapping[str, Piece]) -> dict[str, list[str]]:

@@ -20,7 +20,6 @@ from fewbits.checkpoints import dialects
 from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.directory_layout import METHOD
 from fewbits.errors import LoadingError
-from fewbits.evaluation.rounded_inputs import round_inputs
 from fewbits.loading.config import Config
 from fewbits.loading.loaded import loaded, quantized
 from fewbits.loading.packing import Packing, PackOperation
@@ -47,7 +46,7 @@ def configuration_of(stored: Stored, to: str | Config | None) -> Config:
     register()
     if to is None:
         return Config.for_stored(stored)
-    return Config(to) if isinstance(to, str) else to
+    return Config(to, inputs=stored.inputs) if isinstance(to, str) else to
 
 
 class Quantizer(HfQuantizer):
@@ -62,9 +61,9 @@ class Quantizer(HfQuantizer):
         if self._stored is not None:
             self._stored.make_room(model, self._dtype)
         elif self.pre_quantized:
-            self._stored = _stored_in(Path(checkpoint_files[0]).parent, model)
+            self._stored = _stored_in(Path(checkpoint_files[0]).parent, model, self.quantization_config.inputs)
         else:
-            self._packing = Packing(plan(model, self.quantization_config))
+            self._packing = Packing(plan(model, self.quantization_config), self.quantization_config.inputs)
             untie(model, self._packing.plan.tensors)
         return model
 
@@ -80,13 +79,11 @@ class Quantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         if self._stored is not None:
             self._stored.fill(model, self._dtype)
-            round_inputs(self._stored.source.path, model, self._stored.rounding)
             model.fewbits = loaded(self._stored)
         elif self._packing is not None:
             if self._packing.failure is not None:
                 raise self._packing.failure
             name = Path(model.name_or_path or type(model).__name__)
-            round_inputs(name, model, self._packing.rounding)
             model.fewbits = quantized(name, self._packing)
             self.quantization_config.dialect = self._packing.plan.dialect
         for note in model.fewbits.notes:
@@ -122,9 +119,9 @@ def _readers(dialect: str) -> str:
     return METHOD if dialect == OWN else dialects.get(dialect).readers
 
 
-def _stored_in(folder: Path, model: Any) -> Stored:
+def _stored_in(folder: Path, model: Any, inputs: str) -> Stored:
     """What lies in a directory in our dialect; transformers reads the plain tensors of it by itself."""
-    stored = Stored(open_weights_of(folder, model.config, type(model)))
+    stored = Stored(open_weights_of(folder, model.config, type(model)), inputs)
     known = set(model._keys_to_ignore_on_load_unexpected or ())
     fields = {rf"{re.escape(name)}\." for name, piece in stored.left.items() if is_quantized(piece)}
     stored.make_room(model, model.dtype)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewbits.activations import ACTIVATIONS
 from fewbits.checkpoints import dialects
 from fewbits.checkpoints.dialects import OWN, Dialect, require_held
 from fewbits.checkpoints.directory_layout import METHOD, stated_in_headers, stated_quantization
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
 from fewbits.errors import CheckpointError
-from fewbits.evaluation.rounded_inputs import ROUNDING
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.modules import Conv1D, Embedding, Packed
 from fewbits.loading.planned import PREFERRED
@@ -92,7 +92,7 @@ def _matrix(name: str, module: Packed) -> Matrix:
         name,
         matrix.format,
         matrix.shape,
-        activation=getattr(module, ROUNDING, None),
+        activation=module.inputs if module.inputs in ACTIVATIONS else None,
         outliers=outlier_count(matrix.stored()),
         transposed=isinstance(module, Conv1D),
         ordered=ORDER in matrix.fields,

@@ -9,8 +9,9 @@ import torch
 
 from fewbits.checkpoints.fields import StoredMatrix
 from fewbits.layers.matrix import PackedMatrix
+from fewbits.layers.products import WIDE
 from fewbits.loading.pieces import Lazy, Piece, bytes_of
-from fewbits.loading.placing import Pages, Place, fill, make_room
+from fewbits.loading.placing import Pages, Place, fill, make_room, require_roundings
 from fewbits.loading.sources import Source
 
 
@@ -20,8 +21,10 @@ class Stored:
     transformers copies configurations deeply; this is not copied with them, since it holds mapped files.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, inputs: str = WIDE) -> None:
         self.source = source
+        self.inputs = inputs
+        """How inputs are taken where a matrix says nothing of them."""
         self.pages = Pages(source.files)
         self.left: dict[str, Piece] = dict(source.pieces)
         self.state: dict[str, Any] = {name: _Looked(piece, self.pages) for name, piece in self.left.items()}
@@ -51,7 +54,8 @@ class Stored:
 
     def fill(self, network: Any, dtype: torch.dtype) -> None:
         """Put the matrices where room was made for them."""
-        self.matrices = fill(network, self.places, dtype, self.pages)
+        require_roundings(self.source.path, network, self.rounding)
+        self.matrices = fill(network, self.places, dtype, self.pages, self.inputs)
         self.pages.let_go()
 
 
