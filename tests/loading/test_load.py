@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import fewbits
 from fewbits.errors import FewbitsError
 from fewbits.evaluation.model_files import open_model
+from fewbits.hub.locating import Located
 from fewbits.layers.modules import Conv1D, Packed
 from fewbits.memory import PeakMemory, resident_memory
 from references.architecture_models import gpt2
@@ -202,6 +203,18 @@ def test_experts_in_stacks_are_decoded_and_that_is_said(
     assert len(network.fewbits.decoded) >= 4
     assert "decoded and held as plain numbers" in network.fewbits.notes[0]
     assert network.fewbits.notes[0] in caplog.text
+
+
+def test_a_hub_id_is_fetched_first(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fetched(source: str, *, revision: str | None) -> Located:
+        assert (source, revision) == ("org/name", "v1")
+        return Located(str(model), notes=("The hub could not be asked.",))
+
+    monkeypatch.setattr("fewbits.loading.load.locate", fetched)
+    require_equal(model, fewbits.load("org/name", revision="v1"))
+    assert "The hub could not be asked." in caplog.text
 
 
 def test_packed_models_move_and_convert(quantized: Quantized) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +132,9 @@ def test_a_gguf_file_is_saved_as_a_directory(model: Path, tmp_path: Path, caplog
     fewbits.quantize(model, tmp_path / "model.gguf", to="Q4_K_M", threads=1)
     network = fewbits.load(tmp_path / "model.gguf")
     with caplog.at_level(logging.INFO, logger="fewbits"):
-        network.save_pretrained(tmp_path / "saved")
+        network.save_pretrained(tmp_path / "saved", max_shard_size="300KB")
 
+    assert (tmp_path / "saved" / "model.safetensors.index.json").is_file()
     assert "saved in the dialect fewbits" in caplog.text
     assert torch.equal(logits(fewbits.load(tmp_path / "saved")), logits(network))
 
@@ -154,6 +157,18 @@ def test_columns_as_rows_and_experts(tmp_path: Path) -> None:
     assert "experts" in experts.fewbits.notes[-1]
     experts.save_pretrained(tmp_path / "saved")
     assert torch.equal(logits(fewbits.load(tmp_path / "saved")), logits(experts))
+
+
+def test_a_config_loads_several_models(model: Path) -> None:
+    """And a model is nothing that cannot be copied and kept."""
+    config = fewbits.Config("nf4")
+    one, other = read(model, config), read(model, config)
+
+    assert config.to_dict() == {"quant_method": "fewbits", "recipe": "nf4_g64"}
+    assert stored(one) == stored(other)
+    assert torch.equal(logits(pickle.loads(pickle.dumps(copy.deepcopy(one)))), logits(one))
+    assert stored(fewbits.load(model, to=config)) == stored(one)
+    assert pickle.dumps(fewbits.load(model))
 
 
 def test_a_config_goes_to_json_and_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from pathlib import Path
@@ -54,9 +55,15 @@ class Quantizer(HfQuantizer):
 
     quantization_config: Config
 
-    def _process_model_before_weight_loading(self, model: Any, *, checkpoint_files: Any = None, **_: Any) -> Any:
-        self._dtype: torch.dtype = model.dtype
+    def __init__(self, quantization_config: Config, **more: Any) -> None:
+        """Of a copy, to which is written what was decided; the user's may load another model."""
+        super().__init__(copy.copy(quantization_config), **more)
+        self._dtype = torch.float32
         self._packing: Packing | None = None
+        self._stored: Stored | None = None
+
+    def _process_model_before_weight_loading(self, model: Any, *, checkpoint_files: Any = None, **_: Any) -> Any:
+        self._dtype = model.dtype
         self._stored = self.quantization_config.stored
         if self._stored is not None:
             self._stored.make_room(model, self._dtype)
@@ -88,6 +95,7 @@ class Quantizer(HfQuantizer):
             self.quantization_config.dialect = self._packing.plan.dialect
         for note in model.fewbits.notes:
             _LOG.warning(note)
+        self._stored = self._packing = self.quantization_config.stored = None  # which know mapped files
         return model
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -23,7 +23,7 @@ from fewbits.evaluation.huggingface_model import HuggingFaceModel
 from fewbits.evaluation.model_files import first_sentence, quiet_transformers
 from fewbits.evaluation.network_kinds import stands_beside
 from fewbits.evaluation.skeleton import bare_network
-from fewbits.loading.pieces import Made, Piece, bytes_of
+from fewbits.loading.pieces import Made, Piece
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """Stored bytes of all pieces."""
-        return sum(map(bytes_of, self.pieces.values()))
+        """Of the files that hold the weights."""
+        return sum(file.stat().st_size for file in self.files)
 
     @property
     def options(self) -> dict[str, Any]:
