@@ -18,6 +18,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,9 +64,13 @@ def plain(dtype: torch.dtype) -> Make:
     def make(w: torch.Tensor) -> Iterator[tuple[Call, int]]:
         while True:
             own = w.to(dtype, copy=True)
-            yield lambda x, own=own: torch.nn.functional.linear(x.to(own.dtype), own), own.nbytes
+            yield partial(_multiplied, own), own.nbytes
 
     return make
+
+
+def _multiplied(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(x.to(w.dtype), w)
 
 
 def copies(first: Callable[[torch.Tensor], tuple[torch.nn.Module, int]]) -> Make:
@@ -80,20 +86,18 @@ def copies(first: Callable[[torch.Tensor], tuple[torch.nn.Module, int]]) -> Make
 
 def of_bitsandbytes(w: torch.Tensor) -> tuple[torch.nn.Module, int]:
     """Linear4bit with nf4."""
-    import bitsandbytes
-
-    layer = bitsandbytes.nn.Linear4bit(*reversed(w.shape), bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
-    layer.weight = bitsandbytes.nn.Params4bit(w.clone(), requires_grad=False, quant_type="nf4")
+    nn: Any = import_module("bitsandbytes.nn")
+    layer = nn.Linear4bit(w.shape[1], w.shape[0], bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
+    layer.weight = nn.Params4bit(w.clone(), requires_grad=False, quant_type="nf4")
     return layer.to("cpu"), w.numel() // 2
 
 
 def of_torchao(w: torch.Tensor) -> tuple[torch.nn.Module, int]:
     """Weights of 8 bits, inputs as they are."""
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
+    torchao: Any = import_module("torchao.quantization")
     layer = torch.nn.Sequential(torch.nn.Linear(w.shape[1], w.shape[0], bias=False, dtype=torch.bfloat16))
     layer[0].weight.data = w.clone()
-    quantize_(layer, Int8WeightOnlyConfig())
+    torchao.quantize_(layer, torchao.Int8WeightOnlyConfig())
     return layer, w.numel()
 
 
@@ -174,12 +178,11 @@ def layers(options: argparse.Namespace) -> Iterator[str]:
 
 def generate(options: argparse.Namespace) -> Iterator[str]:
     """Tokens per second of one transformers loop, bfloat16 and nf4 in turn."""
-    from transformers import AutoModelForCausalLM
-
+    transformers: Any = import_module("transformers")
     folder = make_llama(options.generate / "llama-1.1b", ONE_BILLION)
-    models = {}
+    models: dict[str, Any] = {}
     for name in ("bf16", "nf4"):
-        models[name] = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        models[name] = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     fewbits.quantize(models["nf4"], "nf4_g64", tensors={"token_embd": "BF16"})
     prompt = torch.arange(16)[None] + 300
     rates: dict[str, list[float]] = {name: [] for name in models}

@@ -94,9 +94,9 @@ Without `extend` the last rule has to be for every matrix: `[[rule]]` with nothi
 | `importance` | an importance matrix is (or is not) given |
 | `nominal_fits` | its width is (or is not) a multiple of the nominal format's span |
 
-`activation = "int8_token"` (or `"int8_token_asym"`, `"int8_group"`, `"int8_token_split"`, `"fp8_token"`) in a rule rounds the
-inputs of these matrices while the model runs, each token by itself, where they are matrices of layers and not in 16 bits;
-`method` beside `name` says how codes are chosen, as `--method` does.
+`activation = "int8_token"` (or `"int8_token_asym"`, `"int8_group"`, `"int8_token_split"`, `"fp8_token"`) in a rule
+rounds the inputs of these matrices while the model runs, each token by itself, where they are matrices of layers and
+not in 16 bits; `method` beside `name` says how codes are chosen, as `--method` does.
 
 `exact = true` in a rule refuses a format that does not fit a width; it is what rules with `match` do unless they say
 `exact = false`. Other rules fall back to a wider format there, as llama.cpp does, and the preview says so. `name`,

@@ -254,7 +254,7 @@ def test_recipes_that_round_inputs(recipe: str, inputs: str, pocket: Path) -> No
 
 def test_a_recipe_that_rounds_inputs_says_whose_it_does_not() -> None:
     network = Everything()
-    record = fewbits.quantize(network, "w8a8", tensors={"line": "fp8_e4m3_row"})
+    record = fewbits.quantize(network, "w8a8")
     said = " ".join(record.preview.notes)
     assert "line.weight and 1 more: Conv1d, Conv2d modules get their inputs as they are." in said
     assert "decoded at every call" in said

@@ -57,7 +57,7 @@ def product(packed: PackedMatrix) -> Product:
 
 @pytest.mark.parametrize("name", [*PACKED, *MORE])
 def test_outputs_are_those_of_the_decoded_numbers(name: str) -> None:
-    """With inputs of 16 bits: inputs and weights in bfloat16 would be off by more than twenty times as much."""
+    """With inputs of 16 bits: inputs and weights in bfloat16 would be off by more than ten times as much."""
     packed, x = matrix(name), inputs(9)
     wanted = expected(packed, x, EXACT)
     size = np.abs(wanted).max(1, keepdims=True)
@@ -65,7 +65,7 @@ def test_outputs_are_those_of_the_decoded_numbers(name: str) -> None:
     assert np.all(np.abs(packed.multiply(x, EXACT).numpy() - wanted) <= WHOLE * size)
     error = np.abs(packed.multiply(x, WIDE).numpy() - expected(packed, x, WIDE))
     assert np.all(error <= (IN_TWO if product(packed).type in TABLES else WHOLE) * size)
-    assert np.abs(packed.multiply(x, WIDE).numpy() - wanted).max() <= 0.05 * np.abs(sixteen - wanted).max()
+    assert np.abs(packed.multiply(x, WIDE).numpy() - wanted).max() <= 0.1 * np.abs(sixteen - wanted).max()
 
 
 @pytest.mark.parametrize("how", [how for how in INPUTS if how not in (WIDE, EXACT)])
@@ -142,7 +142,8 @@ def test_columns_in_16_bits_and_in_an_order_of_their_own(how: str) -> None:
     packed = PackedMatrix(format.name, (40, 128), q.with_outliers(kept, w[:, kept].half()).fields())
     x = inputs(6, 128)
     few = x.index_fill(1, kept, 0)
-    taken = INPUTS[how](few.numpy())
+    taken = np.empty((6, 128))
+    taken[:, order] = INPUTS[how](few[:, order].numpy())  # groups are those of coded columns
     taken[:, kept] = x[:, kept].numpy()
     wanted = taken @ packed.numbers().double().numpy().T
     assert np.allclose(packed.multiply(x, how).numpy(), wanted, rtol=0, atol=3e-5 * np.abs(wanted).max())

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fewbits.assignment import Assignment
 from fewbits.checkpoints.fields import PLAIN
 from fewbits.layers.finding import Found, Network
-from fewbits.layers.places import multiplies
+from fewbits.layers.places import is_convolution, multiplies
 from fewbits.layers.products import KERNELS, WIDE
 from fewbits.layers.stored import form_of
 from fewbits.reporting.record import PlannedTensor
@@ -20,7 +20,7 @@ def multiplying(network: Network, assignment: Assignment) -> Assignment:
     """The assignment as the modules of `network` can have it, with notes of what is not multiplied as it is stored."""
     pairs = list(zip(network.found, assignment.tensors, strict=True))
     tensors = tuple(t if multiplies(found.modules[0]) else replace(t, activation=None) for found, t in pairs)
-    unrounded = [(found, t) for found, t in pairs if t.activation and not multiplies(found.modules[0])]
+    unrounded = [(found, t) for found, t in pairs if t.activation and is_convolution(found.modules[0])]
     changed = [(found, t) for found, t in zip(network.found, tensors, strict=True) if t.format != t.source_format]
     decoded = [(found, t) for found, t in changed if multiplies(found.modules[0]) and not _packed(t)]
     notes = (*_unrounded(unrounded), *_decoded(decoded), *_weights_alone(changed))
@@ -33,7 +33,7 @@ def _packed(planned: PlannedTensor) -> bool:
 
 
 def _unrounded(pairs: Sequence[Pair]) -> list[str]:
-    """Of modules whose recipe rounds inputs, those that cannot."""
+    """Of modules whose recipe rounds inputs, those that cannot; what is looked up has none."""
     if not pairs:
         return []
     kinds = ", ".join(sorted({type(found.modules[0]).__name__ for found, _ in pairs}))
@@ -53,7 +53,7 @@ def _decoded(pairs: Sequence[Pair]) -> list[str]:
 
 def _weights_alone(pairs: Sequence[Pair]) -> list[str]:
     """Of convolutions, that they decode."""
-    own = [(found, t) for found, t in pairs if type(found.modules[0]).__name__ in ("Conv1d", "Conv2d")]
+    own = [(found, t) for found, t in pairs if is_convolution(found.modules[0])]
     return [f"{_many(own)}: decoded at every call, as torch's convolutions multiply floats."] if own else []
 
 

@@ -89,7 +89,8 @@ def multiply(x: torch.Tensor, bias: torch.Tensor | None, fields: Sequence[torch.
     That is for plain tensors whose gradients nobody wants, outside of compilers, exports and other modes.
     """
     grad = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode()
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    watched = traced or torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
     if grad or watched or type(x) is not torch.Tensor or x.device.type != "cpu":
         return linear(x, bias, fields, *rest)
     return _linear(x, bias, fields, *rest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fewbits.layers.matrix import PackedMatrix
-from fewbits.layers.modules import Conv1D, Linear, kind_of, pack_module
+from fewbits.layers.modules import Conv1D, Conv1d, Conv2d, Linear, kind_of, pack_module
 from fewbits.layers.products import WIDE
 from fewbits.layers.recurrent import RECURRENT, Recurrent, pack_recurrent
 
@@ -24,6 +24,11 @@ def weights_of(module: torch.nn.Module) -> tuple[str, ...]:
 def multiplies(module: torch.nn.Module) -> bool:
     """Whether what `module` is or becomes multiplies with its matrices as they are stored, and may round inputs."""
     return type(module) in RECURRENT or isinstance(module, Recurrent) or kind_of(module) in (Linear, Conv1D)
+
+
+def is_convolution(module: torch.nn.Module) -> bool:
+    """Whether `module` is or becomes a convolution of ours, which decodes its weight."""
+    return kind_of(module) in (Conv1d, Conv2d)
 
 
 def as_matrix(module: torch.nn.Module, parameter: str = "weight") -> torch.Tensor:
