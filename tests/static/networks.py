@@ -56,7 +56,7 @@ class Encoder(nn.Module):
 
 
 def odd() -> nn.Module:
-    """Padding by a word, filters of their own for each channel, a normalization that cannot fold; (samples, 3, 8, 8)."""
+    """Padding by a word, filters of each channel its own, a normalization that cannot fold; for `images`."""
     return nn.Sequential(
         nn.Conv2d(3, 8, (3, 5), padding="same", dilation=2),
         nn.Hardswish(),
@@ -82,9 +82,9 @@ class Attention(nn.Module):
         """(samples, 8) for `x` (samples, 5, 16)."""
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
         states = self.norm(x)
-        heads = [part(states).view(len(x), 6, 2, 8).transpose(1, 2) for part in (self.query, self.key, self.value)]
+        heads = [part(states).view(x.shape[0], 6, 2, 8).transpose(1, 2) for part in (self.query, self.key, self.value)]
         weights = (heads[0] @ heads[1].transpose(-1, -2) * 8**-0.5).softmax(-1)
-        mixed = (weights @ heads[2]).transpose(1, 2).reshape(len(x), 6, 16)
+        mixed = (weights @ heads[2]).transpose(1, 2).reshape(x.shape[0], 6, 16)
         left, right = (x + self.out(mixed)).chunk(2, -1)
         return (left * torch.sigmoid(right))[:, 0]
 

@@ -183,6 +183,12 @@ def test_sums_of_two_scales() -> None:
     assert float((aim.affine.decode(layer(a, b)) - numbers.clamp(-4.0, 6.2)).abs().max()) <= 0.0201
 
 
+def test_multipliers_of_scales_far_apart_share_a_shift_and_fit() -> None:
+    layer = Add([Affine(3.0, 0), Affine(1e-4, 0)], target(0.04, 100))
+
+    assert 2**20 <= int(layer.get_buffer("m").max()) <= 2**21
+
+
 def test_concatenations_at_one_scale_and_at_several() -> None:
     one, other, aim = Affine(0.031, 7), Affine(0.0124, 201), target(0.031, 7)
     layer, a, b = Concatenate([one, other], aim, 1), codes(3, 4, seed=1), codes(3, 5, seed=2)
