@@ -55,6 +55,40 @@ class Encoder(nn.Module):
         return {"states": states, "logits": self.head(states.mean(1))}
 
 
+def odd() -> nn.Module:
+    """Padding by a word, filters of each channel its own, a normalization that cannot fold; for `images`."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, (3, 5), padding="same", dilation=2),
+        nn.Hardswish(),
+        nn.Conv2d(8, 8, 3, padding="same", groups=8),
+        nn.ReLU6(),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 4, 1),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+
+
+class Attention(nn.Module):
+    """Attention written out, with a token in front, and a gate behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.norm, self.token = nn.LayerNorm(16), nn.Parameter(torch.ones(1, 1, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(samples, 8) for `x` (samples, 5, 16)."""
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        states = self.norm(x)
+        heads = [part(states).view(x.shape[0], 6, 2, 8).transpose(1, 2) for part in (self.query, self.key, self.value)]
+        weights = (heads[0] @ heads[1].transpose(-1, -2) * 8**-0.5).softmax(-1)
+        mixed = (weights @ heads[2]).transpose(1, 2).reshape(x.shape[0], 6, 16)
+        left, right = (x + self.out(mixed)).chunk(2, -1)
+        return (left * torch.sigmoid(right))[:, 0]
+
+
 def drawn(network: nn.Module, seed: int = 0) -> nn.Module:
     """A network in evaluation mode, with statistics and scales of its normalizations that do something."""
     generator = torch.Generator().manual_seed(seed)

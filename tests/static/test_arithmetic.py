@@ -183,6 +183,14 @@ def test_sums_of_two_scales() -> None:
     assert float((aim.affine.decode(layer(a, b)) - numbers.clamp(-4.0, 6.2)).abs().max()) <= 0.0201
 
 
+def test_multipliers_of_scales_far_apart_share_a_shift_and_fit() -> None:
+    layer = Add([Affine(3.0, 0), Affine(1e-4, 0)], target(0.04, 100))
+
+    m, [shift] = layer.get_buffer("m").tolist(), layer.get_buffer("shift").tolist()
+    assert [each / 2**shift for each in m] == pytest.approx([3.0 / 0.04, 1e-4 / 0.04], abs=2.0**-shift)
+    assert 2**20 <= max(m) <= 2**21
+
+
 def test_concatenations_at_one_scale_and_at_several() -> None:
     one, other, aim = Affine(0.031, 7), Affine(0.0124, 201), target(0.031, 7)
     layer, a, b = Concatenate([one, other], aim, 1), codes(3, 4, seed=1), codes(3, 5, seed=2)
@@ -200,11 +208,16 @@ def test_means() -> None:
     whole = Average(source, aim, (-2, -1), False, 24)
     [m], [shift] = whole.get_buffer("m").tolist(), whole.get_buffer("shift").tolist()
     sums = (x.long() - 120).sum((-2, -1))
+    numbers = source.decode(x)
+    assert float((aim.affine.decode(whole(x)) - numbers.mean((-2, -1))).abs().max()) <= 0.00751
     assert whole(x).tolist() == [[slow.code(int(s), m, shift, 60, (0, 255)) for s in row] for row in sums]
 
     parts = AveragePool(source, aim, (2, 3), (2, 3))
     [m], [shift] = parts.get_buffer("m").tolist(), parts.get_buffer("shift").tolist()
     sums = (x.long() - 120).reshape(2, 3, 2, 2, 2, 3).sum((3, 5)).flatten()
+    means = torch.nn.functional.avg_pool2d(numbers, (2, 3), (2, 3))
+    apart = aim.affine.decode(parts(x)) - means.clamp(60 * -0.015, 195 * 0.015)
+    assert float(apart.abs().max()) <= 0.00751
     assert parts(x).flatten().tolist() == [slow.code(int(s), m, shift, 60, (0, 255)) for s in sums]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from fewbits import static
 from fewbits.errors import StaticError
-from static.networks import images
+from static.networks import Attention, drawn, images, odd
 
 
 def differing(model: static.StaticModule, path: Path, x: torch.Tensor) -> float:
@@ -49,6 +49,17 @@ def test_a_transformer(encoder_codes: static.StaticModule, tmp_path: Path) -> No
     ids = torch.randint(0, 40, (20, 6), generator=torch.Generator().manual_seed(6))
 
     assert differing(encoder_codes, tmp_path / "a.onnx", ids) <= 0.001
+
+
+def test_what_stays_in_float_is_written_too(tmp_path: Path) -> None:
+    found = static.quantize(drawn(odd()), images(64).split(32))
+    assert [layer.kept for layer in found.record.layers] == [""] * 4
+    assert differing(found, tmp_path / "odd.onnx", images(20, seed=5)) <= 0.001
+
+    x = torch.randn(64, 5, 16, generator=torch.Generator().manual_seed(6))
+    found = static.quantize(drawn(Attention()), x.split(32))
+    assert [layer.name for layer in found.record.layers] == ["query", "key", "value", "out"]
+    assert differing(found, tmp_path / "attention.onnx", x[:20] * 0.9) <= 0.001
 
 
 def test_bad_requests(branches_codes: static.StaticModule, branches: nn.Module, tmp_path: Path) -> None:

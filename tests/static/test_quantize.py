@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -204,6 +205,35 @@ def test_layers_can_be_named_to_stay() -> None:
 
     assert [layer.kept for layer in found.record.layers] == ["it was named in float_layers", ""]
     assert [type(layer).__name__ for layer in found.layers.values()] == ["Quantize", "Linear"]
+
+
+def test_tables_can_be_named_to_stay(encoder: nn.Module) -> None:
+    ids = torch.randint(0, 40, (8, 6), generator=torch.Generator().manual_seed(4))
+
+    found = static.quantize(encoder, [ids, ids], float_layers=["tokens"], tolerance=None)
+
+    assert found.record.layers[0].kept == "it was named in float_layers"
+    assert "tokens" not in found.layers
+
+
+def test_means_over_samples_stay_in_float() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 4, 1), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x).mean((2, 3))
+            return self.second(x + x.mean((0,), keepdim=True))  # type: ignore[no-any-return]
+
+    network = drawn(Centred())
+    x = torch.randn(16, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    found = static.quantize(network, x.split(8))
+
+    assert "how many numbers it averages differs from run to run" in [step.why for step in found.record.floats]
+    assert relative(found(x), network(x).detach()) < 0.05
+    json.dumps(found.record.as_dict())
 
 
 def test_a_layer_that_is_used_twice_has_scales_of_each_use() -> None:

@@ -109,7 +109,7 @@ class _Builder:
 
     def _maker(self, step: Step) -> tuple[tuple[Ref, ...], Make] | None:
         """What a layer in place of `step` reads, and what makes it; None where the operation stays."""
-        if step.op == EMBEDDING and isinstance(step.args[0], Ref) and step.args[0].name in self.constants:
+        if step.op == EMBEDDING and step.name not in self.plan.reasons:
             return (step.args[1],), MAKERS[EMBEDDING]
         if step.name not in self.plan.whole or step.op in MOVES:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 
 def folded(found: Exported) -> tuple[Exported, tuple[str, ...]]:
     """The program with every batch normalization that can go into a product there, and the products that took one."""
-    program = without_nothing(found.program)
+    program = without_nothing(with_numbers(found))
     constants = dict(found.constants)
     users, makers = program.users(), {step.name: step for step in program.steps}
     gone: dict[str, str] = {}
@@ -54,6 +55,31 @@ def folded(found: Exported) -> tuple[Exported, tuple[str, ...]]:
 
 def _path(product: Step, paths: Mapping[str, str]) -> str:
     return paths.get(product.args[1].name, product.name)
+
+
+def with_numbers(found: Exported) -> Program:
+    """The program in which convolutions padded by a word, "same" or "valid", are padded by numbers.
+
+    A convolution whose padding would be uneven keeps its word, and with it stays in float.
+    """
+
+    def numbered(step: Step) -> Step:
+        space, name, overload = (*step.op.split("."), "")[:3]
+        weight = step.args[1] if len(step.args) > 1 else None
+        if overload != "padding" or not isinstance(weight, Ref) or weight.name not in found.constants:
+            return step
+        kernel = found.constants[weight.name].shape[2:]
+        stated: tuple[Any, ...] = (*step.args[2:], *(None, (1,), "valid", (1,), 1)[len(step.args) - 2 :])
+        bias, stride, word, dilation, groups = stated
+        spread = tuple(dilation) * len(kernel) if len(dilation) == 1 else tuple(dilation)
+        whole = [d * (size - 1) for d, size in zip(spread, kernel, strict=True)]
+        if word == "same" and any(each % 2 for each in whole):
+            return step
+        padding = tuple(each // 2 if word == "same" else 0 for each in whole)
+        args = (*step.args[:2], bias, stride, padding, dilation, groups)
+        return replace(step, op=f"{space}.{name}.default", args=args)
+
+    return replace(found.program, steps=tuple(numbered(step) for step in found.program.steps))
 
 
 def without_nothing(program: Program) -> Program:

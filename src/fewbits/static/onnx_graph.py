@@ -29,6 +29,8 @@ class OnnxGraph:
     constants: dict[str, Any] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
     """Value of the program -> its name in the graph."""
+    splits: dict[str, tuple[str, int | tuple[int, ...], int]] = field(default_factory=dict)
+    """Value that is several tensors -> what is cut, the size of each part or all sizes, and the dimension."""
 
     def node(self, kind: str, inputs: Sequence[str], *, name: str = "", **attributes: Any) -> str:
         """Add a node with one result, and return the result's name."""

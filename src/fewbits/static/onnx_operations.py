@@ -50,10 +50,19 @@ def _size(graph: OnnxGraph, step: Step) -> str:
 
 
 def _item(graph: OnnxGraph, step: Step) -> str:
-    name = graph.values.get(f"{step.args[0].name}#{step.args[1]}")
-    if name is None:
+    source, place = step.args[0].name, step.args[1]
+    if source in graph.splits:
+        return _cut(graph, *graph.splits[source], place)
+    if place != 0 or source not in graph.values:
         raise refuse(step)
-    return name
+    return graph.values[source]
+
+
+def _cut(graph: OnnxGraph, whole: str, sizes: int | tuple[int, ...], dim: int, place: int) -> str:
+    """One part of what is split into parts of one size, the last one shorter, or of several sizes."""
+    begin = place * sizes if isinstance(sizes, int) else sum(sizes[:place])
+    size = sizes if isinstance(sizes, int) else sizes[place]
+    return graph.node("Slice", [whole, *(graph.numbers(each) for each in (begin, begin + size, dim))])
 
 
 def _linear(graph: OnnxGraph, step: Step) -> str:
@@ -112,9 +121,7 @@ def _norm(graph: OnnxGraph, step: Step) -> str:
     if weight is None or bias is None:
         raise refuse(step)
     inputs = [graph.of(each) for each in (x, weight, bias, mean, variance)]
-    found = graph.node("BatchNormalization", inputs, epsilon=float(step.args[6]))
-    graph.values[f"{step.name}#0"] = found
-    return found
+    return graph.node("BatchNormalization", inputs, epsilon=float(step.args[6]))
 
 
 def _permute(graph: OnnxGraph, step: Step) -> str:
@@ -163,13 +170,9 @@ def _slice(graph: OnnxGraph, step: Step) -> str:
 
 
 def _split(graph: OnnxGraph, step: Step) -> str:
-    x, sizes, dim = [*step.args, 0][:3]
-    begin = 0
-    for place, size in enumerate(sizes):
-        bounds = [graph.numbers(each) for each in (begin, begin + size, dim)]
-        graph.values[f"{step.name}#{place}"] = graph.node("Slice", [graph.of(x), *bounds])
-        begin += size
-    return graph.values[f"{step.name}#0"]
+    x, sizes, *rest = step.args
+    graph.splits[step.name] = graph.of(x), sizes, int(rest[0]) if rest else 0
+    return graph.of(x)
 
 
 def _cat(graph: OnnxGraph, step: Step) -> str:
@@ -286,6 +289,7 @@ OPERATIONS: Mapping[str, Translation] = MappingProxyType(
         "aten.select.int": _select,
         "aten.slice.Tensor": _slice,
         "aten.split_with_sizes.default": _split,
+        "aten.split.Tensor": _split,
         "aten.cat.default": _cat,
         "aten.mean.dim": _mean,
         "aten.adaptive_avg_pool2d.default": _mean,

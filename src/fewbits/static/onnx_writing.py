@@ -86,7 +86,9 @@ def _outputs(graph: OnnxGraph, program: Program, helper: Any) -> list[Any]:
     for place, output in enumerate(program.outputs):
         step = steps.get(output.name) if isinstance(output, Ref) else None
         if step is None or not step.floating:
-            raise StaticError(f"output {place} of {program.outputs} is no tensor of floats that the graph works out.")
+            raise StaticError(
+                f"output {place} is no tensor of floats that the network works out; ONNX is given only such."
+            )
         name = "output" if len(program.outputs) == 1 else f"output_{place}"
         graph.node("Identity", [graph.values[output.name]], name=name)
         found.append(_value(helper, name, 1, step.shape or ()))

@@ -27,7 +27,6 @@ LIMITS: Mapping[str, Callable[[Step], tuple[float, float]]] = MappingProxyType(
 
 MOVES = frozenset(
     {
-        "aten.max_pool1d.default",
         "aten.max_pool2d.default",
         "aten.view.default",
         "aten.reshape.default",
@@ -43,10 +42,12 @@ MOVES = frozenset(
         "aten.slice.Tensor",
         "aten.select.int",
         "aten.expand.default",
-        "aten.upsample_nearest2d.vec",
     }
 )
-"""Operations whose results are numbers of their first input, each as it was: codes pass through."""
+"""Operations whose results are numbers of their first input, each as it was: codes pass through.
+
+torch has no `max_pool1d` of bytes.
+"""
 
 ADD, JOIN = "aten.add.Tensor", "aten.cat.default"
 SUMS = frozenset({ADD, JOIN})
@@ -72,8 +73,8 @@ def averaged(step: Step) -> tuple[int, ...] | None:
         return (-2, -1)
     if step.op == "aten.adaptive_avg_pool1d.default" and tuple(step.args[1]) == (1,):
         return (-1,)
-    if step.op == "aten.mean.dim" and all(isinstance(dim, int) for dim in step.args[1]) and not step.kwargs:
-        return tuple(step.args[1])
+    if step.op == "aten.mean.dim" and isinstance(step.args[1], tuple) and not step.kwargs:
+        return tuple(int(dim) for dim in step.args[1])
     return None
 
 

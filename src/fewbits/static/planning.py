@@ -12,8 +12,8 @@ from fewbits.calibration.observers import Range
 from fewbits.static import operators
 from fewbits.static.affine import Affine
 from fewbits.static.layers import Target
-from fewbits.static.operators import ADD, EMBEDDING, LIMITS, MOVES, PRODUCTS, SUMS, is_average, summands
-from fewbits.static.program import Program, Ref, Step
+from fewbits.static.operators import ADD, EMBEDDING, LIMITS, MOVES, PRODUCTS, SUMS, averaged, is_average, summands
+from fewbits.static.program import Program, Ref, Shape, Step
 from fewbits.static.weights import sums_fit
 
 Constants = Mapping[str, torch.Tensor]
@@ -82,6 +82,8 @@ class _Planner:
 
     def _reason(self, step: Step) -> str | None:
         """Why a step cannot work on codes; None where it can, "" where nobody needs to be told."""
+        if not step.floating:
+            return ""
         if step.op in PRODUCTS:
             return self.kept.get(step.name) or self._product_reason(step)
         if step.op in MOVES or step.op in LIMITS:
@@ -91,9 +93,9 @@ class _Planner:
         if step.op in SUMS or is_average(step):
             return self._inputs_reason(step)
         if step.op == EMBEDDING:
-            return "" if _constant(step.args[0], self.constants) else "its table is no constant"
-        told = step.floating and not step.op.startswith("operator.")
-        return f"{step.op} has no form in whole numbers" if told else ""
+            table = "" if _constant(step.args[0], self.constants) else "its table is no constant"
+            return self.kept.get(step.name, table)
+        return "" if step.op.startswith("operator.") else f"{step.op} has no form in whole numbers"
 
     def _product_reason(self, step: Step) -> str | None:
         weight, *bias = step.args[1:3]
@@ -101,8 +103,6 @@ class _Planner:
             _constant(b, self.constants) for b in bias if b is not None
         ):
             return "its weight is no constant"
-        if any(isinstance(each, str) for each in step.args[3:]):
-            return "its padding is a word"
         if not sums_fit(self.constants[weight.name]):
             return "sums of so many products may not fit 32 bits"
         return None
@@ -111,7 +111,15 @@ class _Planner:
         parts = step.args[:1] if step.op not in SUMS else summands(step)
         if parts is None or (step.op == ADD and len(parts) != 2):
             return "it adds more than activations"
+        if any(self._size(parts[0].name, dim) is None for dim in averaged(step) or ()):
+            return "how many numbers it averages differs from run to run"
         return None if all(part.name in self.born for part in parts) else "what it reads is in float"
+
+    def _size(self, name: str, dim: int) -> int | None:
+        """The size of a dimension of a value."""
+        shapes: dict[str, Shape | None] = {each.name: each.shape for each in self.program.inputs}
+        shape = (shapes | {step.name: step.shape for step in self.program.steps})[name]
+        return shape[dim] if shape is not None else None
 
     def _arithmetic(self, step: Step) -> bool:
         return step.op in PRODUCTS or step.op in SUMS or is_average(step)
