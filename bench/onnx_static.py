@@ -35,6 +35,7 @@ import onnxruntime
 import torch
 
 import fewbits
+from fewbits.reporting.record import Record
 from sentences import judge, pooled, read_pairs
 
 Array = npt.NDArray[Any]
@@ -104,7 +105,8 @@ def ours(case: Case, folder: Path, args: argparse.Namespace) -> dict[str, Path]:
         path = folder / f"ours.{observer}.onnx"
         began = time.perf_counter()
         record = fewbits.quantize(case.graph, path, calibration=case.calibration, observer=observer)
-        kept = len([each for each in record.graph.floats if each.error_alone is not None])
+        assert isinstance(record, Record)
+        kept = len([e for e in record.graph.floats if e.error_alone is not None]) if record.graph else 0
         print(f"fewbits static {observer}: {time.perf_counter() - began:.1f} s, {kept} products stay in floats")
         found[f"fewbits static, {observer}"] = path
     fewbits.quantize(case.graph, folder / "ours.dynamic.onnx", to="w8a8")
