@@ -82,7 +82,7 @@ def test_observers_choose_ranges(observer: str, tmp_path: Path) -> None:
     ranges = {each.name: each for each in record.graph.values}
     assert record.graph.observer == observer
     seen = np.delete(x.reshape(6, 8, 64), 4, 0)  # the fifth batch is held out
-    if observer == "minmax":
+    if observer in ("minmax", "percentile"):  # of 2,560 numbers 99.99% are all
         assert (ranges["x"].low, ranges["x"].high) == (float(seen.min()), float(seen.max()))
     else:
         assert ranges["x"].high - ranges["x"].low < float(seen.max() - seen.min())
