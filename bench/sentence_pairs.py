@@ -23,7 +23,6 @@ import numpy as np
 
 import fewbits
 from fewbits import planning
-from fewbits.checkpoints.gguf_writer import refuses
 from fewbits.engine import load
 from sentences import Floats, Pairs, judge, read_pairs
 
@@ -53,7 +52,7 @@ def main() -> None:
 
 def rows(source: Path, name: str, pairs: Pairs, original: Floats, threads: int) -> Iterator[str]:
     """The line of one recipe: numbers, or why there are none."""
-    container = "directory" if name in FORMATS or refuses(name) else "GGUF"
+    container = "GGUF" if name in planning.recipes() else "directory"
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / ("model" if container == "directory" else "model.gguf")
         try:

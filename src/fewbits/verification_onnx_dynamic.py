@@ -14,7 +14,7 @@ from fewbits.verification_onnx_meanings import Codes, NodeMeaning, Read, Roundin
 from fewbits.verification_onnx_numbers import View
 
 _OPERATORS: Mapping[str, str] = {"MatMul": "MatMulInteger", "Gemm": "MatMulInteger", "Conv": "ConvInteger"}
-_ARRAYS: Mapping[int, str] = {1: "<f4", 3: "i1"}
+_ARRAYS: Mapping[int, str] = {1: "<f4", 2: "u1", 3: "i1"}
 _LSTM_INPUTS = 8
 
 
@@ -68,9 +68,9 @@ def dynamic_meaning(view: View, makers: Mapping[str, Any], node: Any, source: An
     codes, scale, zero = rounds.output
     if rounds.op_type != "DynamicQuantizeLinear" or step.op_type != "Mul" or _number(cast, "to") != 1:
         raise ValueError(f"{node.output[0]!r} is no product of whole numbers")
-    if (integer.input[0], step.input[0]) != (codes, scale) or list(integer.input[2:]) != [zero]:
+    if (integer.input[0], step.input[0]) != (codes, scale) or integer.input[2] != zero:
         raise ValueError(f"{node.output[0]!r} has the scale or zero point of another value")
-    constants = {integer.input[1], step.input[1]}
+    constants = {integer.input[1], step.input[1], *integer.input[3:]}
     weight = Read(integer.input[1], None, _held(view, integer, step, source), frozenset(constants))
     inputs = [Read(rounds.input[0], Rounding(0.0, 0, dynamic=True)), weight]
     if bias:
@@ -82,6 +82,8 @@ def dynamic_meaning(view: View, makers: Mapping[str, Any], node: Any, source: An
 def _held(view: View, integer: Any, step: Any, source: Any) -> Codes:
     """The constant as the source's product has it."""
     codes = _array(view, integer.input[1]).astype(np.int64)
+    if len(integer.input) > 3:
+        codes = codes - int(_array(view, integer.input[3]).reshape(()))
     scale = _array(view, step.input[1]).astype(np.float64)
     sides = codes.ndim
     if source.op_type == "Conv":

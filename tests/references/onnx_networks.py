@@ -69,8 +69,8 @@ def recurrent(kind: str, opset: int = 17) -> Any:
     nodes.insert(2, helper.make_node("ReduceMean", ["states"], ["pooled"], axes=[1], keepdims=1))
     constants = {
         "words": random(4200, 12, seed=1),
-        "w": random(2, 16 * gates, 12, seed=2),
-        "r": random(2, 16 * gates, 16, seed=3),
+        "w": 0.3 * random(2, 16 * gates, 12, seed=2),
+        "r": 0.3 * random(2, 16 * gates, 16, seed=3),
         "b": random(2, 32 * gates, seed=4),
         "first": np.array([1], np.int64),
         "out": random(16, 8, seed=5),

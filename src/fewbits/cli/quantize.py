@@ -90,7 +90,9 @@ def command(
         shown.append(preview)
         pause(report)  # a source may have been fetched
         if not (as_json or quiet):
-            _print_preview(preview, _choices(ctx, reads_text=preview.calibration is not None))
+            chosen = _choices(ctx, reads_text=preview.calibration is not None)
+            # Of a graph whose values are rounded the preview itself says what was chosen.
+            _print_preview(preview, [] if preview.recipe == "w8a8" and output.suffix == ".onnx" else chosen)
 
     stages = () if quiet or options["dry_run"] else _stages(source, options, given=bool(calibration))
     with contextlib.ExitStack() as stack:

@@ -21,6 +21,9 @@ from fewbits.onnx_activations.numbers import Weight
 from fewbits.onnx_activations.operations import Operation
 from fewbits.onnx_activations.plan import Plan
 
+MIDDLE = 128
+"""The code of a filter that stands for 0."""
+
 
 def insert_dynamic(graph: Graph, plan: Plan, weights: Mapping[str, Weight]) -> None:
     """Put products of whole numbers in place of those of `plan` into `graph`, which is changed."""
@@ -37,6 +40,7 @@ class _Insertion:
         """Value -> names of its codes, scale and zero point."""
         self.constants: dict[tuple[str, str], tuple[str, str]] = {}
         """Constant and operator -> names of its codes and scales."""
+        self.middle = ""
         self.nodes: list[Any] = []
 
     def run(self) -> None:
@@ -57,7 +61,8 @@ class _Insertion:
         weight, steps = self._constant(operation)
         convolves = node.op_type == "Conv"
         integer = "ConvInteger" if convolves else "MatMulInteger"
-        sums = self._node(integer, [codes, weight, zero], f"{output}_sums", node.attribute if convolves else ())
+        inputs = [codes, weight, zero, *([self._middle()] if convolves else [])]
+        sums = self._node(integer, inputs, f"{output}_sums", node.attribute if convolves else ())
         floats = self._node("Cast", [sums], f"{output}_cast", (_attribute("to", FLOAT),))
         both = self._node("Mul", [scale, steps], f"{output}_step")
         if not operation.bias:
@@ -87,6 +92,11 @@ class _Insertion:
             )
         return self.constants[name, kind]
 
+    def _middle(self) -> str:
+        """The zero point of filters."""
+        self.middle = self.middle or self.graph.add("filter_zero_point", np.array(MIDDLE, np.uint8))
+        return self.middle
+
     def _bias(self, operation: Operation, *, convolves: bool) -> str:
         """The bias as it is added; that of Conv stands beside channels."""
         if not convolves:
@@ -107,8 +117,10 @@ class _Insertion:
 
 
 def laid_out(weight: Weight, operator: str) -> Array:
-    """Codes with their outputs last, where the operator is no Conv."""
-    if operator == "Conv" or weight.axis == 1:
+    """Codes with their outputs last; those of Conv are counted from the lowest, as ONNX Runtime is faster then."""
+    if operator == "Conv":
+        return (weight.codes.astype(np.int16) + MIDDLE).astype(np.uint8)
+    if weight.axis == 1:
         return weight.codes
     return np.ascontiguousarray(weight.codes.T)
 
