@@ -362,6 +362,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "transformers": {"loading"},  # what transformers is told of us, when somebody imports it
     "loading": {
+        "activations",
         "assignment",
         "checkpoints",
         "choosing",

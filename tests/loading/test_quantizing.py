@@ -48,7 +48,7 @@ def stored(network: Any) -> dict[str, tuple[str, dict[str, bytes]]]:
 
 def require_near(found: torch.Tensor, wanted: torch.Tensor) -> None:
     """The same but for the order of sums, which may turn an input that is rounded to the next code."""
-    assert float((found - wanted).abs().mean()) <= 1e-5 * float(wanted.abs().max())
+    assert float((found - wanted).abs().mean()) <= 1e-4 * float(wanted.abs().max())
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ class Config(QuantizationConfigMixin):
     "fp4", "int4", "int8") that `group_size`, `symmetric` and `double_quant` complete. `tensors` gives single modules
     other formats, and those that `modules_to_not_convert` names, with stars, stay as they are. `dialect` is how
     `save_pretrained` lays matrices out: None for the first that other programs read and that holds them all, else our
-    own. `inputs` is how products take theirs where the recipe says nothing (layers/products.py): in 16 bits, "int8_group"
-    or "exact". Raises RecipeError where there is no such recipe, or no such way.
+    own. `inputs` is how products take theirs where the recipe says nothing (layers/products.py): in 16 bits,
+    "int8_group" or "exact". Raises RecipeError where there is no such recipe, or no such way.
 
     >>> Config("nf4", double_quant=True).recipe, Config("int4", group_size=64).recipe
     ('nf4_g64_dq', 'int4_g64_sym_f16')
