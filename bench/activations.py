@@ -25,7 +25,7 @@ from fewbits.choosing import choose
 from fewbits.evaluation.model_files import LoadedModel, open_model
 from fewbits.evaluation.text import Ids, evaluation_windows, read_text, scored_positions
 
-RECIPES = ("w8a8", "smoothquant", "llm_int8")
+RECIPES = ("w8a8_tensor", "w8a8", "smoothquant", "llm_int8", "llm_int8_batch")
 
 
 def losses(models: Mapping[str, LoadedModel], windows: Ids) -> dict[str, Floats]:

@@ -10,8 +10,9 @@ with BatchNormalization, trained here on scikit-learn's digits, 1,400 to learn a
 accuracy of the CNN and of the encoder Spearman's rank correlation with the grades of the pairs. "time" is the median
 over rounds of the paired ratio to the original's time, all models in turn and every second round in reverse, by ONNX
 Runtime. Its own static quantizer is tried with each of its calibration methods, activations with and without a sign,
-weights per channel and per tensor, in eight and in seven bits ("reduced"); the rows are its best by cosine of each
-method, and what its documentation recommends for processors without VNNI.
+weights per channel and per tensor, in eight and in seven bits ("reduced"), all operators that it knows or products
+alone ("products": an encoder's mask is added as -3.4e38, and rounding that Add leaves nothing of the scores); the rows
+are its best by cosine of each method, and what its documentation recommends for processors without VNNI.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ Array = npt.NDArray[Any]
 Inputs = dict[str, Array]
 LENGTH = 32
 RECOMMENDED = "u8 channel reduced"
+PRODUCTS = ["Conv", "Gemm", "MatMul"]
 
 
 @dataclass(frozen=True)
@@ -148,16 +150,29 @@ def theirs(case: Case, folder: Path) -> dict[str, Path]:
     return found
 
 
-def ways(method: Any) -> Iterator[tuple[str, bool, bool, bool]]:
-    """Name, activations with a sign, weights per channel, seven bits; of slow methods those that are recommended."""
+def ways(method: Any) -> Iterator[tuple[str, bool, bool, bool, list[str] | None]]:
+    """Name, activations with a sign, weights per channel, seven bits, which operators.
+
+    Of slow methods those that are recommended.
+    """
     best = [(False, True, True), (True, True, False)]
     every = [*best, (False, True, False), (False, False, True), (True, False, False)]
     for signed, channel, reduced in every if method.name == "MinMax" else best:
         words = f"{'s8' if signed else 'u8'} {'channel' if channel else 'tensor'}{' reduced' if reduced else ''}"
-        yield words, signed, channel, reduced
+        yield words, signed, channel, reduced, None
+        yield f"{words} products", signed, channel, reduced, PRODUCTS
 
 
-def quantize(before: Path, path: Path, case: Case, method: Any, signed: bool, channel: bool, reduced: bool) -> None:
+def quantize(
+    before: Path,
+    path: Path,
+    case: Case,
+    method: Any,
+    signed: bool,
+    channel: bool,
+    reduced: bool,
+    operators: list[str] | None,
+) -> None:
     """ONNX Runtime's static quantizer."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -179,6 +194,7 @@ def quantize(before: Path, path: Path, case: Case, method: Any, signed: bool, ch
         weight_type=QuantType.QInt8,
         per_channel=channel,
         reduce_range=reduced,
+        op_types_to_quantize=operators,
     )
 
 

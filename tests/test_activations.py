@@ -27,7 +27,12 @@ def inputs(seed: int = 0, cols: int = COLS) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", [name for name in activations.ACTIVATIONS if not activations.get(name).splits])
+ALONE = [
+    name for name in activations.ACTIVATIONS if not (activations.get(name).splits or activations.get(name).together)
+]
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_tokens_do_not_know_each_other(name: str) -> None:
     x, rounding = inputs(cols=64), activations.get(name)
     alone = torch.cat([rounding.rounded(token[None]) for token in x])
@@ -48,6 +53,12 @@ def test_numbers_are_those_of_the_slow_reference(name: str) -> None:
     allowed = 1e-4 if name == "int8_token_split" else 1e-6  # whose reference has 16 bits where floats stay
     assert np.allclose(found.numpy(), wanted, rtol=0, atol=allowed * x.abs().amax(1, keepdim=True).numpy())
     assert not np.allclose(wanted, x.numpy(), rtol=0, atol=1e-4 * x.abs().amax(1, keepdim=True).numpy())
+
+
+def test_one_scale_for_all_tokens_leaves_nothing_of_small_ones() -> None:
+    rounding, x = activations.get("int8_tensor"), torch.tensor([[127.0, -3.4, 0.6], [0.4, -0.3, 0.2]])
+    assert torch.equal(rounding.rounded(x), torch.tensor([[127.0, -3.0, 1.0], [0.0, 0.0, 0.0]]))
+    assert not torch.equal(rounding.rounded(x[1:]), torch.zeros(1, 3))
 
 
 def test_columns_that_stick_out_are_those_of_the_batch() -> None:

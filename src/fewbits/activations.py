@@ -1,4 +1,4 @@
-"""How the inputs of a matrix are rounded while a model runs: token by token, in a format of the registry.
+"""How the inputs of a matrix are rounded while a model runs: mostly token by token, in a format of the registry.
 
 What is computed here in floats is what a kernel of 8-bit products computes in integers: its codes and its scale per
 token are those of the format, so only the order of sums differs.
@@ -36,6 +36,8 @@ class Activation:
     """What finds the format's parameters for inputs."""
     splits: bool = False
     """Whether columns that reach `OUTLIER` somewhere in a batch stay as they are."""
+    together: bool = False
+    """Whether all tokens of a call share parameters."""
 
     def rounded(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
         """`x` (..., cols) as a matrix gets it; the columns `kept` (n,) int64 stay, and no scale is theirs.
@@ -84,6 +86,12 @@ ACTIVATIONS: Registry[Activation] = Registry("rounding of activations", RecipeEr
 for _activation in (
     Activation("int8_token", "int8_row_sym_restricted", "INT8 per token, dynamic, symmetric"),
     Activation("int8_token_asym", "int8_row_asym", "INT8 per token, dynamic, with a zero point", at_range),
+    Activation(
+        "int8_tensor",
+        "int8_tensor_sym_restricted",
+        "INT8 with one scale for all tokens of a call, dynamic, symmetric",
+        together=True,
+    ),
     Activation("int8_group", "int8_g32_sym_restricted", "INT8 per 32 inputs, dynamic, symmetric"),
     Activation(
         "int8_token_split",
