@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +64,28 @@ def test_what_stays_in_float_is_written_too(tmp_path: Path) -> None:
     assert differing(found, tmp_path / "attention.onnx", x[:20] * 0.9) <= 0.001
 
 
+def test_a_full_disk_leaves_what_was_there(
+    branches_codes: static.StaticModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"kept")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StaticError, match="No space left on device"):
+        static.to_onnx(branches_codes, path, force=True)
+    assert path.read_bytes() == b"kept"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_bad_requests(branches_codes: static.StaticModule, branches: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(b"kept")
     with pytest.raises(StaticError, match="exists; pass force=True"):
         static.to_onnx(branches_codes, path)
+    with pytest.raises(StaticError, match="no directory to write"):
+        static.to_onnx(branches_codes, tmp_path / "missing" / "a.onnx")
     with pytest.raises(StaticError, match="it got a Branches"):
         static.to_onnx(branches, path, force=True)  # type: ignore[arg-type]
     assert path.read_bytes() == b"kept"

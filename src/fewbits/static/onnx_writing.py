@@ -23,7 +23,8 @@ def to_onnx(model: StaticModule, path: str | Path, *, force: bool = False) -> Pa
     """Write `model` as an ONNX graph, and return its path; ONNX Runtime runs it in whole numbers.
 
     Inputs keep their names; outputs are "output", or "output_0" and so on. Raises StaticError for an operation that has
-    no form here, and for a file that is there unless `force` replaces it; CheckpointError without the onnx package.
+    no form here, a file that is there unless `force` replaces it, or one that cannot be written; CheckpointError
+    without the onnx package.
     """
     target = Path(path)
     onnx = onnx_package()
@@ -31,6 +32,8 @@ def to_onnx(model: StaticModule, path: str | Path, *, force: bool = False) -> Pa
         raise StaticError(f"to_onnx writes what fewbits.static.quantize made; it got a {type(model).__name__}.")
     if target.exists() and not force:
         raise StaticError(f"{target} exists; pass force=True to replace it.")
+    if not target.parent.is_dir():
+        raise StaticError(f"{target.parent} is no directory to write {target.name} into; create it first.")
     made = _model(onnx, model)
     onnx.checker.check_model(made, full_check=True)
     _write(made.SerializeToString(), target)
@@ -47,6 +50,8 @@ def _write(data: bytes, target: Path) -> None:
             os.fsync(file.fileno())
         beside.replace(target)
         sync_folder(target.parent)
+    except OSError as error:
+        raise StaticError(f"{target} cannot be written ({error.strerror}); nothing of it is left there.") from error
     finally:
         beside.unlink(missing_ok=True)
 
