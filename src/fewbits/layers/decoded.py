@@ -19,7 +19,8 @@ def decoded_product(
     >>> from fewbits import formats
     >>> w, q8 = torch.eye(32), formats.get("Q8_0")
     >>> data = torch.from_numpy(q8.pack(q8.encode(w, q8.fit(w)), q8.fit(w)))
-    >>> decoded_product(StoredWeight.of("Q8_0", (32, 32), {"data": data}), torch.ones(1, 32), "exact")[0, :2].round(decimals=2)
+    >>> stored = StoredWeight.of("Q8_0", (32, 32), {"data": data})
+    >>> decoded_product(stored, torch.ones(1, 32), "exact")[0, :2].round(decimals=2)
     tensor([1., 1.])
     """
     rounding, kept = rounding_of(inputs), kept_columns(weight.fields, weight.shape)
