@@ -35,12 +35,12 @@ def read(folder: Path, config: Any = None) -> Any:
 
 @pytest.mark.parametrize("recipe", ["int4", "fp8"])
 def test_transformers_computes_the_same_from_what_was_saved(recipe: str, pocket: Path, tmp_path: Path) -> None:
-    ours = read(pocket, fewbits.Config(recipe))
+    ours = read(pocket, fewbits.Config(recipe, inputs="exact"))
     ours.save_pretrained(tmp_path / "saved")
     ids = fewbits.load_tokenizer(pocket)(TEXT)["input_ids"]
 
     wanted = logits_of(ours, ids)
-    assert float((logits_of(read(tmp_path / "saved"), ids) - wanted).norm() / wanted.norm()) < 1e-6
+    assert float((logits_of(read(tmp_path / "saved"), ids) - wanted).norm() / wanted.norm()) < 1e-5
 
 
 def test_bitsandbytes_has_the_same_numbers(pocket: Path, tmp_path: Path) -> None:
