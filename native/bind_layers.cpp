@@ -7,6 +7,7 @@
 #include "arguments.h"
 #include "bindings.h"
 #include "engine/layer.h"
+#include "engine/openmp.h"
 #include "fewbits/engine.h"
 #include "fewbits/lattices.h"
 
@@ -73,6 +74,7 @@ void bind_layers(nb::module_& m) {
         .def("__init__", &make, nb::arg("type"), nb::arg("stored"), nb::arg("cols"), nb::arg("threads"), nb::arg("isa") = "")
         .def("multiply", &multiply, nb::arg("inputs"), nb::arg("x"), nb::arg("bias").none(), nb::arg("out"), nb::arg("threads"))
         .def_prop_ro("bytes", &PackedLayer::bytes);
+    m.def("use_openmp_of", &use_openmp_of, nb::arg("path"));
     m.def("multiply_rows", &multiply_rows, nb::arg("numbers"), nb::arg("w"), nb::arg("x"), nb::arg("bias").none(), nb::arg("out"),
           nb::arg("threads"), nb::arg("isa") = "");
 }

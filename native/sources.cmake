@@ -8,12 +8,13 @@ set(FEWBITS_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall
 add_library(fewbits_kernels STATIC "${FEWBITS_NATIVE}/cpu_features.cpp" "${FEWBITS_NATIVE}/dispatch.cpp"
             "${FEWBITS_NATIVE}/lattices.cpp" "${FEWBITS_NATIVE}/verify/lattices.cpp" "${FEWBITS_NATIVE}/products/choice.cpp"
             "${FEWBITS_NATIVE}/engine/threads.cpp" "${FEWBITS_NATIVE}/engine/memory.cpp" "${FEWBITS_NATIVE}/engine/machine.cpp"
-            "${FEWBITS_NATIVE}/engine/groups.cpp" "${FEWBITS_NATIVE}/engine/layer.cpp" "${FEWBITS_NATIVE}/engine/generation.cpp"
+            "${FEWBITS_NATIVE}/engine/groups.cpp" "${FEWBITS_NATIVE}/engine/layer.cpp" "${FEWBITS_NATIVE}/engine/openmp.cpp"
+            "${FEWBITS_NATIVE}/engine/generation.cpp"
             "${FEWBITS_NATIVE}/engine/ops_rows.cpp" "${FEWBITS_NATIVE}/engine/ops_linear.cpp"
             "${FEWBITS_NATIVE}/engine/ops_attention.cpp" "${FEWBITS_NATIVE}/engine/ops_experts.cpp"
             "${FEWBITS_NATIVE}/engine/sampler.cpp")
 find_package(Threads REQUIRED)
-target_link_libraries(fewbits_kernels PUBLIC Threads::Threads)
+target_link_libraries(fewbits_kernels PUBLIC Threads::Threads ${CMAKE_DL_LIBS})
 target_include_directories(fewbits_kernels PUBLIC "${FEWBITS_NATIVE}/include")
 target_compile_options(fewbits_kernels PRIVATE ${FEWBITS_FLAGS})
 

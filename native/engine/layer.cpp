@@ -8,6 +8,7 @@
 
 #include "fewbits/engine.h"
 #include "machine.h"
+#include "openmp.h"
 #include "threads.h"
 
 namespace fewbits {
@@ -17,8 +18,9 @@ constexpr int64_t unit_rows = 64;         // whole pairs of panels
 constexpr int64_t most_tokens = 256;      // rounded at a time
 constexpr int64_t few_products = 1 << 20;  // are not worth waking a thread for
 
-// The threads of all layers of this process. Whoever finds them busy works alone; a forked process starts its own, since
-// only the thread that forks goes on there. They are never ended: at exit the process ends them.
+// The threads of all layers of this process: torch's, where it shares them, or else a team of their own. Whoever finds them
+// busy works alone; a forked process starts its own, since only the thread that forks goes on there. They are never ended:
+// at exit the process ends them.
 class Team {
   public:
     static Team& of_process() {
@@ -28,6 +30,8 @@ class Team {
     void run(int threads, const std::function<void(ThreadPool&, int)>& work) {
         std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
         if (threads > 1 && lock.owns_lock()) {
+            ThreadPool shared(threads, run_by_openmp);
+            if (has_openmp() && shared.run([&](int thread) { work(shared, thread); })) return;
             ThreadPool& pool = pool_of(threads);
             pool.run([&](int thread) { work(pool, thread); });
         } else {
@@ -47,6 +51,7 @@ class Team {
         return *pool_;
     }
     void forget() {
+        forget_openmp();
         pool_ = nullptr;
         new (&mutex_) std::mutex;  // whoever held it is not in this process
     }

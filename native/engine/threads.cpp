@@ -37,8 +37,9 @@ ThreadPool::~ThreadPool() {
     for (std::thread& thread : threads_) thread.join();
 }
 
-void ThreadPool::run(const std::function<void(int)>& work) {
+bool ThreadPool::run(const std::function<void(int)>& work) {
     next_ = 0;
+    if (fork_) return fork_(count_, work);
     running_ = count_ - 1;
     {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -48,6 +49,7 @@ void ThreadPool::run(const std::function<void(int)>& work) {
     if (count_ > 1) wake_.notify_all();
     work(0);
     spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+    return true;
 }
 
 void ThreadPool::wait_for_work(int index) {

@@ -14,13 +14,18 @@ namespace fewbits {
 class ThreadPool {
   public:
     explicit ThreadPool(int count);
+    // Threads of somebody else: `fork(count, work)` calls work(0), ..., work(count - 1), all at the same time, or nothing and
+    // says false.
+    using Fork = bool (*)(int count, const std::function<void(int)>& work);
+    ThreadPool(int count, Fork fork) : count_(count), fork_(fork) {}
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
     int count() const { return count_; }
-    // work(0) in the caller's thread, work(1), ... in the others; returns when all have returned.
-    void run(const std::function<void(int)>& work);
+    // work(0) in the caller's thread, work(1), ... in the others; returns when all have returned. False where threads of
+    // somebody else are not to be had, and nothing was done.
+    bool run(const std::function<void(int)>& work);
     // In `run`: waits until all threads have come here.
     void barrier();
     // In `run`: the next of the units that are shared since the last barrier, counted from 0.
@@ -30,6 +35,7 @@ class ThreadPool {
     void wait_for_work(int index);
 
     const int count_;
+    const Fork fork_ = nullptr;
     std::vector<std::thread> threads_;
     const std::function<void(int)>* work_ = nullptr;
     std::atomic<uint64_t> round_{0};  // of work that was handed out

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -74,6 +76,7 @@ class Product:
     @staticmethod
     def of(weight: StoredWeight, threads: int) -> Product:
         """Packs rows where products can; raises FormatError where fields do not belong to the matrix."""
+        share_threads()
         rows, packed = weight.packed_rows(), None
         if rows is not None:
             packed = native_module().PackedLayer(rows.type, rows.data, weight.shape[1], threads)
@@ -114,6 +117,13 @@ class Product:
             own = None if bias is None else bias[start:stop]
             out[:, start:stop] = _plain("F32", numbers.numpy().view(np.uint8), few, own, threads)
         return out
+
+
+@cache
+def share_threads() -> bool:
+    """Let products run in the threads that torch has by OpenMP, where it brings GCC's; they have their own elsewhere."""
+    libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return any(native_module().use_openmp_of(str(path)) for path in libraries)
 
 
 def _array(x: torch.Tensor) -> Any:
