@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from fewbits.formats.dynamic import at_largest
 from fewbits.kernels.module import native_module
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.ops import product_of
-from fewbits.layers.products import EXACT, KERNELS, WIDE, Product
+from fewbits.layers.products import EXACT, KERNELS, WIDE, Product, share_threads
 from fewbits.layers.stored import form_of
 from fewbits.qtensor import QTensor
 from references.layer_inputs import INPUTS
@@ -147,3 +150,14 @@ def test_columns_in_16_bits_and_in_an_order_of_their_own(how: str) -> None:
     taken[:, kept] = x[:, kept].numpy()
     wanted = taken @ packed.numbers().double().numpy().T
     assert np.allclose(packed.multiply(x, how).numpy(), wanted, rtol=0, atol=3e-5 * np.abs(wanted).max())
+
+
+def test_products_run_in_the_threads_that_torch_has() -> None:
+    brought = list((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    assert share_threads() == bool(brought)
+
+
+def test_a_library_that_is_not_loaded_is_not_taken() -> None:
+    code = "from fewbits.kernels.module import native_module; print(native_module().use_openmp_of('/no/libgomp.so.1'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
