@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from functools import cache
 from types import MappingProxyType
 from typing import Any
 
