@@ -120,7 +120,7 @@ class Product:
 
 @cache
 def share_threads() -> bool:
-    """Let products run in the threads that torch has by OpenMP, where it brings GCC's; they have their own elsewhere."""
+    """Let products run in the threads that torch has by GCC's OpenMP; where it has others, they have their own."""
     libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     return any(native_module().use_openmp_of(str(path)) for path in libraries)
 
