@@ -106,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
         "memory",
         "models",
         "qtensor",
+        "request",
         "workers",
     },
     "speed": {"engine", "errors", "hub.locating", "inspection", "kernels", "memory", "workers"},

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fewbits.engine.conversation import Message, Template, choose_template
 from fewbits.engine.opening import checked_stops, open_to_write, text_of
-from fewbits.engine.progress import Progress, silent
 from fewbits.engine.sampling import Sampling
 from fewbits.engine.spoken import Spoken
 from fewbits.engine.writing import Ask, Writer, Written
 from fewbits.errors import EngineError
+from fewbits.request import Progress, silent
 
 CONTEXT = 4096
 """Tokens that a conversation has room for where nobody says how many, and the model allows it."""

@@ -13,13 +13,13 @@ import numpy.typing as npt
 from fewbits.engine.building import Builder, Place
 from fewbits.engine.embedding import embeddings_of, states_of
 from fewbits.engine.network import write_network
-from fewbits.engine.progress import PREPARE, Progress
 from fewbits.engine.session import BATCH, Session
 from fewbits.engine.source import Source, open_model
 from fewbits.engine.stamp import Stamp
 from fewbits.errors import EngineError
 from fewbits.kernels.module import native_module
 from fewbits.memory import available_memory
+from fewbits.request import Progress
 from fewbits.workers import usable_threads
 
 Floats = npt.NDArray[np.float32]
@@ -88,7 +88,7 @@ class Model:
             self.stamp.require_same()
             self.machine.pack(number)
             done += size
-            progress(PREPARE, done, total)
+            progress("prepare", done, total)
 
     def states(self, texts: Sequence[Sequence[int]]) -> list[Floats]:
         """An encoder's states (tokens, hidden) of each text of token ids; EngineError for one that it cannot read."""

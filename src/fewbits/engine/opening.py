@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewbits.engine.progress import Progress, silent
 from fewbits.engine.stream import StopStrings
 from fewbits.engine.vocabulary import Vocabulary, read_vocabulary
 from fewbits.engine.writing import Writer
 from fewbits.errors import EngineError
+from fewbits.request import Progress, silent
 
 if TYPE_CHECKING:
     from fewbits.engine import Model

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.engine.opening import checked_stops, open_to_write, text_of
-from fewbits.engine.progress import Progress, silent
 from fewbits.engine.sampling import Sampling
 from fewbits.engine.schema import JSONSchema, parse_schema, read_schema
 from fewbits.engine.writing import Ask, Written
 from fewbits.errors import EngineError
 from fewbits.memory import peak_resident_memory
+from fewbits.request import Progress, silent
 
 TOKENS = 256
 """Written where nobody says how many."""

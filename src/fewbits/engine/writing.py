@@ -11,12 +11,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.engine.progress import READ, Progress, silent
 from fewbits.engine.sampling import Sampler, choose
 from fewbits.engine.schema import Constraint
 from fewbits.engine.stream import TextStream
 from fewbits.engine.vocabulary import Vocabulary
 from fewbits.errors import EngineError
+from fewbits.request import Progress, silent
 
 Floats = npt.NDArray[np.float32]
 
@@ -166,7 +166,7 @@ class _Run:
         self._reused = self._writer.reuse(prompt)
         for first in range(self._reused, len(prompt) - 1, CHUNK):
             chunk = prompt[first : min(first + CHUNK, len(prompt) - 1)]
-            progress(READ, first - self._reused, len(prompt) - 1 - self._reused)
+            progress("read", first - self._reused, len(prompt) - 1 - self._reused)
             session.evaluate(chunk)
             self._writer.know(chunk)
         self._prompt_seconds = time.perf_counter() - began
