@@ -80,6 +80,25 @@ void multiply_plain(const std::string& numbers, const Bytes& w, const FloatsIn& 
     engine_kernels_of(table_of(isa)).multiply(kind, w.data(), rows, cols, x.data(), cols, tokens, out.data(), rows);
 }
 
+// Weights as panels, numbers rounded to bfloat16 first.
+void multiply_bfloats(const std::string& numbers, const Bytes& w, const FloatsIn& x, const FloatsOut& out, const std::string& isa) {
+    const Number kind = number_of(numbers);
+    require(kind != Number::f32, "F32 has no product in bfloat16");
+    const auto tokens = static_cast<int64_t>(x.shape(0)), cols = static_cast<int64_t>(x.shape(1)), rows = static_cast<int64_t>(out.shape(1));
+    require(static_cast<int64_t>(w.shape(0)) == rows && static_cast<int64_t>(w.shape(1)) == 2 * cols && out.shape(0) == x.shape(0),
+            "weights, numbers and results disagree in shape");
+    nb::gil_scoped_release unlocked;
+    const EngineKernels& kernels = engine_kernels_of(table_of(isa));
+    const PackedType& type = kernels.bfloats[kind == Number::f16];
+    const int64_t padded = (cols + 31) / 32 * 32, bytes = type.panel_bytes(cols), panels = (rows + type.rows - 1) / type.rows;
+    std::vector<uint8_t> packed(static_cast<size_t>(panels * bytes));
+    for (int64_t p = 0; p < panels; ++p)
+        type.pack(w.data() + p * type.rows * 2 * cols, 2 * cols, std::min<int64_t>(type.rows, rows - p * type.rows), cols, packed.data() + p * bytes);
+    std::vector<uint16_t> rounded(static_cast<size_t>(tokens * padded));
+    for (int64_t t = 0; t < tokens; ++t) kernels.round_bfloats(x.data() + t * cols, cols, rounded.data() + t * padded);
+    type.multiply_bfloats(packed.data(), rows, {tokens, padded, rounded.data()}, out.data(), rows);
+}
+
 std::vector<int32_t> whole_numbers(const nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& in) {
     return {in.data(), in.data() + in.size()};
 }
@@ -127,6 +146,7 @@ void bind_engine(nb::module_& m) {
     m.def("pack_panels", &pack_panels, nb::arg("format"), nb::arg("stored"), nb::arg("cols"), nb::arg("panels"), nb::arg("isa") = "");
     m.def("multiply_panels", &multiply_panels, nb::arg("format"), nb::arg("panels"), nb::arg("x"), nb::arg("out"), nb::arg("isa") = "");
     m.def("multiply_plain", &multiply_plain, nb::arg("numbers"), nb::arg("w"), nb::arg("x"), nb::arg("out"), nb::arg("isa") = "");
+    m.def("multiply_bfloats", &multiply_bfloats, nb::arg("numbers"), nb::arg("w"), nb::arg("x"), nb::arg("out"), nb::arg("isa") = "");
     m.def("multiply_registers", &multiply_registers, nb::arg("rounds"), nb::arg("codes"), nb::arg("x"), nb::arg("isa") = "");
     m.def("cached_bytes", &cache_size, nb::arg("type"), nb::arg("count"));
 

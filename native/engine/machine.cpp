@@ -45,7 +45,8 @@ int64_t Machine::add_weight(const std::string& format, int64_t experts, int64_t 
     const int64_t row_bytes = cols / codec->columns * codec->bytes;
     require(bytes == experts * rows * row_bytes, "a weight has the wrong number of bytes");
     const bool half = format == "F16", bfloat = format == "BF16", plain = half || bfloat || format == "F32";
-    const PackedType* packed = exact || plain ? nullptr : packed_type_of(kernels, format.c_str());
+    const PackedType* own = plain ? (bfloat ? kernels.bfloats : half ? kernels.bfloats + 1 : nullptr) : packed_type_of(kernels, format.c_str());
+    const PackedType* packed = exact ? nullptr : own;
     require(!codec->lattice || lattice(codec->lattice), "the points of the format " + format + " were not given");
     weights.push_back(std::make_unique<Weight>());
     Weight& w = *weights.back();
@@ -132,6 +133,7 @@ Session::Session(Machine& owner, int64_t sequence_count, int64_t length, int64_t
     memory_.resize(machine.buffers.size());
     const auto threads = static_cast<size_t>(machine.pool.count());
     own_rounded_.resize(threads);
+    own_bfloats_.resize(threads);
     scratch_bytes_.resize(threads);
     scratch_.resize(threads);
     sines.resize(machine.ropes.size());
@@ -173,6 +175,12 @@ Rounded Session::own_rounded(int thread, int64_t cols) {
     return Rounded::in(own.data(), 1, cols);
 }
 
+uint16_t* Session::own_bfloats(int thread, int64_t cols) {
+    std::vector<uint16_t>& own = own_bfloats_[index(thread)];
+    if (own.size() < index(cols)) own.resize(index(cols));
+    return own.data();
+}
+
 void Session::prepare(const Batch& next) {
     const size_t tokens = next.tokens.size();
     require(tokens > 0 && static_cast<int64_t>(tokens) <= most_tokens, "a batch is empty or too large");
@@ -198,6 +206,9 @@ void Session::prepare(const Batch& next) {
     }
     const size_t bytes = index(Rounded::bytes(most, machine.widest()));
     if (rounded_.size() < bytes) rounded_.resize(bytes);
+    const bool bfloat = std::any_of(machine.weights.begin(), machine.weights.end(), [](const auto& w) { return w->bfloats(); });
+    const size_t numbers = bfloat ? index(most * machine.widest()) : 0;
+    if (bfloats_.size() < numbers) bfloats_.resize(numbers);
 }
 
 void Session::run(const Batch& next) {

@@ -27,6 +27,7 @@ struct Weight {
     bool ready = false;
 
     int64_t panel_count() const { return (rows + packed->rows - 1) / packed->rows; }  // of one expert
+    bool bfloats() const { return packed && packed->multiply_bfloats; }  // its inputs are rounded to bfloat16
     int64_t expert_bytes() const { return panel_count() * packed->panel_bytes(cols); }
     int64_t panels_bytes() const { return packed ? experts * expert_bytes() : 0; }
     const uint8_t* row(int64_t expert, int64_t r) const { return stored + (expert * rows + r) * row_bytes; }
@@ -147,6 +148,8 @@ class Session {
     uint8_t* scratch_bytes(int thread, int64_t count);  // the same of bytes, beside them
     Rounded rounded(int64_t count, int64_t cols);              // room for all threads
     Rounded own_rounded(int thread, int64_t cols);  // and for one row of one thread
+    uint16_t* bfloats() { return bfloats_.data(); }  // the same of numbers in bfloat16
+    uint16_t* own_bfloats(int thread, int64_t cols);
     static size_t index(int64_t i) { return static_cast<size_t>(i); }
 
   private:
@@ -154,7 +157,9 @@ class Session {
 
     std::vector<Memory> memory_;  // of buffers
     std::vector<uint8_t> rounded_;
+    std::vector<uint16_t> bfloats_;
     std::vector<std::vector<uint8_t>> own_rounded_, scratch_bytes_;
+    std::vector<std::vector<uint16_t>> own_bfloats_;
     std::vector<std::vector<float>> scratch_;
 };
 

@@ -85,20 +85,14 @@ void expert_linear(Session& session, const Op& op, int thread) {
     const float* bias = op.numbers[5] < 0 ? nullptr : session.machine.vectors[Session::index(op.numbers[5])].data();
     ThreadPool& pool = session.machine.pool;
     make_panels(session.machine, std::vector<Weight*>{&w}, thread);
-    const int64_t slots = session.rows(Rows::slots), x_stride = session.width(in.buffer), stride = session.width(out.buffer);
-    const Rounded rounded = session.rounded(slots, w.cols);
-    if (w.packed) {
-        const Share share = share_of(slots, thread, pool.count());
-        round_rows(session, session.row(in, 0), x_stride, share.begin, share.end, rounded);
-        pool.barrier();
-    }
+    const int64_t slots = session.rows(Rows::slots), stride = session.width(out.buffer);
+    const Input all = input_for(session, {&w}, session.row(in, 0), session.width(in.buffer), slots, thread);
     for (int64_t i = pool.take(); i < w.experts * units_of(w); i = pool.take()) {
         const int64_t expert = i / units_of(w), unit = i % units_of(w);
         const int64_t begin = session.routing.begins[Session::index(expert)], end = session.routing.begins[Session::index(expert + 1)];
         if (begin == end) continue;
-        const Input input{rounded.token(begin, end - begin), session.row(in, begin), x_stride, end - begin};
         const Place columns{out.buffer, out.offset + unit * rows_of_unit};
-        multiply_unit(session, w, expert, unit, input, thread, session.row(columns, begin), stride);
+        multiply_unit(session, w, expert, unit, all.part(begin, end - begin), thread, session.row(columns, begin), stride);
         const int64_t present = std::min(rows_of_unit, w.rows - unit * rows_of_unit);
         if (bias) add_bias(session, columns, bias + expert * w.rows + unit * rows_of_unit, present, begin, end);
     }

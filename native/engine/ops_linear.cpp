@@ -35,6 +35,36 @@ void make_panels(Machine& machine, const std::vector<Weight*>& weights, int thre
 
 namespace {
 
+// Rows `begin` .. `end` - 1, rounded into theirs of the input.
+void round_rows(const EngineKernels& kernels, const Input& in, int64_t begin, int64_t end, int64_t cols, uint16_t* bfloats) {
+    if (begin >= end) return;
+    const float* x = in.x + begin * in.x_stride;
+    if (in.rounded.codes) kernels.round(x, in.x_stride, in.rounded.token(begin, end - begin));
+    for (int64_t t = begin; bfloats && t < end; ++t) kernels.round_bfloats(in.x + t * in.x_stride, cols, bfloats + t * in.bfloats.cols);
+}
+
+}  // namespace
+
+Input input_for(Session& session, const std::vector<Weight*>& weights, const float* x, int64_t x_stride, int64_t tokens, int thread) {
+    const auto whole = [](const Weight* w) { return w->packed && !w->bfloats(); };
+    const bool wholes = std::any_of(weights.begin(), weights.end(), whole);
+    const bool floats = std::any_of(weights.begin(), weights.end(), [](const Weight* w) { return w->bfloats(); });
+    Input input{x, x_stride, tokens, {}, {}};
+    if (!wholes && !floats) return input;
+    const bool alone = tokens == 1;
+    const int64_t cols = weights[0]->cols, padded = (cols + 31) / 32 * 32;
+    uint16_t* const numbers = !floats ? nullptr : alone ? session.own_bfloats(thread, padded) : session.bfloats();
+    if (wholes) input.rounded = alone ? session.own_rounded(thread, cols) : session.rounded(tokens, cols);
+    input.bfloats = {tokens, padded, numbers};
+    ThreadPool& pool = session.machine.pool;
+    const Share share = alone ? Share{0, 1} : share_of(tokens, thread, pool.count());
+    round_rows(session.machine.kernels, input, share.begin, share.end, cols, numbers);
+    if (!alone) pool.barrier();
+    return input;
+}
+
+namespace {
+
 // Panels of a unit: where they lie, or made now.
 const uint8_t* unit_panels(Session& session, const Weight& w, int64_t expert, int64_t first, int64_t present, int thread) {
     const int64_t panel_bytes = w.packed->panel_bytes(w.cols);
@@ -53,7 +83,9 @@ void multiply_unit(Session& session, const Weight& w, int64_t expert, int64_t un
     const EngineKernels& kernels = session.machine.kernels;
     const int64_t first = unit * rows_of_unit, present = std::min(rows_of_unit, w.rows - first);
     if (w.packed) {
-        w.packed->multiply(unit_panels(session, w, expert, first, present, thread), present, input.rounded, out, stride);
+        const uint8_t* panels = unit_panels(session, w, expert, first, present, thread);
+        if (w.bfloats()) w.packed->multiply_bfloats(panels, present, input.bfloats, out, stride);
+        else w.packed->multiply(panels, present, input.rounded, out, stride);
         return;
     }
     const void* rows = w.row(expert, first);
@@ -82,24 +114,6 @@ std::vector<Target> targets_of(Session& session, const Op& op) {
                            bias < 0 ? nullptr : session.machine.vectors[Session::index(bias)].data(), op.numbers[i + 4] != 0});
     }
     return targets;
-}
-
-// The input of products with weights of the same columns, rounded by all threads where one of them wants it so.
-Input input_of(Session& session, const Place& in, int64_t count, const std::vector<Target>& targets, int thread) {
-    Input input{{}, session.row(in, 0), session.width(in.buffer), count};
-    const auto packed = [](const Target& t) { return t.weight->packed != nullptr; };
-    if (std::none_of(targets.begin(), targets.end(), packed)) return input;
-    const int64_t cols = targets[0].weight->cols;
-    if (count == 1) {  // each for itself: that takes less time than to wait
-        input.rounded = session.own_rounded(thread, cols);
-        round_rows(session, input.x, input.x_stride, 0, 1, input.rounded);
-        return input;
-    }
-    input.rounded = session.rounded(count, cols);
-    const Share share = share_of(count, thread, session.machine.pool.count());
-    round_rows(session, input.x, input.x_stride, share.begin, share.end, input.rounded);
-    session.machine.pool.barrier();
-    return input;
 }
 
 void write_unit(Session& session, const Target& target, int64_t unit, const Input& input, int thread) {
@@ -132,7 +146,8 @@ void linear(Session& session, const Op& op, int thread) {
         units += units_of(*target.weight);
     }
     make_panels(session.machine, weights, thread);
-    const Input input = input_of(session, {op.numbers[0], op.numbers[1]}, count, targets, thread);
+    const Place in{op.numbers[0], op.numbers[1]};
+    const Input input = input_for(session, weights, session.row(in, 0), session.width(in.buffer), count, thread);
     for (int64_t unit = session.machine.pool.take(); unit < units; unit = session.machine.pool.take()) {
         int64_t left = unit;
         size_t which = 0;

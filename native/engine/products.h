@@ -10,12 +10,24 @@ constexpr int64_t rows_of_unit = 64;  // whole pairs of panels
 
 inline int64_t units_of(const Weight& w) { return (w.rows + rows_of_unit - 1) / rows_of_unit; }
 
-// The numbers that a weight is multiplied with: rounded, or as they are.
+// The numbers that a weight is multiplied with: as they are, and rounded as weights want them.
 struct Input {
-    Rounded rounded;
     const float* x;
     int64_t x_stride, tokens;
+    Rounded rounded;  // for packed weights
+    Bfloats bfloats;  // for those in bfloat16
+
+    Input part(int64_t begin, int64_t count) const {
+        Input own{x + begin * x_stride, x_stride, count, {}, {count, bfloats.cols, nullptr}};
+        if (rounded.codes) own.rounded = rounded.token(begin, count);
+        if (bfloats.numbers) own.bfloats.numbers = bfloats.numbers + begin * bfloats.cols;
+        return own;
+    }
 };
+
+// Rows of numbers (tokens, cols), rounded by all threads as `weights` want it: each for itself where there is one row, which
+// takes less time than to wait; else it ends with a barrier.
+Input input_for(Session& session, const std::vector<Weight*>& weights, const float* x, int64_t x_stride, int64_t tokens, int thread);
 
 // Panels of weights that have none yet, by all threads; ends with a barrier where there was something to do.
 void make_panels(Machine& machine, const std::vector<Weight*>& weights, int thread);
@@ -23,10 +35,5 @@ void make_panels(Machine& machine, const std::vector<Weight*>& weights, int thre
 // Rows `first` .. of one expert, at most a unit of them: out[token * stride + row - first].
 void multiply_unit(Session& session, const Weight& w, int64_t expert, int64_t unit, const Input& input, int thread, float* out,
                    int64_t stride);
-
-// Rows `begin` .. `end` - 1 of numbers, rounded into theirs of `out`.
-inline void round_rows(const Session& session, const float* x, int64_t stride, int64_t begin, int64_t end, const Rounded& out) {
-    if (begin < end) session.machine.kernels.round(x + begin * stride, stride, out.token(begin, end - begin));
-}
 
 }  // namespace fewbits

@@ -8,11 +8,19 @@ namespace fewbits {
 
 #ifdef FEWBITS_HAVE_BFLOAT16
 AddProducts products_with_avx512();
+MultiplyBfloats bfloat_rows_with_avx512();
 #endif
 
 AddProducts products_of_bfloat16() {
 #ifdef FEWBITS_HAVE_BFLOAT16
     if (!std::strcmp(kernels().isa, "avx512") && __builtin_cpu_supports("avx512bf16")) return products_with_avx512();
+#endif
+    return nullptr;
+}
+
+MultiplyBfloats products_of_bfloat_rows() {
+#ifdef FEWBITS_HAVE_BFLOAT16
+    if (__builtin_cpu_supports("avx512bf16")) return bfloat_rows_with_avx512();
 #endif
     return nullptr;
 }

@@ -6,6 +6,7 @@
 #include "one.h"
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
+#include "../engine/bfloats.h"
 #include "../engine/inputs.h"
 #include "../engine/rounding.h"
 #include "../packed/decoding.h"
@@ -85,10 +86,13 @@ int64_t multiply_registers(int64_t rounds, const uint8_t* codes, const int8_t* x
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 
+#define FEWBITS_BFLOATS(name, kind) {name, 1, 2, bfloat_rows, bfloat_panel_bytes, pack_bfloats<kind>, nullptr, nullptr, nullptr, multiply_bfloats<One>}
+constexpr PackedType bfloats[] = {FEWBITS_BFLOATS("BF16", Number::bf16), FEWBITS_BFLOATS("F16", Number::f16)};
+
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<One>,
                                           rms_norm<One>, layer_norm<One>, gate<One>, attend<One>, cache_numbers, softmax<One>,
                                           groups,      sizeof(groups) / sizeof(*groups), multiply_registers,
-                                          round_inputs<One>};
+                                          round_inputs<One>, bfloats, round_bfloats<One>};
 
 }  // namespace
 

@@ -29,6 +29,9 @@ inline bool operator>(One a, One b) { return a.v > b.v; }
 inline One select(bool m, One yes, One no) { return m ? yes : no; }
 inline One load_half(const uint16_t* p) { return {half_to_float(*p)}; }
 inline One load_bfloat(const uint16_t* p) { return {bits_to_float(static_cast<uint32_t>(*p) << 16)}; }
+template <bool odd, typename V>
+One load_bfloat_places(const uint16_t* p) { return load_bfloat(p + odd); }
+inline void store_bfloat(One a, uint16_t* p) { *p = float_to_bfloat(a.v); }
 inline float across(One a) { return a.v; }
 inline void across_four(One a, One b, One c, One d, float* out) {
     out[0] = a.v;

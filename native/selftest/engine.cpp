@@ -121,6 +121,31 @@ void check_plain(const EngineKernels& slow, const EngineKernels& fast, const cha
     }
 }
 
+// Numbers in bfloat16, on panels that every instruction set makes alike.
+void check_bfloats(const EngineKernels& slow, const EngineKernels& fast, const char* isa, std::mt19937& random) {
+    for (const int64_t cols : {32, 33, 1000}) {
+        const int64_t rows = 11, tokens = 9, padded = (cols + 31) / 32 * 32;
+        const auto x = weights(0, tokens * cols, random);
+        const auto products = [&](const EngineKernels& kernels, const PackedType& type, const std::vector<uint16_t>& stored) {
+            const int64_t bytes = type.panel_bytes(cols);
+            std::vector<uint8_t> panels(static_cast<size_t>((rows + type.rows - 1) / type.rows * bytes));
+            for (int64_t r = 0; r < rows; r += type.rows)
+                type.pack(reinterpret_cast<const uint8_t*>(stored.data() + r * cols), 2 * cols, std::min<int64_t>(type.rows, rows - r), cols,
+                          panels.data() + r / type.rows * bytes);
+            std::vector<uint16_t> numbers(static_cast<size_t>(tokens * padded));
+            for (int64_t t = 0; t < tokens; ++t) kernels.round_bfloats(x.data() + t * cols, cols, numbers.data() + t * padded);
+            std::vector<float> out(static_cast<size_t>(tokens * rows));
+            type.multiply_bfloats(panels.data(), rows, {tokens, padded, numbers.data()}, out.data(), rows);
+            return out;
+        };
+        std::vector<uint16_t> stored(static_cast<size_t>(rows * cols));
+        for (uint16_t& bits : stored) bits = static_cast<uint16_t>(random() & 0xbfffu);  // no infinities, and no NaN
+        for (int type = 0; type < 2; ++type)
+            expect(same_bits(products(slow, slow.bfloats[type], stored), products(fast, fast.bfloats[type], stored)), isa,
+                   "product in bfloat16", std::string(slow.bfloats[type].name) + ", " + std::to_string(cols) + " columns");
+    }
+}
+
 void check_rows(const EngineKernels& slow, const EngineKernels& fast, const char* isa, std::mt19937& random) {
     for (const int64_t count : {1, 15, 40, 64, 131}) {
         const auto x = weights(1, count, random), gain = weights(6, count, random), bias = weights(0, count, random);
@@ -186,6 +211,7 @@ size_t check_engine(const KernelTable& reference, const KernelTable& table, std:
     check_inputs(slow, fast, table.isa, random);
     check_layers(reference, table, random);
     check_plain(slow, fast, table.isa, random);
+    check_bfloats(slow, fast, table.isa, random);
     check_rows(slow, fast, table.isa, random);
     check_attention(slow, fast, table.isa, random);
     const auto check = [&](const PackedType& type, const Codec* codec) {

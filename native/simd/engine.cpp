@@ -5,10 +5,12 @@
 #include "quads.h"
 // Behind the vector type that they are made for.
 #include "../engine/attention.h"
+#include "../engine/bfloats.h"
 #include "../engine/inputs.h"
 #include "../engine/rounding.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
+#include "fewbits/products.h"
 #include "panels.h"
 #include "peak.h"
 #include "unrolled.h"
@@ -41,8 +43,9 @@ struct Groups {
 
 // ---- one token, or two
 
-// How many bytes before their turn panels are asked for: what the processor's own prefetching leaves is worth a fifth.
-constexpr int64_t ahead = 1024;
+// How many bytes before their turn panels are asked for: on a Zen 3, what the processor's own prefetching leaves is worth a
+// fifth. A Zen 4 foresees them all, and asking costs it some percent.
+constexpr int64_t ahead = Vec::lanes == 16 ? 0 : 1024;
 constexpr int few_tokens = 2;
 
 template <typename Type, int half, int tokens>
@@ -69,7 +72,7 @@ void multiply_panel(const uint8_t* panel, const Rounded& x, Vec (&sums)[tokens])
     for (int64_t s = 0; s < x.cols / Type::span; ++s, panel += P::span_bytes)
         for (int tile = 0; tile < P::tiles; ++tile, codes += 32) {
             const uint8_t* own = P::codes(panel, tile);
-            for (int line = 0; line < P::tile_bytes; line += 64) __builtin_prefetch(own + ahead + line);
+            for (int line = 0; ahead && line < P::tile_bytes; line += 64) __builtin_prefetch(own + ahead + line);
             unrolled<P::halves>([&](auto half) {
                 const int in_span = tile * P::halves + decltype(half)::value;
                 Wholes wholes[tokens];
@@ -97,7 +100,7 @@ void multiply_few(const uint8_t* panels, int64_t present, const Rounded& x, floa
 // ---- many tokens
 
 constexpr int together = 2;          // panels
-constexpr int tokens_at_once = Vec::lanes == 16 ? 8 : 4;
+constexpr int tokens_at_once = 4;    // more would leave the sums no registers
 constexpr int64_t tokens_in_cache = 64, columns_in_cache = 256;
 
 struct Unpacked {
@@ -209,14 +212,24 @@ void round_numbers(const float* x, int64_t stride, const Rounded& out) {
         }
 }
 
+// ---- bfloat16, by the processor's own instruction where it has one
+
+void multiply_bfloats_here(const uint8_t* panels, int64_t present, const Bfloats& x, float* out, int64_t stride) {
+    const MultiplyBfloats own = Vec::lanes == 16 ? products_of_bfloat_rows() : nullptr;
+    (own ? own : multiply_bfloats<Vec>)(panels, present, x, out, stride);
+}
+
 #define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice, Type::rest},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 
+#define FEWBITS_BFLOATS(name, kind) {name, 1, 2, bfloat_rows, bfloat_panel_bytes, pack_bfloats<kind>, nullptr, nullptr, nullptr, multiply_bfloats_here}
+constexpr PackedType bfloats[] = {FEWBITS_BFLOATS("BF16", Number::bf16), FEWBITS_BFLOATS("F16", Number::f16)};
+
 constexpr EngineKernels engine_kernels = {types,       sizeof(types) / sizeof(*types), round_numbers, multiply_floats<Vec>,
                                           rms_norm<Vec>, layer_norm<Vec>, gate<Vec>, attend<Vec>, cache_numbers, softmax<Vec>,
                                           groups,      sizeof(groups) / sizeof(*groups), multiply_registers,
-                                          round_inputs<Vec>};
+                                          round_inputs<Vec>, bfloats, round_bfloats<Vec>};
 
 }  // namespace
 

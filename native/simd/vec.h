@@ -56,6 +56,13 @@ inline Vec load_bfloat(const uint16_t* p) {
     const __m512i bits = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAAu, upper, bits))};
 }
+// Of twice as many bfloat16 numbers as there are lanes, those at odd places, or at even ones.
+template <bool odd, typename V>
+Vec load_bfloat_places(const uint16_t* p) {
+    const __m512i both = _mm512_loadu_si512(p);
+    if (odd) return {_mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16))};
+}
 // The upper half of each number, rounded to nearest even (NaN stays NaN), and the numbers that they are.
 inline Vec store_bfloat(Vec a, uint16_t* p) {
     const __m512i bits = _mm512_castps_si512(a.v), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -115,6 +122,12 @@ inline Vec load_bfloat(const uint16_t* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
 }
+template <bool odd, typename V>
+Vec load_bfloat_places(const uint16_t* p) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    if (odd) return {_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16))};
+}
 inline Vec store_bfloat(Vec a, uint16_t* p) {
     const __m256i bits = _mm256_castps_si256(a.v), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
@@ -168,6 +181,12 @@ inline Vec round_even(Vec a) { return {vrndnq_f32(a.v)}; }
 inline Vec load_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
 inline void store_half(Vec a, uint16_t* p) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a.v))); }
 inline Vec load_bfloat(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
+template <bool odd, typename V>
+Vec load_bfloat_places(const uint16_t* p) {
+    const uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16(p));
+    if (odd) return {vreinterpretq_f32_u32(vandq_u32(both, vdupq_n_u32(0xffff0000u)))};
+    return {vreinterpretq_f32_u32(vshlq_n_u32(both, 16))};
+}
 inline Vec store_bfloat(Vec a, uint16_t* p) {
     const uint32x4_t bits = vreinterpretq_u32_f32(a.v), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd), quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));

@@ -8,7 +8,7 @@ import pytest
 
 from fewbits import formats, kernels
 from fewbits.kernels.module import native_module
-from references.rounded_products import product
+from references.rounded_products import bfloat_product, product
 
 ROWS = (1, 7, 8, 15, 16, 17, 37, 64)
 TOKENS = (1, 2, 3, 5, 8, 9, 70)
@@ -94,3 +94,24 @@ def test_products_of_plain_numbers(numbers: str, isa: str) -> None:
             results[each] = out
         np.testing.assert_allclose(results[isa], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
         assert np.array_equal(results[isa], results["scalar"])
+
+
+@pytest.mark.parametrize("isa", native_module().available())
+@pytest.mark.parametrize("numbers", ["F16", "BF16"])
+def test_products_of_bfloat16(numbers: str, isa: str) -> None:
+    """Weights and numbers in bfloat16, the same bits on every instruction set and for any number of tokens."""
+    rng = np.random.default_rng(3)
+    for rows, cols in ((1, 32), (5, 40), (66, 33), (7, 2080)):
+        stored = encoded(numbers, rng.normal(size=(rows, cols)).astype(np.float32))
+        x = rng.normal(size=(13, cols)).astype(np.float32)
+        expected = bfloat_product(kernels.decode_rows(numbers, stored, cols), x)
+        results = {}
+        for each in {isa, "scalar"}:
+            results[each] = np.empty((13, rows), np.float32)
+            native_module().multiply_bfloats(numbers, stored, x, results[each], each)
+        np.testing.assert_allclose(results[isa], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        assert np.array_equal(results[isa], results["scalar"])
+        for tokens in (1, 2, 5):
+            some = np.empty((tokens, rows), np.float32)
+            native_module().multiply_bfloats(numbers, stored, x[:tokens], some, isa)
+            assert np.array_equal(some, results[isa][:tokens]), (rows, cols, tokens)

@@ -53,15 +53,15 @@ def expected(parameters: Mapping[str, Any], length: int | None = None) -> tuple[
 @pytest.mark.parametrize("base", [10000.0, 500000.0, 1000000.0])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["rope_type"])
 def test_every_kind(kind: dict[str, Any], base: float) -> None:
-    """To the last bit of single precision: powers are computed by two libraries."""
+    """To the last two bits of single precision: powers are computed by two libraries."""
     parameters = {"rope_theta": base, **kind}
     table = table_of(source(), parameters, WIDTH)
     wanted, factor = expected(parameters, ORIGINAL)
-    np.testing.assert_array_max_ulp(table.frequencies, wanted, maxulp=1)
+    np.testing.assert_array_max_ulp(table.frequencies, wanted, maxulp=2)
     assert table.factor == pytest.approx(factor, rel=1e-12)
     if table.longer is not None:
         assert table.shorter == ORIGINAL
-        np.testing.assert_array_max_ulp(table.longer, expected(parameters, ORIGINAL + 1)[0], maxulp=1)
+        np.testing.assert_array_max_ulp(table.longer, expected(parameters, ORIGINAL + 1)[0], maxulp=2)
 
 
 def test_the_plain_kind() -> None:

@@ -23,3 +23,15 @@ def product(w: npt.NDArray[np.float32], x: npt.NDArray[np.float32]) -> Doubles:
     codes, scales = rounded(x)
     out: Doubles = (codes * np.repeat(scales, 32, axis=1)) @ w.astype(np.float64).T
     return out
+
+
+def bfloat(x: npt.NDArray[np.float32]) -> Doubles:
+    """Finite numbers as the bfloat16 numbers nearest to them; between two of them, the even one."""
+    step = np.exp2(np.maximum(np.frexp(x)[1], -125) - 8.0)  # eight significant bits
+    out: Doubles = np.rint(x.astype(np.float64) / step) * step
+    return out
+
+
+def bfloat_product(w: npt.NDArray[np.float32], x: npt.NDArray[np.float32]) -> Doubles:
+    """x (tokens, cols) times the transpose of w (rows, cols), both rounded to bfloat16: (tokens, rows)."""
+    return bfloat(x) @ bfloat(w).T

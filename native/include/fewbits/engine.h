@@ -54,6 +54,12 @@ constexpr float upper_step = 255.0f;
 
 constexpr int64_t rows_per_token(Inputs how) { return how == Inputs::group16 ? 2 : 1; }
 
+// Rows of numbers in bfloat16, one per token; `cols` is a multiple of 32.
+struct Bfloats {
+    int64_t tokens, cols;
+    const uint16_t* numbers;
+};
+
 // A type of weights, repacked for one instruction set: `rows` rows of a matrix together make a panel.
 //
 // With codes c, a group's scale s and minimum m (w = s * (c - offset) - m), and numbers x ~ d * q, a product is, group by
@@ -74,6 +80,8 @@ struct PackedType {
     const char* lattice = nullptr;  // the table of points that must be given first (fewbits/lattices.h)
     // The type that multiplies the same panels by what this one's table leaves out, times `rest_steps`; nullptr: nothing.
     const char* rest = nullptr;
+    // Instead of `multiply`, where numbers are rounded to bfloat16.
+    void (*multiply_bfloats)(const uint8_t* panels, int64_t present, const Bfloats& x, float* out, int64_t stride) = nullptr;
 };
 constexpr float rest_steps = 256.0f;
 
@@ -125,6 +133,9 @@ struct EngineKernels {
     // Tokens `begin` .. `end` - 1 of x as `how` says, into their rows of `out`, which has those of all tokens; `zeros` gets the
     // zero points (token8_zero): x ~ scale * (code - zero). Of what is not finite a scale is NaN.
     void (*round_inputs)(Inputs how, const float* x, int64_t stride, int64_t begin, int64_t end, const Rounded& out, float* zeros);
+    // BF16 and F16 (engine/bfloats.h), and numbers rounded to bfloat16, to nearest even, with zeros up to whole thirty-twos.
+    const PackedType* bfloats;
+    void (*round_bfloats)(const float* x, int64_t count, uint16_t* out);
 };
 
 constexpr int64_t cached_bytes(CacheType type, int64_t count) {

@@ -1,6 +1,9 @@
-// Sums of products of columns, sum over t of x[t, i] * x[t, j], where the processor multiplies bfloat16 by itself.
+// Sums of products where the processor multiplies bfloat16 by itself: of columns, sum over t of x[t, i] * x[t, j], and of
+// rows of weights with tokens.
 #pragma once
 #include <cstdint>
+
+#include "fewbits/engine.h"
 
 namespace fewbits {
 
@@ -17,5 +20,10 @@ struct ProductColumns {
 using AddProducts = void (*)(const ProductColumns& columns);
 
 AddProducts products_of_bfloat16();  // nullptr where the processor or the build cannot
+
+// Panels of bfloat16 rows by tokens (engine/bfloats.h).
+using MultiplyBfloats = void (*)(const uint8_t* panels, int64_t present, const Bfloats& x, float* out, int64_t stride);
+
+MultiplyBfloats products_of_bfloat_rows();  // nullptr as above
 
 }  // namespace fewbits
