@@ -110,7 +110,8 @@ int threads_for(int threads, int64_t tokens, int64_t rows, int64_t cols) {
 }  // namespace
 
 PackedLayer::PackedLayer(const KernelTable& table, const PackedType& type, int64_t rows, int64_t cols, const uint8_t* stored, int threads)
-    : kernels_(engine_kernels_of(table)), type_(type), rest_(type.rest ? packed_type_of(kernels_, type.rest) : nullptr), rows_(rows),
+    : kernels_(engine_kernels_of(table)), type_(type), rest_(type.rest ? packed_type_of(kernels_, type.rest) : nullptr),
+      run_(type.run ? type.run(stored, rows, cols) : 1), rows_(rows),
       cols_(cols), panel_bytes_(type.panel_bytes(cols)),
       panels_(static_cast<size_t>((rows + type.rows - 1) / type.rows * panel_bytes_)),
       row_sums_(static_cast<size_t>(rows) * sizeof(float)) {
@@ -146,7 +147,8 @@ void PackedLayer::multiply(Inputs how, const float* x, int64_t tokens, const flo
 }
 
 void PackedLayer::multiply_some(Inputs how, const float* x, int64_t tokens, const float* bias, float* out, int threads) const {
-    const Room room(how, tokens, cols_);
+    Room room(how, tokens, cols_);
+    if (how == Inputs::token8 || how == Inputs::token8_zero) room.rounded.run = run_;
     const PackedType* rest = how == Inputs::group16 ? rest_ : nullptr;
     const int64_t sums = room.rounded.tokens * unit_rows;
     Team::of_process().run(threads, [&](ThreadPool& pool, int thread) {

@@ -30,6 +30,7 @@ class PackedLayer {
     const EngineKernels& kernels_;
     const PackedType& type_;
     const PackedType* rest_;  // of the same panels: what the type's table leaves out
+    const int run_;           // groups that have one scale
     int64_t rows_, cols_, panel_bytes_;
     Memory panels_;
     Memory row_sums_;  // floats: what inputs that are all 1 give

@@ -9,7 +9,7 @@
 #include "../engine/bfloats.h"
 #include "../engine/inputs.h"
 #include "../engine/rounding.h"
-#include "../packed/decoding.h"
+#include "../packed/runs.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
 
@@ -43,16 +43,20 @@ float product(const uint8_t* panel, const Rounded& x, int64_t token) {
     const auto* scales = reinterpret_cast<const float*>(panel);
     const float* minimums = scales + x.cols / Type::group;
     const uint8_t* codes = panel + x.cols / Type::group * 8;
+    const int run = can_run<Type>() ? x.run : 1;
     float sum = 0.0f;
+    int whole = 0;
     for (int64_t g = 0; g < x.cols / Type::group; ++g) {
-        int whole = 0, all = 0;
+        int all = 0;
         for (int64_t c = g * Type::group; c < (g + 1) * Type::group; ++c) {
             whole += number_of<Type>(codes[c]) * x.codes[token * x.cols + c];
             all += x.codes[token * x.cols + c];
         }
+        if (g % run != run - 1) continue;
         const float d = x.scales[token * (x.cols / 32) + g * Type::group / 32];
         sum = std::fma(scales[g], static_cast<float>(whole) * d, sum);
         if (has_minimums<Type>()) sum = std::fma(-minimums[g], static_cast<float>(all) * d, sum);
+        whole = 0;
     }
     return sum;
 }
@@ -82,7 +86,8 @@ int64_t multiply_registers(int64_t rounds, const uint8_t* codes, const int8_t* x
     return rounds * 64;
 }
 
-#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>, Type::lattice, Type::rest},
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), 1, panel_bytes<Type>, pack<Type>, multiply<Type>, Type::lattice, Type::rest, \
+                              nullptr, finds_run<Type>()},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 

@@ -8,6 +8,7 @@
 #include "../engine/bfloats.h"
 #include "../engine/inputs.h"
 #include "../engine/rounding.h"
+#include "../packed/runs.h"
 #include "fewbits/engine.h"
 #include "fewbits/families.h"
 #include "fewbits/products.h"
@@ -32,9 +33,14 @@ struct Groups {
         if constexpr (Panel<Type>::halves == 1) return {x.scales + g, x.pairs + g, x.low_pairs + g};
         else return {x.scales + g, x.sums + 2 * g, x.low_sums + 2 * g};
     }
-    // What group g adds to the sums of the token.
+    // What the run of groups that ends with g adds to the sums of the token.
+    template <int run>
     Vec add(Vec sum, int64_t g, Wholes whole, Vec scale, Vec low) const {
-        if constexpr (Panel<Type>::offset != 0) whole = whole - Wholes::all(Panel<Type>::offset * sums[g]);
+        if constexpr (Panel<Type>::offset != 0) {
+            int32_t all = sums[g];
+            for (int before = 1; before < run; ++before) all += sums[g - before];
+            whole = whole - Wholes::all(Panel<Type>::offset * all);
+        }
         sum = plus_product(sum, scale, whole.floats() * Vec::all(scales[g / Panel<Type>::halves]));
         if constexpr (Panel<Type>::minimums) sum = less_product(sum, low, Vec::all(lows[g]));
         return sum;
@@ -60,7 +66,7 @@ void products_of_half(const uint8_t* tile, const Lookup& lookup, const int8_t* x
     for (int t = 0; t < tokens; ++t) wholes[t] = products[t].template total<steps>();
 }
 
-template <typename Type, int tokens>
+template <typename Type, int run, int tokens>
 void multiply_panel(const uint8_t* panel, const Rounded& x, Vec (&sums)[tokens]) {
     using P = Panel<Type>;
     const Lookup lookup = P::lookup();
@@ -68,6 +74,7 @@ void multiply_panel(const uint8_t* panel, const Rounded& x, Vec (&sums)[tokens])
     Groups<Type> groups[tokens];
     for (int t = 0; t < tokens; ++t) groups[t] = Groups<Type>::at(x, t, 0);
     for (Vec& sum : sums) sum = Vec::all(0.0f);
+    Wholes together[tokens];
     int64_t g = 0;
     for (int64_t s = 0; s < x.cols / Type::span; ++s, panel += P::span_bytes)
         for (int tile = 0; tile < P::tiles; ++tile, codes += 32) {
@@ -77,18 +84,20 @@ void multiply_panel(const uint8_t* panel, const Rounded& x, Vec (&sums)[tokens])
                 const int in_span = tile * P::halves + decltype(half)::value;
                 Wholes wholes[tokens];
                 products_of_half<Type, decltype(half)::value>(own, lookup, codes, x.cols, wholes);
+                for (int t = 0; t < tokens; ++t) together[t] = g % run == 0 ? wholes[t] : together[t] + wholes[t];
+                if (g % run != run - 1) return void(++g);
                 const Vec scale = P::scales(panel, in_span), low = P::minimums ? P::lows(panel, in_span) : scale;
-                for (int t = 0; t < tokens; ++t) sums[t] = groups[t].add(sums[t], g, wholes[t], scale, low);
+                for (int t = 0; t < tokens; ++t) sums[t] = groups[t].template add<run>(sums[t], g, together[t], scale, low);
                 ++g;
             });
         }
 }
 
-template <typename Type, int tokens>
+template <typename Type, int run, int tokens>
 void multiply_few(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) {
     for (int64_t row = 0; row < present; row += panel_rows, panels += Panel<Type>::bytes(x.cols)) {
         Vec sums[tokens];
-        multiply_panel<Type>(panels, x, sums);
+        multiply_panel<Type, run>(panels, x, sums);
         for (int t = 0; t < tokens; ++t) {
             float own[panel_rows];
             sums[t].store(own);
@@ -99,14 +108,14 @@ void multiply_few(const uint8_t* panels, int64_t present, const Rounded& x, floa
 
 // ---- many tokens
 
-constexpr int together = 2;          // panels
+constexpr int panels_at_once = 2;
 constexpr int tokens_at_once = 4;    // more would leave the sums no registers
 constexpr int64_t tokens_in_cache = 64, columns_in_cache = 256;
 
 struct Unpacked {
-    alignas(64) uint8_t codes[columns_in_cache / 4][together][quad_bytes];
-    alignas(64) float scales[columns_in_cache / 16][together][panel_rows];
-    alignas(64) float lows[columns_in_cache / 16][together][panel_rows];
+    alignas(64) uint8_t codes[columns_in_cache / 4][panels_at_once][quad_bytes];
+    alignas(64) float scales[columns_in_cache / 16][panels_at_once][panel_rows];
+    alignas(64) float lows[columns_in_cache / 16][panels_at_once][panel_rows];
 };
 
 // `tiles` tiles from tile `first` of a panel on.
@@ -128,8 +137,8 @@ void unpack(const uint8_t* panel, int64_t first, int64_t tiles, int which, Unpac
     }
 }
 
-// `tokens` tokens by `panels` panels over unpacked tiles: sums (tokens, together * panel_rows), added to.
-template <typename Type, int panels, int tokens>
+// `tokens` tokens by `panels` panels over unpacked tiles, whole runs of groups: sums (tokens, panels_at_once * panel_rows), added to.
+template <typename Type, int run, int panels, int tokens>
 void multiply_unpacked(const Unpacked& w, int64_t tiles, const Rounded& x, int64_t token, int64_t column, float* sums) {
     using P = Panel<Type>;
     constexpr int steps = 8 / P::halves;
@@ -138,57 +147,74 @@ void multiply_unpacked(const Unpacked& w, int64_t tiles, const Rounded& x, int64
     for (int t = 0; t < tokens; ++t) groups[t] = Groups<Type>::at(x, token + t, column);
     Vec sum[tokens][panels];
     for (int t = 0; t < tokens; ++t)
-        for (int p = 0; p < panels; ++p) sum[t][p] = Vec::load(sums + (t * together + p) * panel_rows);
-    for (int64_t g = 0; g < tiles * P::halves; ++g) {
-        Products<P::number_bits> products[tokens][panels];
-        unrolled<steps>([&](auto step) {
-            constexpr int s = decltype(step)::value;
-            Quads own[panels];
-            for (int p = 0; p < panels; ++p) own[p] = Quads::load(w.codes[g * steps + s][p]);
-            for (int t = 0; t < tokens; ++t) {
-                const Quads numbers = Quads::repeat(codes + t * x.cols + (g * steps + s) * 4);
-                for (int p = 0; p < panels; ++p) products[t][p].template add<s>(own[p], numbers);
-            }
-        });
+        for (int p = 0; p < panels; ++p) sum[t][p] = Vec::load(sums + (t * panels_at_once + p) * panel_rows);
+    for (int64_t g = 0; g < tiles * P::halves; g += run) {
+        Wholes wholes[tokens][panels];
+        for (int64_t own = g; own < g + run; ++own) {
+            Products<P::number_bits> products[tokens][panels];
+            unrolled<steps>([&](auto step) {
+                constexpr int s = decltype(step)::value;
+                Quads quads[panels];
+                for (int p = 0; p < panels; ++p) quads[p] = Quads::load(w.codes[own * steps + s][p]);
+                for (int t = 0; t < tokens; ++t) {
+                    const Quads numbers = Quads::repeat(codes + t * x.cols + (own * steps + s) * 4);
+                    for (int p = 0; p < panels; ++p) products[t][p].template add<s>(quads[p], numbers);
+                }
+            });
+            for (int t = 0; t < tokens; ++t)
+                for (int p = 0; p < panels; ++p) {
+                    const Wholes more = products[t][p].template total<steps>();
+                    wholes[t][p] = own == g ? more : wholes[t][p] + more;
+                }
+        }
+        const int64_t last = g + run - 1;
         for (int t = 0; t < tokens; ++t)
             for (int p = 0; p < panels; ++p)
-                sum[t][p] = groups[t].add(sum[t][p], g, products[t][p].template total<steps>(), Vec::load(w.scales[g][p]),
-                                          Vec::load(w.lows[g][p]));
+                sum[t][p] = groups[t].template add<run>(sum[t][p], last, wholes[t][p], Vec::load(w.scales[last][p]), Vec::load(w.lows[last][p]));
     }
     for (int t = 0; t < tokens; ++t)
-        for (int p = 0; p < panels; ++p) sum[t][p].store(sums + (t * together + p) * panel_rows);
+        for (int p = 0; p < panels; ++p) sum[t][p].store(sums + (t * panels_at_once + p) * panel_rows);
 }
 
-template <typename Type, int panels>
+template <typename Type, int run, int panels>
 void multiply_tokens(const uint8_t* panel, const Rounded& x, int64_t first, int64_t count, float* sums) {
-    std::fill_n(sums, count * together * panel_rows, 0.0f);
+    std::fill_n(sums, count * panels_at_once * panel_rows, 0.0f);
     Unpacked unpacked;
     for (int64_t column = 0; column < x.cols; column += columns_in_cache) {
         const int64_t tiles = std::min(columns_in_cache, x.cols - column) / 32;
         for (int p = 0; p < panels; ++p) unpack<Type>(panel + p * Panel<Type>::bytes(x.cols), column / 32, tiles, p, unpacked);
         int64_t t = 0;
         for (; t + tokens_at_once <= count; t += tokens_at_once)
-            multiply_unpacked<Type, panels, tokens_at_once>(unpacked, tiles, x, first + t, column, sums + t * together * panel_rows);
+            multiply_unpacked<Type, run, panels, tokens_at_once>(unpacked, tiles, x, first + t, column, sums + t * panels_at_once * panel_rows);
         for (; t < count; ++t)
-            multiply_unpacked<Type, panels, 1>(unpacked, tiles, x, first + t, column, sums + t * together * panel_rows);
+            multiply_unpacked<Type, run, panels, 1>(unpacked, tiles, x, first + t, column, sums + t * panels_at_once * panel_rows);
+    }
+}
+
+template <typename Type, int run>
+void multiply_runs(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) {
+    if (x.tokens == 1) return multiply_few<Type, run, 1>(panels, present, x, out, stride);
+    if (x.tokens == few_tokens) return multiply_few<Type, run, few_tokens>(panels, present, x, out, stride);
+    const int64_t panel_bytes = Panel<Type>::bytes(x.cols);
+    float sums[tokens_in_cache * panels_at_once * panel_rows];
+    for (int64_t first = 0; first < x.tokens; first += tokens_in_cache) {
+        const int64_t count = std::min(tokens_in_cache, x.tokens - first);
+        const uint8_t* panel = panels;
+        for (int64_t row = 0; row < present; row += panels_at_once * panel_rows, panel += panels_at_once * panel_bytes) {
+            const int64_t rows = std::min<int64_t>(panels_at_once * panel_rows, present - row);
+            (rows > panel_rows ? multiply_tokens<Type, run, 2> : multiply_tokens<Type, run, 1>)(panel, x, first, count, sums);
+            for (int64_t t = 0; t < count; ++t) write_rows(sums + t * panels_at_once * panel_rows, rows, out + (first + t) * stride + row);
+        }
     }
 }
 
 template <typename Type>
 void multiply(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) {
-    if (x.tokens == 1) return multiply_few<Type, 1>(panels, present, x, out, stride);
-    if (x.tokens == few_tokens) return multiply_few<Type, few_tokens>(panels, present, x, out, stride);
-    const int64_t panel_bytes = Panel<Type>::bytes(x.cols);
-    float sums[tokens_in_cache * together * panel_rows];
-    for (int64_t first = 0; first < x.tokens; first += tokens_in_cache) {
-        const int64_t count = std::min(tokens_in_cache, x.tokens - first);
-        const uint8_t* panel = panels;
-        for (int64_t row = 0; row < present; row += together * panel_rows, panel += together * panel_bytes) {
-            const int64_t rows = std::min<int64_t>(together * panel_rows, present - row);
-            (rows > panel_rows ? multiply_tokens<Type, 2> : multiply_tokens<Type, 1>)(panel, x, first, count, sums);
-            for (int64_t t = 0; t < count; ++t) write_rows(sums + t * together * panel_rows, rows, out + (first + t) * stride + row);
-        }
+    if constexpr (can_run<Type>()) {
+        if (x.run == long_run) return multiply_runs<Type, long_run>(panels, present, x, out, stride);
+        if (x.run == short_run) return multiply_runs<Type, short_run>(panels, present, x, out, stride);
     }
+    multiply_runs<Type, 1>(panels, present, x, out, stride);
 }
 
 // ---- rounding
@@ -219,7 +245,8 @@ void multiply_bfloats_here(const uint8_t* panels, int64_t present, const Bfloats
     (own ? own : multiply_bfloats<Vec>)(panels, present, x, out, stride);
 }
 
-#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice, Type::rest},
+#define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice, Type::rest, \
+                              nullptr, finds_run<Type>()},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 

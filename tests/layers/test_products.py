@@ -23,7 +23,7 @@ from references.layer_inputs import INPUTS
 
 ROWS, COLS = 135, 768
 PACKED = [name for name in formats.FORMATS if form_of(name, COLS).packed]
-MORE = ["int4_g32_sym_f16", "int2_g32_sym_f16", "fp4_bnb_g64"]
+MORE = ["int4_g128_sym_f16", "int8_g128_sym_f16", "int4_g32_sym_f16", "int2_g32_sym_f16", "fp4_bnb_g64"]
 TABLES = {"nf4": 1.5e-2, "fp4": 1e-2}
 """What a table in steps of 8 bits may cost beside inputs of 8 bits, over a token's largest output."""
 WHOLE, IN_TWO = 3e-5, 2e-4

@@ -22,11 +22,13 @@ struct Rounded {
     int32_t* pairs;   // (tokens, cols / 32): sums of 32 codes
     float* low_sums;  // the same as numbers: sum * scale
     float* low_pairs;
+    // Groups that have one scale, here and in the weights: their products are added up as whole numbers (packed/runs.h).
+    int run = 1;
 
     static constexpr int64_t bytes(int64_t tokens, int64_t cols) { return tokens * (cols + cols / 32 * 28); }
     // In `room` of that many bytes.
     static Rounded in(void* room, int64_t tokens, int64_t cols) {
-        Rounded r{tokens, cols, nullptr, static_cast<float*>(room), nullptr, nullptr, nullptr, nullptr};
+        Rounded r{tokens, cols, nullptr, static_cast<float*>(room), nullptr, nullptr, nullptr, nullptr, 1};
         const int64_t groups = tokens * (cols / 32);
         r.low_pairs = r.scales + groups;
         r.low_sums = r.low_pairs + groups;
@@ -38,7 +40,7 @@ struct Rounded {
     Rounded token(int64_t t, int64_t count) const {
         const int64_t groups = t * (cols / 32);
         return {count,          cols, codes + t * cols, scales + groups, sums + 2 * groups, pairs + groups, low_sums + 2 * groups,
-                low_pairs + groups};
+                low_pairs + groups, run};
     }
 };
 
@@ -63,7 +65,7 @@ struct Bfloats {
 // A type of weights, repacked for one instruction set: `rows` rows of a matrix together make a panel.
 //
 // With codes c, a group's scale s and minimum m (w = s * (c - offset) - m), and numbers x ~ d * q, a product is, group by
-// group of columns and in single precision, fused where it says so:
+// group of columns (or run of groups) and in single precision, fused where it says so:
 //     whole = sum (c - offset) * q                      exact
 //     sum   = fused(sum + s * (whole * d))
 //     sum   = fused(sum - m * (d * sum of q))           where there are minimums
@@ -82,6 +84,7 @@ struct PackedType {
     const char* rest = nullptr;
     // Instead of `multiply`, where numbers are rounded to bfloat16.
     void (*multiply_bfloats)(const uint8_t* panels, int64_t present, const Bfloats& x, float* out, int64_t stride) = nullptr;
+    int (*run)(const uint8_t* stored, int64_t rows, int64_t cols) = nullptr;  // the longest that stored rows allow
 };
 constexpr float rest_steps = 256.0f;
 
