@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewbits.training.lora import add_lora
+    from fewbits.training.lora_gguf import adapter_to_gguf
+    from fewbits.training.lora_merging import merge_adapter
+    from fewbits.training.lora_saving import load_adapter, save_adapter
 
-__all__ = ["add_lora"]
+__all__ = ["adapter_to_gguf", "add_lora", "load_adapter", "merge_adapter", "save_adapter"]
 
-_WHERE = {"add_lora": "lora"}
+_WHERE = {
+    "adapter_to_gguf": "lora_gguf",
+    "add_lora": "lora",
+    "load_adapter": "lora_saving",
+    "merge_adapter": "lora_merging",
+    "save_adapter": "lora_saving",
+}
 """Name -> the file that has it, loaded when it is asked for: peft and others are not everybody's."""
 
 

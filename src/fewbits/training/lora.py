@@ -48,7 +48,7 @@ def add_lora(
     """
     chosen = matched(model, targets)
     _require_fitting(model, chosen, rank, dropout)
-    config = _config(rank, alpha, dropout, chosen)
+    config = _config(rank, alpha, dropout, chosen, turned=_turned(model, chosen))
     peft = peft_of()
     base = base_of(model)
     model.requires_grad_(False)
@@ -56,7 +56,7 @@ def add_lora(
     with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
         adapted: PeftModel = peft.get_peft_model(model, config)
-    adapted.fewbits_base = base
+    vars(adapted)["fewbits_base"] = base
     return adapted
 
 
@@ -130,9 +130,7 @@ def _require_fitting(model: torch.nn.Module, chosen: list[str], rank: int, dropo
     if not 0.0 <= dropout < 1.0:
         raise TrainingError(f"the dropout of an adapter is a share from 0 to below 1, and not {dropout!r}.")
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
-        raise TrainingError(
-            "the model has an adapter already; load the base again, or train the adapter that is there."
-        )
+        raise TrainingError("the model has an adapter already; load the base again, or train that one.")
 
 
 def _sides(module: Any) -> tuple[int, int]:
@@ -142,10 +140,17 @@ def _sides(module: Any) -> tuple[int, int]:
     return rows, cols
 
 
-def _config(rank: int, alpha: float | None, dropout: float, chosen: list[str]) -> LoraConfig:
+def _turned(model: torch.nn.Module, chosen: list[str]) -> bool:
+    """Whether matrices lie with their columns as rows, as in transformers' Conv1D."""
+    return all(not isinstance(model.get_submodule(name), torch.nn.Linear) for name in chosen)
+
+
+def _config(rank: int, alpha: float | None, dropout: float, chosen: list[str], *, turned: bool) -> LoraConfig:
     scale = rank if alpha is None else alpha
     whole = int(scale) if scale == int(scale) else scale  # peft writes it as it is
-    config: LoraConfig = peft_of().LoraConfig(r=rank, lora_alpha=whole, lora_dropout=dropout, target_modules=chosen)
+    config: LoraConfig = peft_of().LoraConfig(
+        r=rank, lora_alpha=whole, lora_dropout=dropout, target_modules=chosen, fan_in_fan_out=turned
+    )
     return custom_layers(config)
 
 

@@ -1,4 +1,4 @@
-"""The base of an adapter: what it is called, a fingerprint of its weights, and the formats that they had in training."""
+"""The base of an adapter: its name, a fingerprint of its weights, and the formats that they had in training."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def require_same(adapter: Path, stated: Base | None, base: Base) -> tuple[str, .
         return (f"{adapter} says nothing of its base ({FILE} is missing); that it is {base.name} is taken on trust.",)
     if stated.sha256 != base.sha256:
         raise TrainingError(
-            f"{adapter} was trained on {stated.words}, and this base is {base.words}; take the base that it was trained on."
+            f"{adapter} was trained on {stated.words}, and this base is {base.words}; take the one that it was "
+            "trained on."
         )
     if set(stated.formats) != set(base.formats):
         return (f"{adapter} was trained on {stated.words}; here the base is in {', '.join(base.formats) or 'floats'}.",)

@@ -52,7 +52,7 @@ class Pair:
         return self.b.shape[0], self.a.shape[1]
 
     def change(self) -> torch.Tensor:
-        """scale B A, (rows, cols) float32."""
+        """The product scale B A, (rows, cols) float32."""
         return (numbers(self.b) @ numbers(self.a)).mul_(self.scale)
 
 
@@ -68,7 +68,7 @@ class Adapter:
 
     @staticmethod
     def open(path: Path) -> Adapter:
-        """The adapter in the folder `path`, its headers checked; raises a FewbitsError, one sentence, where it is none."""
+        """The adapter in the folder `path`, its headers checked; raises a FewbitsError where it is none."""
         missing = [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]
         if missing:
             raise TrainingError(f"{path} is no adapter of peft: it has no {missing[0]}; give the folder of one.")
@@ -84,14 +84,19 @@ class Adapter:
             raise TrainingError(f"{path / WEIGHTS} holds no tensors; the adapter was never trained, or is damaged.")
         return Adapter(path, config, pairs, Base.read(path))
 
+    @property
+    def turned(self) -> bool:
+        """Whether the network has the adapted matrices with their columns as rows (GPT-2's Conv1D)."""
+        return bool(self.config.get("fan_in_fan_out"))
+
     def require_fitting(self, shapes: Mapping[str, tuple[int, int]]) -> None:
-        """Raise TrainingError unless `shapes`, those of the base's matrices by module, has every one that is adapted."""
+        """Raise TrainingError unless `shapes`, those of the base's matrices, has every one that is adapted."""
         for module, pair in self.pairs.items():
             if shapes.get(module) != pair.shape:
                 there = f"is {_sides(shapes[module])}" if module in shapes else "does not exist"
                 raise TrainingError(
-                    f"{self.path} adapts {module} of {_sides(pair.shape)}, which in this base {there}; take the base that "
-                    "it was trained on."
+                    f"{self.path} adapts {module} of {_sides(pair.shape)}, which in this base {there}; take the base "
+                    "that it was trained on."
                 )
 
 
@@ -127,8 +132,8 @@ def _pair(path: Path, module: str, found: list[StoredTensor | None], config: Map
         raise TrainingError(f"{path / WEIGHTS} holds only one of A and B of {module}; the adapter's folder is damaged.")
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
         raise TrainingError(
-            f"{path / WEIGHTS}: A {list(a.shape)} and B {list(b.shape)} of {module} do not fit each other; the adapter's "
-            "folder is damaged."
+            f"{path / WEIGHTS}: A {list(a.shape)} and B {list(b.shape)} of {module} do not fit each other; the "
+            "adapter's folder is damaged."
         )
     alpha = _of_pattern(module, config.get("alpha_pattern") or {}, config["lora_alpha"])
     rank = a.shape[0]

@@ -82,7 +82,7 @@ def load_adapter(model: torch.nn.Module, folder: str | Path, *, trainable: bool 
     config.inference_mode = not trainable
     with quiet_peft():
         loaded: PeftModel = peft.PeftModel.from_pretrained(model, str(path), config=config, is_trainable=trainable)
-    loaded.fewbits_base = base
+    vars(loaded)["fewbits_base"] = base
     if trainable:
         take_floats(model)
     return loaded
