@@ -89,14 +89,20 @@ def _stored(format: Scaled, coding: Coding, found: dict[str, torch.Tensor], like
 
 def decode_fields(format: Format, fields: Fields, shape: Shape, *, into: Floats | None = None, isa: str = "") -> Floats:
     """The numbers (rows, cols) float32 of stored fields, written `into` an array or a new one."""
+    check_fields(format.name, fields, format.shapes(*shape))
+    w = np.empty(shape, np.float32) if into is None else into
+    coding, own = stored_coding(format, fields, shape[1])
+    native_module().decode_groups(coding, *own, w, isa)
+    return w
+
+
+def stored_coding(format: Format, fields: Fields, cols: int) -> tuple[Any, tuple[Bytes, tuple[Any, ...], Bytes]]:
+    """The coding of rows of `cols` columns as the native module takes it; codes, scales and zero points as stored."""
     scaled, coding = _required(format)
-    check_fields(scaled.name, fields, scaled.shapes(*shape))
     scaled.check_codes(fields["codes"])
     table = tuple(fields["table"].tolist()) if _learned(coding) else coding.table
-    w = np.empty(shape, np.float32) if into is None else into
     codes, zeros = np.ascontiguousarray(fields["codes"]), np.ascontiguousarray(fields.get("zero", _NO_ZEROS))
-    native_module().decode_groups(_groups(coding, shape[1], table), codes, _scales(scaled, fields), zeros, w, isa)
-    return w
+    return _groups(coding, cols, table), (codes, _scales(scaled, fields), zeros)
 
 
 def _scales(format: Scaled, fields: Fields) -> tuple[Bytes, str, Floats, Floats, float]:

@@ -18,6 +18,8 @@ class Packed(torch.nn.Module):
     shape_of_weight: tuple[int, ...]
     inputs: str = WIDE
     """How inputs are taken: `int16_group`, `exact`, or a rounding of activations."""
+    floats: bool = False
+    """Whether products are those of floats, the matrix decoded tile by tile: faster for many tokens, and less memory."""
 
     @property
     def weight(self) -> torch.Tensor:
@@ -29,13 +31,18 @@ class Packed(torch.nn.Module):
         """Empty; what the weight would be now, had it been converted with the rest of the network."""
         return self.get_buffer("weight_like")
 
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Outputs (..., rows) of the matrix for `x` (..., cols)."""
+        multiply = self.matrix.multiply_floats if self.floats else self.matrix.multiply
+        return multiply(x, self.inputs, bias)
+
 
 class Linear(Packed, torch.nn.Linear):  # type: ignore[override]  # weight is read, not written
     """`torch.nn.Linear` over a packed matrix (out_features, in_features), which multiplies without being decoded."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Outputs for `input` (..., in_features)."""
-        return self.matrix.multiply(input, self.inputs, self.bias)
+        return self.product(input, self.bias)
 
 
 class Conv1d(Packed, torch.nn.Conv1d):  # type: ignore[override]
@@ -68,7 +75,7 @@ class Conv1D(Packed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs for `x` (..., inputs)."""
-        return self.matrix.multiply(x, self.inputs, self.bias)
+        return self.product(x, self.bias)
 
 
 KINDS: Mapping[type, type[Packed]] = MappingProxyType(

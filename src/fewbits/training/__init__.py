@@ -1,4 +1,7 @@
-"""Training with quantization: the loop, and what is trained; everything is imported when it is first used."""
+"""Training with quantization: networks that learn in the numbers they are stored as, adapters on packed bases, a loop.
+
+Everything is imported when it is first used.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,38 @@ if TYPE_CHECKING:
     from fewbits.training.finetuning import finetune
     from fewbits.training.history import History, Step
     from fewbits.training.loop import fit
+    from fewbits.training.lora import add_lora
     from fewbits.training.material import Reading
     from fewbits.training.settings import Settings
 
-__all__ = ["History", "Reading", "Settings", "Step", "finetune", "fit"]
+__all__ = [
+    "History",
+    "Reading",
+    "Settings",
+    "Step",
+    "add_lora",
+    "finetune",
+    "fit",
+]
 
-_PLACES = {
+_WHERE = {
     "History": "history",
     "Reading": "material",
     "Settings": "settings",
     "Step": "history",
+    "add_lora": "lora",
     "finetune": "finetuning",
     "fit": "loop",
 }
-"""Name -> the module that has it."""
+"""Name -> the file that has it, loaded when it is asked for: peft and others are not everybody's."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _WHERE:
         raise AttributeError(f"module 'fewbits.training' has no attribute {name!r}")
-    value = getattr(import_module(f"fewbits.training.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+    found = globals()[name] = getattr(import_module(f"fewbits.training.{_WHERE[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
