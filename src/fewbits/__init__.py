@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits.errors import FewbitsError
 
 if TYPE_CHECKING:
-    from fewbits import formats, static
+    from fewbits import formats, static, training
     from fewbits.conversion.convert import convert
     from fewbits.engine.chat import chat
     from fewbits.engine.run import run
@@ -44,6 +44,7 @@ __all__ = [
     "quantize",
     "run",
     "static",
+    "training",
 ]
 
 _VERBS = {
@@ -65,7 +66,7 @@ _VERBS = {
 def __getattr__(name: str) -> Any:
     if name in _VERBS:
         value = getattr(import_module(_VERBS[name]), name)
-    elif name in {"formats", "static"}:
+    elif name in {"formats", "static", "training"}:
         value = import_module(f"fewbits.{name}")
     elif name == "__version__":
         value = _version()

@@ -53,3 +53,7 @@ class LoadingError(FewbitsError):
 
 class StaticError(FewbitsError):
     """A torch module cannot be exported, quantized statically, or written as an ONNX graph."""
+
+
+class TrainingError(FewbitsError):
+    """A network cannot be trained with quantization, or its training went astray."""

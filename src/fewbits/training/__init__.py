@@ -1,0 +1,49 @@
+"""Training with quantization: networks that learn while they compute with what they will be stored as."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewbits.training.converting import convert
+    from fewbits.training.distilling import distillation, states_loss, with_labels
+    from fewbits.training.fakequant import FakeMatrix
+    from fewbits.training.freezing import freeze_batch_norm
+    from fewbits.training.preparing import calibrate, parameter_groups, prepare
+
+__all__ = [
+    "FakeMatrix",
+    "calibrate",
+    "convert",
+    "distillation",
+    "freeze_batch_norm",
+    "parameter_groups",
+    "prepare",
+    "states_loss",
+    "with_labels",
+]
+
+_WHERE = {
+    "FakeMatrix": "fakequant",
+    "calibrate": "preparing",
+    "convert": "converting",
+    "distillation": "distilling",
+    "freeze_batch_norm": "freezing",
+    "parameter_groups": "preparing",
+    "prepare": "preparing",
+    "states_loss": "distilling",
+    "with_labels": "distilling",
+}
+"""Name -> the file that has it, loaded when it is asked for: peft and others are not everybody's."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fewbits.training' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"fewbits.training.{_WHERE[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
