@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fewbits.quantizing import quantize
     from fewbits.speed.bench import bench
     from fewbits.training.finetuning import finetune
+    from fewbits.training.teaching import qat
 
     __version__: str
 
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "push",
+    "qat",
     "quantize",
     "run",
     "static",
@@ -61,6 +63,7 @@ _VERBS = {
     "load": "fewbits.loading.load",
     "load_tokenizer": "fewbits.loading.tokens",
     "push": "fewbits.hub.push",
+    "qat": "fewbits.training.teaching",
     "quantize": "fewbits.quantizing",
     "run": "fewbits.engine.run",
 }

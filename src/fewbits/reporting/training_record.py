@@ -26,6 +26,8 @@ class TrainingPreview:
 
     verb: str
     """"finetune" or "qat"."""
+    measure: str
+    """What the loss is: "cross-entropy" or "KL divergence from the teacher"."""
     source: str
     output: str
     architecture: str

@@ -100,7 +100,8 @@ def _measured(preview: TrainingPreview) -> str:
 def _before_after(record: TrainingRecord) -> str:
     if record.loss_before is None or record.loss_after is None:
         return "not measured: nothing was held out"
-    return f"{record.loss_before:.4f} -> {record.loss_after:.4f} nats per token"
+    change = f"{record.loss_before:.5f} -> {record.loss_after:.5f} nats per token"
+    return f"{change} ({record.preview.measure})"
 
 
 def _losses(record: TrainingRecord) -> RenderableType:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fewbits.training.material import Reading
     from fewbits.training.preparing import calibrate, parameter_groups, prepare
     from fewbits.training.settings import Settings
+    from fewbits.training.teaching import qat
 
 __all__ = [
     "FakeMatrix",
@@ -36,6 +37,7 @@ __all__ = [
     "freeze_batch_norm",
     "parameter_groups",
     "prepare",
+    "qat",
     "states_loss",
     "with_labels",
 ]
@@ -55,6 +57,7 @@ _WHERE = {
     "freeze_batch_norm": "freezing",
     "parameter_groups": "preparing",
     "prepare": "preparing",
+    "qat": "teaching",
     "states_loss": "distilling",
     "with_labels": "distilling",
 }

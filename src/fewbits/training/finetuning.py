@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fewbits import request
-from fewbits.errors import TrainingError
 from fewbits.reporting.training_record import TrainingPreview, TrainingRecord
 from fewbits.training.adapter_output import publish_adapter, require_replaceable
 from fewbits.training.job import Job, Pupil, carry_out, unheard
 from fewbits.training.loop import Progress as OnStep
 from fewbits.training.material import Reading
 from fewbits.training.settings import Settings
+from fewbits.training.state import count_numbers, frozen_digest
 
 
 def finetune(
@@ -82,6 +82,8 @@ class _Adapting:
     targets: str | list[str]
 
     verb = "finetune"
+    measure = "cross-entropy"
+    packages: ClassVar[tuple[str, ...]] = ("peft",)
 
     def method(self) -> dict[str, Any]:
         """What is learned."""
@@ -93,29 +95,22 @@ class _Adapting:
 
     def pupil(self, path: Path, job: Job) -> Pupil:
         """The base with its adapter."""
-        from fewbits.evaluation.model_files import open_model
+        from fewbits.loading.load import load
+        from fewbits.training.lora import add_lora
 
-        if self.base is not None:
-            raise TrainingError("not yet")
-        network: Any = open_model(path).load().network
-        count = sum(p.numel() for p in network.parameters())
-        return Pupil(add_lora(network, **self._lora(job)), {"F32": 1}, count, "")
+        network = load(path, to=self.base)
+        count = count_numbers(network)
+        adapted = add_lora(
+            network,
+            rank=self.rank,
+            alpha=self.alpha,
+            dropout=self.dropout,
+            targets=self.targets,
+            seed=job.settings.seed,
+        )
+        held: Any = network.fewbits
+        return Pupil(adapted, held.formats, count, frozen_digest(adapted), notes=held.notes)
 
     def publish(self, pupil: Pupil, job: Job, record: TrainingRecord) -> TrainingRecord:
         """Write the adapter."""
         return publish_adapter(pupil.model, job.output, record)
-
-    def _lora(self, job: Job) -> dict[str, Any]:
-        own = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout, "targets": self.targets}
-        return own | {"seed": job.settings.seed}
-
-
-def add_lora(model: Any, *, rank: int, alpha: float | None, dropout: float, targets: Any, seed: int) -> Any:
-    """LoRA of peft on a plain network."""
-    import peft
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = peft.LoraConfig(r=rank, lora_alpha=int(alpha or rank), lora_dropout=dropout, target_modules=targets)
-        return peft.get_peft_model(model, config)

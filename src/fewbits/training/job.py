@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -75,14 +75,18 @@ class Pupil:
     """What is made small."""
     groups: Any = None
     """Of the optimizer."""
-    own: dict[str, Any] = field(default_factory=dict)
-    """What the task wants to find again."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes of what is held beside the model."""
 
 
 class Task(Protocol):
     """What one command makes of a model, before and after it is trained."""
 
     verb: str
+    measure: str
+    """What the loss is."""
+    packages: ClassVar[tuple[str, ...]]
+    """What takes part beside torch and transformers."""
 
     def method(self) -> dict[str, Any]:
         """What is learned, as JSON: a training goes on with the same."""
@@ -136,7 +140,7 @@ def _trained(
     held: list[dict[str, Any]],
     folder: Path,
 ) -> TrainingRecord:
-    before = mean_loss(pupil.model, held, progress=lambda done, all: job.progress("before", done, all))
+    before = _held_out(pupil, held, job, "before")
     with ExitStack() as after:
         logs = after.enter_context(Logs(job.logs, preview.resumed_at or 0))
 
@@ -156,14 +160,13 @@ def _trained(
             resume=job.resume,
             stop_at=job.stop_at,
         )
-    found = mean_loss(pupil.model, held, progress=lambda done, all: job.progress("after", done, all))
     record = TrainingRecord(
         preview=preview,
         history=history,
         loss_before=before,
-        loss_after=found,
+        loss_after=_held_out(pupil, held, job, "after"),
         files={},
-        versions=versions_of("torch", "transformers", "peft"),
+        versions=versions_of("torch", "transformers", *task.packages),
         complete=history.steps == history.total,
     )
     if job.plot is not None:
@@ -173,6 +176,10 @@ def _trained(
     if record.complete:
         forget(folder)
     return record
+
+
+def _held_out(pupil: Pupil, held: list[dict[str, Any]], job: Job, when: str) -> float | None:
+    return mean_loss(pupil.model, held, loss=pupil.loss, progress=lambda done, all: job.progress(when, done, all))
 
 
 def _asked(task: Task, pupil: Pupil, preview: TrainingPreview) -> dict[str, Any]:
@@ -188,6 +195,7 @@ def _preview(
     longest = max(len(window.ids) for window in material.train.windows)
     return TrainingPreview(
         verb=task.verb,
+        measure=task.measure,
         source=job.source,
         output=str(job.output),
         architecture=type(pupil.model).__name__,
@@ -198,7 +206,8 @@ def _preview(
         settings=dict(job.settings.asked()),
         method=task.method(),
         steps=job.settings.total(len(batches)),
-        memory=memory_parts(pupil.model, job.settings, min(job.reading.batch, len(material.train)), longest),
+        memory=memory_parts(pupil.model, job.settings, min(job.reading.batch, len(material.train)), longest)
+        | pupil.memory,
         resumed_at=None if statement is None else statement.step,
         notes=(*material.notes, *pupil.notes),
     )

@@ -120,7 +120,9 @@ def _require_fitting(model: torch.nn.Module, chosen: list[str], rank: int, dropo
     if not 0.0 <= dropout < 1.0:
         raise TrainingError(f"the dropout of an adapter is a share from 0 to below 1, and not {dropout!r}.")
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
-        raise TrainingError("the model has an adapter already; load the base again, or train the adapter that is there.")
+        raise TrainingError(
+            "the model has an adapter already; load the base again, or train the adapter that is there."
+        )
 
 
 def _sides(module: Any) -> tuple[int, int]:

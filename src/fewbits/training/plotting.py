@@ -71,8 +71,8 @@ def _figure(record: TrainingRecord) -> Any:
     rates.set_ylim(bottom=0)
     rates.set_ylabel("learning rate", fontsize=8, color=_DIM)
     axes.set_xlabel("step", fontsize=9)
-    axes.set_ylabel("loss, nats per token", fontsize=9)
     preview = record.preview
+    axes.set_ylabel(f"{preview.measure}, nats per token", fontsize=9)
     axes.set_title(f"{preview.verb} {Path(preview.source).name}", loc="left", fontsize=11, color=_INK)
     axes.legend(fontsize=8, frameon=False, loc="upper right")
     for each in (axes, rates):
