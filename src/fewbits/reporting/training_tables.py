@@ -29,7 +29,7 @@ def training_preview_tables(preview: TrainingPreview, *, choices: Sequence[str] 
         ("architecture", f"{preview.architecture}, {figures.count(preview.parameters)} parameters"),
         ("matrices", ", ".join(f"{count} {name}" for name, count in preview.formats.items()) or "none packed"),
         ("learned", f"{figures.count(preview.trained)} numbers ({figures.percent(_share(preview))} of the model's)"),
-        *((name, _plain(value)) for name, value in preview.method.items() if value is not None),
+        *((name, _plain(value)) for name, value in preview.method.items() if value not in (None, [], {})),
         ("data", f"{data['file']}: {data['samples']} samples ({_kind(data)})"),
         ("windows", f"{data['windows']} of at most {data['length']} tokens, {data['learned']} tokens to learn"),
         ("held out", f"{data['held_windows']} windows, {data['held_tokens']} tokens{_of_file(data)}"),
