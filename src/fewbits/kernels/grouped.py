@@ -91,18 +91,22 @@ def decode_fields(format: Format, fields: Fields, shape: Shape, *, into: Floats 
     """The numbers (rows, cols) float32 of stored fields, written `into` an array or a new one."""
     check_fields(format.name, fields, format.shapes(*shape))
     w = np.empty(shape, np.float32) if into is None else into
-    coding, own = stored_coding(format, fields, shape[1])
-    native_module().decode_groups(coding, *own, w, isa)
+    native_module().decode_groups(native_coding(format, fields, shape[1]), *as_stored(format, fields), w, isa)
     return w
 
 
-def stored_coding(format: Format, fields: Fields, cols: int) -> tuple[Any, tuple[Bytes, tuple[Any, ...], Bytes]]:
-    """The coding of rows of `cols` columns as the native module takes it; codes, scales and zero points as stored."""
-    scaled, coding = _required(format)
+def native_coding(format: Format, fields: Fields, cols: int) -> Any:
+    """The coding of rows of `cols` columns as the native module takes it."""
+    coding = coding_of(format)
+    return _groups(coding, cols, tuple(fields["table"].tolist()) if _learned(coding) else coding.table)
+
+
+def as_stored(format: Format, fields: Fields) -> tuple[Bytes, tuple[Any, ...], Bytes]:
+    """Codes, scales and zero points as they lie in checked fields; raises FormatError where codes mean nothing."""
+    scaled, _ = _required(format)
     scaled.check_codes(fields["codes"])
-    table = tuple(fields["table"].tolist()) if _learned(coding) else coding.table
-    codes, zeros = np.ascontiguousarray(fields["codes"]), np.ascontiguousarray(fields.get("zero", _NO_ZEROS))
-    return _groups(coding, cols, table), (codes, _scales(scaled, fields), zeros)
+    zeros = np.ascontiguousarray(fields.get("zero", _NO_ZEROS))
+    return np.ascontiguousarray(fields["codes"]), _scales(scaled, fields), zeros
 
 
 def _scales(format: Scaled, fields: Fields) -> tuple[Bytes, str, Floats, Floats, float]:

@@ -57,9 +57,10 @@ def _of_rows(format: Format, fields: Fields, isa: str) -> Read:
 
 def _of_groups(format: Format, fields: Fields, shape: Shape, isa: str) -> Read:
     check_fields(format.name, fields, format.shapes(*shape))
-    coding, own = grouped.stored_coding(format, fields, shape[1])
+    own = grouped.as_stored(format, fields)
 
     def read(first: tuple[int, int], out: torch.Tensor, threads: int) -> None:
+        coding = grouped.native_coding(format, fields, shape[1])  # cached there, and let go of when the program ends
         native_module().tile_of_groups(coding, own, shape[1], first, _array(out), threads, isa)
 
     return read

@@ -19,7 +19,7 @@ class Packed(torch.nn.Module):
     inputs: str = WIDE
     """How inputs are taken: `int16_group`, `exact`, or a rounding of activations."""
     floats: bool = False
-    """Whether products are those of floats, the matrix decoded tile by tile: faster for many tokens, and less memory."""
+    """Whether products are those of floats, the matrix decoded tile by tile: for many tokens, and in less memory."""
 
     @property
     def weight(self) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Products of many tokens and a stored matrix by torch's products of floats, the matrix decoded tile by tile.
 
-A tile is as large as a cache, lies in memory that is used again, and is gone after its product: nothing of the matrix is
-held as floats. Forward takes tiles of whole rows and backward tiles of whole columns, so that no sum is cut. Where a
+A tile is as large as a cache, lies in memory that is used again, and is gone after its product: nothing of the matrix
+is held as floats. Forward takes tiles of whole rows and backward tiles of whole columns, so that no sum is cut. Where a
 format has no native reader of parts, slabs of rows are decoded, and backward adds up in float32.
 """
 
@@ -62,7 +62,7 @@ class Tiles:
         return data.view(_NUMBERS[self.weight.format.name])
 
     def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Outputs (tokens, rows) for `x` (tokens, cols), float32 or bfloat16, plus `bias` (rows,), in the type of `x`."""
+        """Outputs (tokens, rows) for `x` (tokens, cols), float32 or bfloat16, plus `bias` (rows,), in its type."""
         if self.plain is not None and self.plain.dtype == x.dtype:
             return torch.nn.functional.linear(x, self.plain, bias)
         out = x.new_empty(len(x), self.weight.shape[0])

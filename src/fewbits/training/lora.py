@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import torch
 
 from fewbits.errors import TrainingError
 from fewbits.layers.modules import Conv1D, Linear, Packed
+from fewbits.training.lora_base import base_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -45,17 +48,24 @@ def add_lora(
     """
     chosen = matched(model, targets)
     _require_fitting(model, chosen, rank, dropout)
-    config = _config(rank, alpha, dropout, chosen)
-    peft = _peft()
+    config = _config(rank, alpha, dropout, chosen, turned=_turned(model, chosen))
+    peft = peft_of()
+    base = base_of(model)
     model.requires_grad_(False)
+    take_floats(model)
+    with torch.random.fork_rng(devices=[]), quiet_peft():
+        torch.manual_seed(seed)
+        adapted: PeftModel = peft.get_peft_model(model, config)
+    vars(adapted)["fewbits_base"] = base
+    return adapted
+
+
+def take_floats(model: torch.nn.Module) -> None:
+    """Let packed modules multiply floats from now on, and let go of what they held for other products."""
     for module in model.modules():
         if isinstance(module, Packed):
             module.floats = True
             module.matrix.forget()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        adapted: PeftModel = peft.get_peft_model(model, config)
-    return adapted
 
 
 def custom_layers(config: LoraConfig) -> LoraConfig:
@@ -120,9 +130,7 @@ def _require_fitting(model: torch.nn.Module, chosen: list[str], rank: int, dropo
     if not 0.0 <= dropout < 1.0:
         raise TrainingError(f"the dropout of an adapter is a share from 0 to below 1, and not {dropout!r}.")
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
-        raise TrainingError(
-            "the model has an adapter already; load the base again, or train the adapter that is there."
-        )
+        raise TrainingError("the model has an adapter already; load the base again, or train that one.")
 
 
 def _sides(module: Any) -> tuple[int, int]:
@@ -132,14 +140,29 @@ def _sides(module: Any) -> tuple[int, int]:
     return rows, cols
 
 
-def _config(rank: int, alpha: float | None, dropout: float, chosen: list[str]) -> LoraConfig:
+def _turned(model: torch.nn.Module, chosen: list[str]) -> bool:
+    """Whether matrices lie with their columns as rows, as in transformers' Conv1D."""
+    return all(not isinstance(model.get_submodule(name), torch.nn.Linear) for name in chosen)
+
+
+def _config(rank: int, alpha: float | None, dropout: float, chosen: list[str], *, turned: bool) -> LoraConfig:
     scale = rank if alpha is None else alpha
     whole = int(scale) if scale == int(scale) else scale  # peft writes it as it is
-    config: LoraConfig = _peft().LoraConfig(r=rank, lora_alpha=whole, lora_dropout=dropout, target_modules=chosen)
+    config: LoraConfig = peft_of().LoraConfig(
+        r=rank, lora_alpha=whole, lora_dropout=dropout, target_modules=chosen, fan_in_fan_out=turned
+    )
     return custom_layers(config)
 
 
-def _peft() -> Any:
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without what transformers warns peft of, which asks for an attribute by its older name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
+
+
+def peft_of() -> Any:
     """peft; raises TrainingError where it is not installed."""
     try:
         import peft

@@ -50,11 +50,11 @@ class _Product(torch.autograd.Function):
         return out.reshape(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]  # torch's takes any
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         x, a, b, low, *fields = ctx.saved_tensors
         tokens, own = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         wants_x, wants_a, wants_b = ctx.needs_input_grad[:3]
-        back = own @ b.to(own.dtype) if wants_x or wants_a else None  # (tokens, rank)
+        back = own @ b.to(own.dtype)  # (tokens, rank)
         grad_b = (own.T @ low).to(b.dtype).mul_(ctx.scale) if wants_b else None
         grad_a = (back.T @ tokens).to(a.dtype).mul_(ctx.scale) if wants_a else None
         grad_x = None
