@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fewbits.training.beginning import begin_at
     from fewbits.training.converting import convert
     from fewbits.training.distilling import distillation, states_loss, with_labels
     from fewbits.training.fakequant import FakeMatrix
@@ -35,6 +36,7 @@ __all__ = [
     "Step",
     "adapter_to_gguf",
     "add_lora",
+    "begin_at",
     "calibrate",
     "convert",
     "distil",
@@ -62,6 +64,7 @@ _WHERE = {
     "Step": "history",
     "adapter_to_gguf": "lora_gguf",
     "add_lora": "lora",
+    "begin_at": "beginning",
     "calibrate": "preparing",
     "convert": "converting",
     "distil": "llm",

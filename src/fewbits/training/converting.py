@@ -31,7 +31,7 @@ def convert(module: torch.nn.Module, *, inputs: str = WIDE) -> torch.nn.Module:
     True
     """
     require_known(inputs)
-    found = dict(prepared_in(module)) if isinstance(module, torch.nn.Module) else {}
+    found = dict(prepared_in(module))
     if not found:
         raise TrainingError(f"{type(module).__name__} is not prepared; call fewbits.training.prepare first.")
     matrices = _matrices(found)

@@ -17,8 +17,7 @@ class _FreezeAfter:
         self.last = last
 
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        seen = module.num_batches_tracked
-        if module.training and seen is not None and int(seen) >= self.last:  # type: ignore[arg-type]
+        if module.training and int(module.get_buffer("num_batches_tracked")) >= self.last:
             module.eval()
 
 

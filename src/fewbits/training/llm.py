@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -33,10 +33,18 @@ class Schedule:
     longest: float = 1.0
     """Gradients are cut to this length."""
     temperature: float = 1.0
-    seconds: float | None = None
-    """No step begins later; the rate falls by time then, so that a slow machine takes fewer steps, not an unfinished
-    schedule."""
+    seconds_of_processors: float | None = None
+    """No step begins after so much time of all processors; rates fall by that time then, so that a slow machine takes
+    fewer steps, and not a part of the schedule."""
     seed: int = 0
+
+    def done(self, step: int, spent: float) -> float:
+        """How much of the way (0 to 1) lies behind `step`, after `spent` seconds of processors.
+
+        >>> Schedule(steps=10).done(5, 99.0), Schedule(seconds_of_processors=10.0).done(5, 2.0)
+        (0.5, 0.2)
+        """
+        return spent / self.seconds_of_processors if self.seconds_of_processors else step / self.steps
 
     def factor(self, done: float) -> float:
         """The share of the highest rate after `done` (0 to 1) of the way.
@@ -89,15 +97,14 @@ def _taught(
     progress: Progress | None,
 ) -> History:
     """Adam over batches of `items` (n, ...)."""
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
     highest = [group["lr"] for group in groups]
     parameters = [p for group in groups for p in group["params"]]
     history, began, processors = History(), time.perf_counter(), time.process_time()
     for step, batch in enumerate(_batches(items, schedule)):
-        spent = time.perf_counter() - began
-        if schedule.seconds is not None and spent > schedule.seconds:
+        done = schedule.done(step, time.process_time() - processors)
+        if done >= 1.0:
             break
-        done = spent / schedule.seconds if schedule.seconds is not None else step / schedule.steps
         for group, rate in zip(optimizer.param_groups, highest, strict=True):
             group["lr"] = rate * schedule.factor(done)
         optimizer.zero_grad()
@@ -174,11 +181,12 @@ def layers_of(network: Any) -> Sequence[torch.nn.Module]:
     >>> layers_of(torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]))[1].out_features
     2
     """
-    lists = [m for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len({type(e) for e in m}) == 1]
+    lists: list[Sequence[torch.nn.Module]] = [
+        list(m) for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len({type(e) for e in m}) == 1
+    ]
     if not lists:
         raise TrainingError(f"{type(network).__name__} has no list of layers that could be taught one by one.")
-    found: Sequence[torch.nn.Module] = max(lists, key=len)  # type: ignore[assignment]
-    return found
+    return max(lists, key=len)
 
 
 class _Caught(Exception):  # noqa: N818 - it stops a forward, and is no error
@@ -229,8 +237,6 @@ def _teach_layer(layer: torch.nn.Module, inputs: list[States], wanted: list[Stat
         return (answered - wanted[int(place)].states).square().mean() / size
 
     places = torch.arange(len(inputs))[:, None]
-    from dataclasses import replace
-
     history = _taught(groups, lambda batch: loss(batch[0, 0]), places, replace(schedule, batch=1), None)
     layer.eval()
     return history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch.nn.functional import embedding, linear
@@ -32,14 +33,23 @@ class Prepared(torch.nn.Module):
         """The weight as a matrix (rows, cols), with gradients."""
         return weight.reshape(len(weight), -1)
 
+    def take(self, matrix: torch.Tensor) -> None:
+        """Let the weight be `matrix` (rows, cols)."""
+        weight = self.get_parameter("weight")
+        weight.copy_(matrix.reshape(weight.shape))
+
     def rounded_weight(self) -> torch.Tensor:
         """The numbers that the weight will be stored as, in its own shape."""
         weight = self.get_parameter("weight")
-        return self.fake(self.matrix_of(weight)).reshape(weight.shape).to(weight.dtype)
+        found: torch.Tensor = self.fake(self.matrix_of(weight))
+        return found.reshape(weight.shape).to(weight.dtype)
 
     def rounded_inputs(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs as the converted module gets them."""
-        return x if self.fake_inputs is None else self.fake_inputs(x)
+        if self.fake_inputs is None:
+            return x
+        found: torch.Tensor = self.fake_inputs(x)
+        return found
 
 
 class Linear(Prepared, torch.nn.Linear):
@@ -55,7 +65,8 @@ class Conv1d(Prepared, torch.nn.Conv1d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Outputs for `input` (samples, in_channels, length)."""
-        return self._conv_forward(self.rounded_inputs(input), self.rounded_weight(), self.bias)
+        found: torch.Tensor = self._conv_forward(self.rounded_inputs(input), self.rounded_weight(), self.bias)
+        return found
 
 
 class Conv2d(Prepared, torch.nn.Conv2d):
@@ -63,7 +74,8 @@ class Conv2d(Prepared, torch.nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Outputs for `input` (samples, in_channels, height, width)."""
-        return self._conv_forward(self.rounded_inputs(input), self.rounded_weight(), self.bias)
+        found: torch.Tensor = self._conv_forward(self.rounded_inputs(input), self.rounded_weight(), self.bias)
+        return found
 
 
 class Embedding(Prepared, torch.nn.Embedding):
@@ -86,10 +98,15 @@ class Conv1D(Prepared):
         """(outputs, inputs)."""
         return weight.T.contiguous()
 
+    def take(self, matrix: torch.Tensor) -> None:
+        """(outputs, inputs)."""
+        self.get_parameter("weight").copy_(matrix.T)
+
     def rounded_weight(self) -> torch.Tensor:
         """(inputs, outputs)."""
         weight = self.get_parameter("weight")
-        return self.fake(self.matrix_of(weight)).T.to(weight.dtype)
+        found: torch.Tensor = self.fake(self.matrix_of(weight))
+        return found.T.to(weight.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs for `x` (..., inputs)."""
@@ -136,8 +153,10 @@ def unprepare(module: Prepared) -> None:
     module.__class__ = plain
 
 
-def prepared_in(network: torch.nn.Module) -> Iterator[tuple[str, Prepared]]:
-    """Prepared modules, by name."""
+def prepared_in(network: Any) -> Iterator[tuple[str, Prepared]]:
+    """Prepared modules, by name; none of what is no module."""
+    if not isinstance(network, torch.nn.Module):
+        return
     for name, module in network.named_modules():
         if isinstance(module, Prepared):
             yield name, module

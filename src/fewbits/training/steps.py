@@ -22,6 +22,7 @@ from fewbits.formats.kquant import Affine
 from fewbits.formats.kquant_symmetric import SymmetricK
 from fewbits.formats.scaled import Scaled
 from fewbits.formats.ternary import Ternary
+from fewbits.training.even import even_rounded
 from fewbits.training.straight import stepped, through
 
 Arrays = Mapping[str, torch.Tensor]
@@ -40,18 +41,26 @@ class Lines:
     """Of `formats.grids`, over (lines, groups, length)."""
     scale: torch.Tensor
     """(lines, groups, 1), as offset and zero, with the gradients of what is learned."""
-    offset: torch.Tensor
-    zero: torch.Tensor
+    offset: torch.Tensor | None
+    zero: torch.Tensor | None
     params: Params
 
     def rounded(self, w: torch.Tensor) -> torch.Tensor:
         """What `w` (rows, cols) becomes, with gradients."""
-        grouped = w.reshape(len(self.scale) if len(self.scale) > 1 else 1, self.scale.shape[1], -1)
+        grouped = w.reshape(len(self.scale), self.scale.shape[1], -1)
+        if type(self.grid) is UniformGrid:
+            return self._even(self.grid, grouped).reshape(w.shape)
         with torch.no_grad():
             value = self.grid.value(self.grid.nearest(grouped.float()))
             inside = within(self.grid, grouped)
-        found = stepped(grouped, self.scale, self.offset, self.zero, value, inside)
-        return found.reshape(w.shape)
+        none = torch.zeros_like(self.scale)
+        offset, zero = (none if each is None else each for each in (self.offset, self.zero))
+        return stepped(grouped, self.scale, offset, zero, value, inside).reshape(w.shape)
+
+    def _even(self, grid: UniformGrid, grouped: torch.Tensor) -> torch.Tensor:
+        middle = float(grid.zero) if isinstance(grid.zero, int) else 0.0
+        codes = (grid.bottom, grid.top)
+        return even_rounded(grouped, self.scale, self.offset, self.zero, middle=middle, codes=codes)
 
 
 def within(grid: Grid, x: torch.Tensor) -> torch.Tensor:
@@ -161,11 +170,11 @@ class _Scales:
         """The grid is the format's own, made for one column per group."""
         span = self.format.span
         grid = self.format.grid(stored, torch.arange(arrays["scale"].shape[1]) * span if span else slice(None))
-        scale, none = arrays["scale"][..., None], torch.zeros_like(arrays["scale"])[..., None]
-        zero = arrays["zero"][..., None] if "zero" in arrays else none
+        scale = arrays["scale"][..., None]
+        zero = arrays["zero"][..., None] if "zero" in arrays else None
         signs = isinstance(self.format, Integer) and self.format.code_bits == 1 and self.format.symmetric
         over = _over_groups(grid)
-        return Lines(over, scale + scale if signs else scale, scale if signs else none, zero, stored)
+        return Lines(over, scale + scale if signs else scale, scale if signs else None, zero, stored)
 
 
 def _over_groups(grid: Any) -> Any:
@@ -197,7 +206,7 @@ class _Minimums:
         step = (d.repeat_interleave(groups, 1) * scale)[..., None]
         offset = (dmin.repeat_interleave(groups, 1) * low)[..., None]
         grid = UniformGrid(step.detach(), offset.detach(), self.format.top)
-        return Lines(grid, step, offset, torch.zeros_like(offset), stored)
+        return Lines(grid, step, offset, None, stored)
 
 
 @dataclass(frozen=True)
@@ -217,9 +226,8 @@ class _WholeScales:
         scale = _whole(params["scale"], -self.format.scale_top, self.format.scale_top - 1)
         stored = Params(_detached({"d": d, "scale": scale}))
         step = (d.repeat_interleave(scale.shape[1] // d.shape[1], 1) * scale)[..., None]
-        none = torch.zeros_like(step).detach()
         first = self.format.grid(stored, torch.arange(0, scale.shape[1] * self.format.length, self.format.length))
-        return Lines(_over_groups(first), step, none, none, stored)
+        return Lines(_over_groups(first), step, None, None, stored)
 
 
 def _half(x: torch.Tensor) -> torch.Tensor:
