@@ -344,5 +344,5 @@ def test_a_table_or_one_object(pocket: Path, text: Path, tmp_path: Path) -> None
     assert f"{record['loss_before']:.5f} -> {record['loss_after']:.5f} nats per token" in tables.stdout
     assert "Preview: finetune" in tables.stdout
     assert "--learning-rate 0.0002" in tables.stdout
-    assert tables.stderr.startswith("fewbits: step 1 of 2, loss ")
+    assert "fewbits: step 1 of 2, loss " in tables.stderr
     assert "tokens/s" in tables.stderr

@@ -26,6 +26,13 @@ from fewbits.cli.training_options import data_options, keeping_options, settings
 @click.option(
     "--targets", multiple=True, metavar="NAME", help="Modules that get one; repeatable  [default: all linears]"
 )
+@click.option("--merge", metavar="OUT", type=click.Path(path_type=Path), help="Write the base with the adapter in it.")
+@click.option(
+    "--merge-to", default="BF16", show_default=True, metavar="RECIPE", help="In which formats --merge writes."
+)
+@click.option(
+    "--gguf", metavar="FILE", type=click.Path(path_type=Path), help="Write the adapter for llama.cpp's --lora."
+)
 @data_options
 @settings_options(2e-4)
 @keeping_options

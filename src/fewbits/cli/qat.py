@@ -15,6 +15,7 @@ from fewbits.cli.training_options import data_options, keeping_options, settings
 @click.option("-o", "--output", required=True, metavar="OUT", type=click.Path(path_type=Path), help="File to write.")
 @click.option("--to", required=True, metavar="RECIPE", help="A format, or a recipe's name or TOML file.")
 @click.option("--tensor", "tensors", multiple=True, metavar="PATTERN=FORMAT", help="Another format; repeatable.")
+@click.option("--begin", metavar="FILE", help="A model quantized in these formats to begin at  [default: the nearest]")
 @click.option("--labels", type=float, default=0.0, show_default=True, metavar="SHARE", help="Of the text's own loss.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, metavar="T", help="Of both models' answers.")
 @click.option("--dialect", metavar="NAME", help="How a model directory lays out matrices  [default: our own]")

@@ -64,6 +64,8 @@ class Pupil:
     """A model that is ready to be trained."""
 
     model: torch.nn.Module
+    path: Path
+    """Where the model lies on this machine."""
     formats: Mapping[str, int]
     """Format -> matrices."""
     parameters: int

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -141,16 +141,11 @@ def _shape(value: Any) -> Any:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else None
 
 
-def frozen_digest(model: torch.nn.Module) -> str:
-    """The SHA-256 of everything that training leaves as it is, with names, types and shapes."""
-    return digest_of(model, without=trained_tensors(model).keys())
-
-
-def digest_of(model: torch.nn.Module, without: Iterable[str] = ()) -> str:
-    """The SHA-256 of all tensors of a model but some, with names, types and shapes."""
-    digest, left_out = hashlib.sha256(), set(without)
+def digest_of(model: torch.nn.Module) -> str:
+    """The SHA-256 of all tensors of a model, with names, types and shapes."""
+    digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        if name in left_out or not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor):
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -35,6 +35,7 @@ def qat(
     tensors: Mapping[str, str] | Iterable[str] = (),
     labels: float = 0.0,
     temperature: float = 1.0,
+    begin: str | Path | None = None,
     dialect: str | None = None,
     settings: Settings | None = None,
     resume: bool = False,
@@ -52,7 +53,8 @@ def qat(
     """Train the model `source` in the formats of the recipe `to` until it answers as it did, and write `output`.
 
     The teacher is the model as it is; what is made small is the KL divergence of its answers from the student's on
-    `data` (as `finetune` takes it), of which `labels` is the share of the text's own cross-entropy. `output` is a GGUF
+    `data` (as `finetune` takes it), of which `labels` is the share of the text's own cross-entropy. `begin` is the same
+    model quantized in the same formats, by a method that chose better codes than the nearest. `output` is a GGUF
     file, or without an ending a model directory in `dialect` (None: our own), written from the numbers that were
     trained, none of them rounded again, with a card beside it. The rest is as in `finetune`. Raises a FewbitsError, one
     sentence.
@@ -75,7 +77,7 @@ def qat(
         on_step=on_step,
     )
     own = tensors if isinstance(tensors, Mapping) else list(tensors)
-    return carry_out(_Teaching(str(to), own, labels, temperature, dialect), job)
+    return carry_out(_Teaching(str(to), own, labels, temperature, None if begin is None else str(begin), dialect), job)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class _Teaching:
     tensors: Mapping[str, str] | list[str]
     labels: float
     temperature: float
+    begin: str | None
     dialect: str | None
 
     verb = "qat"
@@ -99,6 +102,7 @@ class _Teaching:
             "tensors": dict(self.tensors) if isinstance(self.tensors, Mapping) else list(self.tensors),
             "labels": self.labels,
             "temperature": self.temperature,
+            "begin": self.begin,
         }
 
     def require_free(self, job: Job) -> None:
@@ -117,11 +121,15 @@ class _Teaching:
     def pupil(self, path: Path, job: Job) -> Pupil:
         """The model as it is, and a copy of it that computes with what it will be stored as."""
         from fewbits.evaluation.model_files import open_model
+        from fewbits.loading.load import load
+        from fewbits.training.beginning import begin_at
         from fewbits.training.preparing import parameter_groups, prepare
 
         teacher: Any = open_model(path).load().network.requires_grad_(False).eval()
         student = copy.deepcopy(teacher).requires_grad_(True)
         prepare(student, self.to, tensors=self.tensors)
+        if self.begin is not None:
+            begin_at(student, load(self.begin))
         plan: Any = student.fewbits_plan
         formats: dict[str, int] = {}
         for name in plan.formats.values():
@@ -129,6 +137,7 @@ class _Teaching:
         rates = parameter_groups(student, 1.0, STEPS_RATE, job.settings.weight_decay)
         return Pupil(
             student,
+            path,
             formats,
             count_numbers(teacher),
             digest_of(teacher),
