@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fewbits import planning
-from fewbits.checkpoints.partial_file import PartialDirectory, partial_path, sync_folder
+from fewbits.checkpoints.partial_file import PartialDirectory, partial_path
 from fewbits.errors import TrainingError
 from fewbits.reporting.training_record import TrainingRecord
+from fewbits.training.folders import settle, take_place
 from fewbits.training.job import Job
 from fewbits.training.state import write_json
 
@@ -37,28 +36,12 @@ def publish_adapter(model: Any, output: Path, record: TrainingRecord) -> Trainin
     try:
         write_adapter(model, folder.path)
         write_json(folder.path / RECORD, record.to_json())
-        _sync_all(folder.path)
-        replaced = output.with_name(f".{output.name}.replaced")
-        if output.exists():
-            output.rename(replaced)
-        folder.path.rename(output)
+        settle(folder.path)
+        take_place(folder.path, output)
         folder.close()
-        sync_folder(output.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         folder.discard()
     return record
-
-
-def _sync_all(folder: Path) -> None:
-    """Everything on the disk, and as open to others as the folder is: safetensors makes files of its owner alone."""
-    mode = folder.stat().st_mode & 0o666
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-    sync_folder(folder)
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from fewbits.checkpoints.dialects import OWN
+from fewbits.checkpoints.fields import StoredMatrix
 from fewbits.checkpoints.model_directory import require_replaceable
-from fewbits.errors import TrainingError
+from fewbits.errors import TrainingError, VerificationError
+from fewbits.layers.modules import Packed
 from fewbits.reporting.card import card_path
 from fewbits.reporting.training_record import TrainingRecord
 from fewbits.request import training_path
+from fewbits.training.folders import settle, take_place
 from fewbits.training.job import Job, Pupil
 from fewbits.training.state import write_json
 
@@ -40,22 +48,59 @@ def require_output(output: Path, dialect: str | None, *, force: bool) -> None:
         raise TrainingError(f"{output} exists already; choose another output, or replace it with --force.")
 
 
+def require_storable(
+    path: Path, job: Job, recipe: str, tensors: Mapping[str, str] | list[str], dialect: str | None
+) -> None:
+    """Refuse, before any work, formats that the output cannot hold, as `quantize` does."""
+    from fewbits.quantizing import quantize_checkpoint
+
+    options: dict[str, Any] = {"to": recipe, "tensors": tensors, "dialect": dialect, "method": "nearest"}
+    quantize_checkpoint(path, job.output, force=True, dry_run=True, **options)
+
+
 def publish_taught(pupil: Pupil, job: Job, record: TrainingRecord, dialect: str | None) -> TrainingRecord:
-    """Pack the student, write it beside its state, and convert that to the output, where it appears verified."""
+    """Pack the student, write it beside its state, and make that the output, or convert it to it, number for number."""
     from fewbits.conversion.convert import convert as rewrite
+    from fewbits.inspection import inspect
     from fewbits.loading.tokens import load_tokenizer
-    from fewbits.training.converting import convert
 
     packed = training_path(job.output) / "packed"
     shutil.rmtree(packed, ignore_errors=True)
-    network: Any = convert(pupil.model)
-    network.save_pretrained(packed)
-    load_tokenizer(job.source, revision=job.revision).save_pretrained(packed)
-    written: Any = rewrite(packed, job.output, dialect=dialect, force=job.force or job.resume, threads=job.threads)
-    shutil.rmtree(packed)
-    files = {"model": str(job.output), "card": str(written.card), **record.files}
+    _write_packed(pupil.model, packed)
+    load_tokenizer(pupil.path).save_pretrained(packed)
+    files = {"model": str(job.output)}
+    if job.output.suffix == ".gguf" or dialect not in {None, OWN}:
+        written: Any = rewrite(packed, job.output, dialect=dialect, force=job.force or job.resume, threads=job.threads)
+        files["card"] = str(written.card)
+        shutil.rmtree(packed)
+    else:
+        settle(packed)
+        take_place(packed, job.output)
     files["record"] = str(record_path(job.output))
-    sizes = {"bytes": written.preview.bytes_out, "bits_per_weight": written.preview.bits_per_weight}
-    record = replace(record, files=files, details=sizes | {"output_sha256": written.output_sha256})
+    found = inspect(job.output)
+    sizes = {"bytes": found.file_bytes, "bits_per_weight": found.bits_per_weight}
+    record = replace(record, files=files | record.files, details=sizes)
     write_json(record_path(job.output), record.to_json())
     return record
+
+
+def _write_packed(student: torch.nn.Module, folder: Path) -> None:
+    """The student in our own dialect, read again and compared with what it computes with."""
+    from fewbits.loading.sources import open_source
+    from fewbits.training.converting import convert
+
+    network: Any = convert(student)
+    network.hf_quantizer.quantization_config.dialect = OWN
+    network.save_pretrained(folder)
+    pieces = open_source(folder).pieces
+    for name, module in network.named_modules():
+        piece = pieces.get(f"{name}.weight")
+        if not isinstance(module, Packed) or piece is None:  # tied ones are written once
+            continue
+        wanted, found = module.matrix.stored(), piece.load() if isinstance(piece, StoredMatrix) else {}
+        if found.keys() != wanted.keys() or not all(_same(found[key], wanted[key]) for key in wanted):
+            raise VerificationError(f"{folder}: {name} is not what was trained; nothing is kept of the output.")
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    return bool(np.array_equal(np.asarray(found).view(np.uint8), np.asarray(wanted).view(np.uint8)))

@@ -20,7 +20,7 @@ from fewbits.training.losses import IGNORED, Loss, summed
 from fewbits.training.material import Reading
 from fewbits.training.settings import Settings
 from fewbits.training.state import count_numbers, digest_of
-from fewbits.training.taught_output import publish_taught, require_output
+from fewbits.training.taught_output import publish_taught, require_output, require_storable
 
 STEPS_RATE = 10.0
 """The learning rate of scales and zero points, in units of that of weights."""
@@ -125,6 +125,7 @@ class _Teaching:
         from fewbits.training.beginning import begin_at
         from fewbits.training.preparing import parameter_groups, prepare
 
+        require_storable(path, job, self.to, self.tensors, self.dialect)
         teacher: Any = open_model(path).load().network.requires_grad_(False).eval()
         student = copy.deepcopy(teacher).requires_grad_(True)
         prepare(student, self.to, tensors=self.tensors)
