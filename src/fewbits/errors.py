@@ -56,4 +56,4 @@ class StaticError(FewbitsError):
 
 
 class TrainingError(FewbitsError):
-    """A model cannot be trained: settings, data, an adapter or a saved state that do not fit; numbers that are none."""
+    """A model cannot be trained: settings, data, an adapter or a state that do not fit, or numbers that are none."""

@@ -26,6 +26,11 @@ class Packed(torch.nn.Module):
         """The numbers that are stored, in the weight's own shape."""
         return self.matrix.numbers().reshape(self.shape_of_weight).to(self.like.dtype)
 
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs under the static range that training gave the module, where it has one."""
+        rounding = self._modules.get("rounding")
+        return x if rounding is None else rounding(x)
+
     @property
     def like(self) -> torch.Tensor:
         """Empty; what the weight would be now, had it been converted with the rest of the network."""
@@ -42,15 +47,23 @@ class Linear(Packed, torch.nn.Linear):  # type: ignore[override]  # weight is re
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Outputs for `input` (..., in_features)."""
-        return self.product(input, self.bias)
+        return self.product(self.rounded(input), self.bias)
 
 
 class Conv1d(Packed, torch.nn.Conv1d):  # type: ignore[override]
     """`torch.nn.Conv1d` over a packed matrix (out_channels, in_channels / groups x width)."""
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """What torch's makes of the decoded weight."""
+        return super().forward(self.rounded(input))
+
 
 class Conv2d(Packed, torch.nn.Conv2d):  # type: ignore[override]
     """`torch.nn.Conv2d` over a packed matrix (out_channels, in_channels / groups x height x width)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """What torch's makes of the decoded weight."""
+        return super().forward(self.rounded(input))
 
 
 class Embedding(Packed, torch.nn.Embedding):  # type: ignore[override]
@@ -75,7 +88,7 @@ class Conv1D(Packed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs for `x` (..., inputs)."""
-        return self.product(x, self.bias)
+        return self.product(self.rounded(x), self.bias)
 
 
 KINDS: Mapping[type, type[Packed]] = MappingProxyType(
