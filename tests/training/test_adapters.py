@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers.trainer_utils import validate_quantization_for_training
 
 import fewbits
 from fewbits.errors import FewbitsError, TrainingError
@@ -205,6 +206,13 @@ def test_what_exists_is_not_replaced(adapters: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(TrainingError, match="exists already"):
             refused()
+
+
+def test_transformers_trains_the_adapter_and_not_the_base_alone(adapters: Path) -> None:
+    base = fewbits.load(adapters / "nf4")
+    with pytest.raises(ValueError, match="attach trainable adapters"):
+        validate_quantization_for_training(base)
+    validate_quantization_for_training(add_lora(base, rank=4))
 
 
 # ---- merged
