@@ -310,7 +310,8 @@ NB_MODULE(_native, m) {
           nb::arg("importance").none(), nb::arg("isa") = "");
     m.def("decode_fields", &decode_fields, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"), nb::arg("scaling"),
           nb::arg("w"), nb::arg("isa") = "");
-    for (auto bind : {bind_engine, bind_feedback, bind_grouped, bind_layers, bind_lines, bind_products, bind_sampler, bind_strings}) bind(m);
+    for (auto bind : {bind_engine, bind_feedback, bind_grouped, bind_layers, bind_lines, bind_products, bind_sampler, bind_strings, bind_tiles})
+        bind(m);
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
     m.def("deviation", &deviation, nb::arg("source"), nb::arg("numbers"), nb::arg("back"), nb::arg("squared_error"),
           nb::arg("squared"));

@@ -12,5 +12,6 @@ void bind_lines(nanobind::module_& m);     // codes under a scale and an offset 
 void bind_products(nanobind::module_& m);  // products of columns
 void bind_sampler(nanobind::module_& m);   // the choice of tokens
 void bind_strings(nanobind::module_& m);   // strings in headers of GGUF files
+void bind_tiles(nanobind::module_& m);     // parts of stored matrices as numbers
 
 }  // namespace fewbits

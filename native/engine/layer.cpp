@@ -1,15 +1,11 @@
 #include "layer.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <memory>
-#include <mutex>
 
 #include "fewbits/engine.h"
 #include "machine.h"
-#include "openmp.h"
-#include "threads.h"
+#include "team.h"
 
 namespace fewbits {
 namespace {
@@ -17,47 +13,6 @@ namespace {
 constexpr int64_t unit_rows = 64;         // whole pairs of panels
 constexpr int64_t most_tokens = 256;      // rounded at a time
 constexpr int64_t few_products = 1 << 20;  // are not worth waking a thread for
-
-// The threads of all layers of this process: torch's, where it shares them, or else a team of their own. Whoever finds them
-// busy works alone; a forked process starts its own, since only the thread that forks goes on there. They are never ended:
-// at exit the process ends them.
-class Team {
-  public:
-    static Team& of_process() {
-        static Team* team = new Team;
-        return *team;
-    }
-    void run(int threads, const std::function<void(ThreadPool&, int)>& work) {
-        std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-        if (threads > 1 && lock.owns_lock()) {
-            ThreadPool shared(threads, run_by_openmp);
-            if (has_openmp() && shared.run([&](int thread) { work(shared, thread); })) return;
-            ThreadPool& pool = pool_of(threads);
-            pool.run([&](int thread) { work(pool, thread); });
-        } else {
-            ThreadPool alone(1);
-            alone.run([&](int thread) { work(alone, thread); });
-        }
-    }
-
-  private:
-    Team() { pthread_atfork(nullptr, nullptr, [] { of_process().forget(); }); }
-    ThreadPool& pool_of(int threads) {
-        if (!pool_ || pool_->count() != threads) {
-            delete pool_;
-            pool_ = nullptr;
-            pool_ = new ThreadPool(threads);
-        }
-        return *pool_;
-    }
-    void forget() {
-        forget_openmp();
-        pool_ = nullptr;
-        new (&mutex_) std::mutex;  // whoever held it is not in this process
-    }
-    std::mutex mutex_;
-    ThreadPool* pool_ = nullptr;
-};
 
 int64_t units_of(int64_t rows) { return (rows + unit_rows - 1) / unit_rows; }
 
@@ -116,7 +71,7 @@ PackedLayer::PackedLayer(const KernelTable& table, const PackedType& type, int64
       panels_(static_cast<size_t>((rows + type.rows - 1) / type.rows * panel_bytes_)),
       row_sums_(static_cast<size_t>(rows) * sizeof(float)) {
     const int64_t row_bytes = cols / type.span * type.span_bytes, count = (rows + type.rows - 1) / type.rows;
-    Team::of_process().run(threads_for(threads, 1, rows, cols), [&](ThreadPool& pool, int thread) {
+    run_in_team(threads_for(threads, 1, rows, cols), [&](ThreadPool& pool, int thread) {
         const Share share = share_of(count, thread, pool.count());
         for (int64_t i = share.begin; i < share.end; ++i) {
             const int64_t row = i * type.rows;
@@ -151,7 +106,7 @@ void PackedLayer::multiply_some(Inputs how, const float* x, int64_t tokens, cons
     if (how == Inputs::token8 || how == Inputs::token8_zero) room.rounded.run = run_;
     const PackedType* rest = how == Inputs::group16 ? rest_ : nullptr;
     const int64_t sums = room.rounded.tokens * unit_rows;
-    Team::of_process().run(threads, [&](ThreadPool& pool, int thread) {
+    run_in_team(threads, [&](ThreadPool& pool, int thread) {
         const std::unique_ptr<float[]> scratch(new float[static_cast<size_t>(rest ? 2 * sums : sums)]);
         const Share share = share_of(tokens, thread, pool.count());
         kernels_.round_inputs(how, x, cols_, share.begin, share.end, room.rounded, room.zeros.get());
@@ -170,7 +125,7 @@ void PackedLayer::multiply_some(Inputs how, const float* x, int64_t tokens, cons
 void multiply_plain_rows(const EngineKernels& kernels, Number kind, const uint8_t* w, int64_t rows, int64_t cols, const float* x,
                          int64_t tokens, const float* bias, float* out, int threads) {
     const int64_t row_bytes = cols * (kind == Number::f32 ? 4 : 2);
-    Team::of_process().run(threads_for(threads, tokens, rows, cols), [&](ThreadPool& pool, int thread) {
+    run_in_team(threads_for(threads, tokens, rows, cols), [&](ThreadPool& pool, int thread) {
         (void)thread;
         for (int64_t unit = pool.take(); unit < units_of(rows); unit = pool.take()) {
             const int64_t first = unit * unit_rows, present = std::min(unit_rows, rows - first);

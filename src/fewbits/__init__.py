@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits.errors import FewbitsError
 
 if TYPE_CHECKING:
-    from fewbits import formats, static
+    from fewbits import formats, static, training
     from fewbits.conversion.convert import convert
     from fewbits.engine.chat import chat
     from fewbits.engine.run import run
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fewbits.loading.tokens import load_tokenizer
     from fewbits.quantizing import quantize
     from fewbits.speed.bench import bench
+    from fewbits.training.finetuning import finetune
+    from fewbits.training.teaching import qat
 
     __version__: str
 
@@ -36,14 +38,17 @@ __all__ = [
     "compare",
     "convert",
     "explain",
+    "finetune",
     "formats",
     "inspect",
     "load",
     "load_tokenizer",
     "push",
+    "qat",
     "quantize",
     "run",
     "static",
+    "training",
 ]
 
 _VERBS = {
@@ -53,10 +58,12 @@ _VERBS = {
     "compare": "fewbits.evaluation.compare",
     "convert": "fewbits.conversion.convert",
     "explain": "fewbits.explanation.explain",
+    "finetune": "fewbits.training.finetuning",
     "inspect": "fewbits.inspection",
     "load": "fewbits.loading.load",
     "load_tokenizer": "fewbits.loading.tokens",
     "push": "fewbits.hub.push",
+    "qat": "fewbits.training.teaching",
     "quantize": "fewbits.quantizing",
     "run": "fewbits.engine.run",
 }
@@ -65,7 +72,7 @@ _VERBS = {
 def __getattr__(name: str) -> Any:
     if name in _VERBS:
         value = getattr(import_module(_VERBS[name]), name)
-    elif name in {"formats", "static"}:
+    elif name in {"formats", "static", "training"}:
         value = import_module(f"fewbits.{name}")
     elif name == "__version__":
         value = _version()

@@ -53,3 +53,7 @@ class LoadingError(FewbitsError):
 
 class StaticError(FewbitsError):
     """A torch module cannot be exported, quantized statically, or written as an ONNX graph."""
+
+
+class TrainingError(FewbitsError):
+    """A model cannot be trained: settings, data, an adapter or a state that do not fit, or numbers that are none."""

@@ -23,6 +23,15 @@ def workspace_path(output: Path) -> Path:
     return output.with_name(f".{output.name}.calibrated")
 
 
+def training_path(output: Path) -> Path:
+    """Where the state of a training is kept until `output` is there.
+
+    >>> training_path(Path("adapter")).name
+    '.adapter.training'
+    """
+    return output.with_name(f".{output.name}.training")
+
+
 def silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
 

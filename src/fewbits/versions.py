@@ -13,6 +13,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: _version(name) for name in _PARTS}}
 
 
+def versions_of(*names: str) -> dict[str, str]:
+    """`versions`, and those of other packages that took part."""
+    return versions() | {name: _version(name) for name in names}
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

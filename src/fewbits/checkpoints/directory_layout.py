@@ -111,7 +111,7 @@ def plan_directory(
         slots=slots,
         index=_index(where, files) if len(files) > 1 else None,
         config=_config(source, changes or {}, stated_quantization(tensors, matrices, recipe, dialect), dialect),
-        copied=_copied(source, along),
+        copied=side_files(source, along),
         dialect=dialect,
         packed={matrix.name: matrix for matrix in matrices} if dialect else {},
     )
@@ -275,7 +275,7 @@ _SIDE_FILES = (
 _WEIGHTS = (".safetensors", ".bin")
 
 
-def _copied(source: Path, files: tuple[Path, ...]) -> dict[str, Path]:
+def side_files(source: Path, files: tuple[Path, ...] = ()) -> dict[str, Path]:
     """What the directory takes over as it is."""
     wanted = {*(source / name for name in _SIDE_FILES), *files}
     left = {"config.json", INDEX_NAME, pickled.INDEX_NAME}

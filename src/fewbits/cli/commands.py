@@ -11,6 +11,8 @@ from fewbits.cli.surroundings import calm
 COMMANDS = {
     "quantize": "Make a model smaller, verify the result and say what it cost.",
     "convert": "Write a model in another container or dialect, rounding nothing.",
+    "finetune": "Train an adapter (LoRA) on a model whose matrices stay packed, in any format.",
+    "qat": "Train a model in the formats it will be stored in, until it answers as before.",
     "compare": "Measure on a text how far two models are apart: perplexity, KL divergence; of encoders, cosines.",
     "run": "Let a model continue a text, natively.",
     "chat": "Talk with a model, natively.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ def calm() -> Iterator[None]:
     """Silence what the libraries beneath say to a programmer, and turn SIGTERM into an interrupt that cleans up."""
     for name, value in _QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it misses kernels for GPUs
     with warnings.catch_warnings(), _interrupt_on_sigterm():
         if not (sys.warnoptions or debugging()):
             warnings.simplefilter("ignore")

@@ -83,10 +83,14 @@ def choose_template(vocabulary: Vocabulary, asked: str | None = None) -> Templat
     special = {f"{role}_token": vocabulary.special_text(role) for role in ("bos", "eos")}
     if asked is None:
         return Template(f"of {vocabulary.path.name}", _own(vocabulary), special)
+    return Template(asked, named_template(asked), special, TEMPLATES.get(asked, ()))
+
+
+def named_template(asked: str) -> str:
+    """The source of the chat template called `asked`, a built-in one or a file; EngineError where there is none."""
     if asked in TEMPLATES:
-        built_in = Path(__file__).parent / "templates" / f"{asked}.jinja"
-        return Template(asked, built_in.read_text(encoding="utf-8"), special, TEMPLATES[asked])
-    return Template(asked, _from_file(Path(asked)), special)
+        return (Path(__file__).parent / "templates" / f"{asked}.jinja").read_text(encoding="utf-8")
+    return _from_file(Path(asked))
 
 
 def _own(vocabulary: Vocabulary) -> str:

@@ -89,14 +89,24 @@ def _stored(format: Scaled, coding: Coding, found: dict[str, torch.Tensor], like
 
 def decode_fields(format: Format, fields: Fields, shape: Shape, *, into: Floats | None = None, isa: str = "") -> Floats:
     """The numbers (rows, cols) float32 of stored fields, written `into` an array or a new one."""
-    scaled, coding = _required(format)
-    check_fields(scaled.name, fields, scaled.shapes(*shape))
-    scaled.check_codes(fields["codes"])
-    table = tuple(fields["table"].tolist()) if _learned(coding) else coding.table
+    check_fields(format.name, fields, format.shapes(*shape))
     w = np.empty(shape, np.float32) if into is None else into
-    codes, zeros = np.ascontiguousarray(fields["codes"]), np.ascontiguousarray(fields.get("zero", _NO_ZEROS))
-    native_module().decode_groups(_groups(coding, shape[1], table), codes, _scales(scaled, fields), zeros, w, isa)
+    native_module().decode_groups(native_coding(format, fields, shape[1]), *as_stored(format, fields), w, isa)
     return w
+
+
+def native_coding(format: Format, fields: Fields, cols: int) -> Any:
+    """The coding of rows of `cols` columns as the native module takes it."""
+    coding = coding_of(format)
+    return _groups(coding, cols, tuple(fields["table"].tolist()) if _learned(coding) else coding.table)
+
+
+def as_stored(format: Format, fields: Fields) -> tuple[Bytes, tuple[Any, ...], Bytes]:
+    """Codes, scales and zero points as they lie in checked fields; raises FormatError where codes mean nothing."""
+    scaled, _ = _required(format)
+    scaled.check_codes(fields["codes"])
+    zeros = np.ascontiguousarray(fields.get("zero", _NO_ZEROS))
+    return np.ascontiguousarray(fields["codes"]), _scales(scaled, fields), zeros
 
 
 def _scales(format: Scaled, fields: Fields) -> tuple[Bytes, str, Floats, Floats, float]:

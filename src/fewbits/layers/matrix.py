@@ -11,8 +11,10 @@ import torch
 from fewbits import formats
 from fewbits.formats import Fields
 from fewbits.kernels.stored import stored_numbers
-from fewbits.layers.ops import forget, multiply
+from fewbits.layers.ops import forget, linear_floats, multiply
+from fewbits.layers.products import rounding_of
 from fewbits.layers.stored import StoredWeight
+from fewbits.qtensor import kept_columns
 
 
 class PackedMatrix(torch.nn.Module):
@@ -72,6 +74,17 @@ class PackedMatrix(torch.nn.Module):
     def multiply(self, x: torch.Tensor, inputs: str, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Outputs (..., rows) for `x` (..., cols), taken as `inputs` says (products.py), in the type of `x`."""
         return multiply(x, bias, self.tensors(), self.format, ",".join(self.fields), *self.shape, inputs)
+
+    def multiply_floats(self, x: torch.Tensor, inputs: str, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """The same by products of floats in the type of `x`, the matrix decoded tile by tile: for many tokens.
+
+        Inputs of 16 bits are as they are here; gradients pass roundings as if there were none.
+        """
+        rounding = rounding_of(inputs)
+        if rounding is not None:
+            kept = kept_columns(self.stored(), self.shape)
+            x = rounding.rounded(x.detach(), kept.index if kept else None).to(x.dtype) + (x - x.detach())
+        return linear_floats(x, bias, self.tensors(), self.format, ",".join(self.fields), *self.shape)
 
     def forget(self) -> None:
         """Let go of what was made for this processor; it is made again when it is needed."""

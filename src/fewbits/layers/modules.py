@@ -18,16 +18,28 @@ class Packed(torch.nn.Module):
     shape_of_weight: tuple[int, ...]
     inputs: str = WIDE
     """How inputs are taken: `int16_group`, `exact`, or a rounding of activations."""
+    floats: bool = False
+    """Whether products are those of floats, the matrix decoded tile by tile: for many tokens, and in less memory."""
 
     @property
     def weight(self) -> torch.Tensor:
         """The numbers that are stored, in the weight's own shape."""
         return self.matrix.numbers().reshape(self.shape_of_weight).to(self.like.dtype)
 
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs under the static range that training gave the module, where it has one."""
+        rounding = self._modules.get("rounding")
+        return x if rounding is None else rounding(x)
+
     @property
     def like(self) -> torch.Tensor:
         """Empty; what the weight would be now, had it been converted with the rest of the network."""
         return self.get_buffer("weight_like")
+
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Outputs (..., rows) of the matrix for `x` (..., cols)."""
+        multiply = self.matrix.multiply_floats if self.floats else self.matrix.multiply
+        return multiply(x, self.inputs, bias)
 
 
 class Linear(Packed, torch.nn.Linear):  # type: ignore[override]  # weight is read, not written
@@ -35,15 +47,23 @@ class Linear(Packed, torch.nn.Linear):  # type: ignore[override]  # weight is re
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Outputs for `input` (..., in_features)."""
-        return self.matrix.multiply(input, self.inputs, self.bias)
+        return self.product(self.rounded(input), self.bias)
 
 
 class Conv1d(Packed, torch.nn.Conv1d):  # type: ignore[override]
     """`torch.nn.Conv1d` over a packed matrix (out_channels, in_channels / groups x width)."""
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """What torch's makes of the decoded weight."""
+        return super().forward(self.rounded(input))
+
 
 class Conv2d(Packed, torch.nn.Conv2d):  # type: ignore[override]
     """`torch.nn.Conv2d` over a packed matrix (out_channels, in_channels / groups x height x width)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """What torch's makes of the decoded weight."""
+        return super().forward(self.rounded(input))
 
 
 class Embedding(Packed, torch.nn.Embedding):  # type: ignore[override]
@@ -68,7 +88,7 @@ class Conv1D(Packed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs for `x` (..., inputs)."""
-        return self.matrix.multiply(x, self.inputs, self.bias)
+        return self.product(self.rounded(x), self.bias)
 
 
 KINDS: Mapping[type, type[Packed]] = MappingProxyType(

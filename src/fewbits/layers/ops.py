@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fewbits.layers.decoded import decoded_product
-from fewbits.layers.products import Product, require_known
+from fewbits.layers.products import EXACT, Product, require_known
 from fewbits.layers.stored import StoredWeight
+from fewbits.layers.tiles import Tiles
 
 _MATRIX = "Tensor[] fields, str format, str names, int rows, int cols"
 
@@ -28,10 +29,12 @@ class _Made:
     """What was made of fields, and of which."""
 
     state: tuple[tuple[int, int], ...]
-    product: Product
+    product: Product | Tiles
 
 
 _made: MutableMapping[torch.Tensor, _Made] = WeakTensorKeyDictionary()
+_tiles: MutableMapping[torch.Tensor, _Made] = WeakTensorKeyDictionary()
+"""The same of what reads tiles, which holds no numbers of its own."""
 _lock = Lock()
 
 
@@ -46,12 +49,28 @@ def _weight(fields: Sequence[torch.Tensor], format: str, names: str, rows: int, 
 
 def product_of(fields: Sequence[torch.Tensor], format: str, names: str, rows: int, cols: int) -> Product:
     """The matrix of these fields, ready to be multiplied on the CPU: from the cache, or made now."""
+    made = _cached(
+        _made, fields, lambda: Product.of(_weight(fields, format, names, rows, cols), torch.get_num_threads())
+    )
+    assert isinstance(made, Product), "each cache holds one kind"
+    return made
+
+
+def tiles_of(fields: Sequence[torch.Tensor], format: str, names: str, rows: int, cols: int) -> Tiles:
+    """The matrix of these fields, ready to be decoded tile by tile on the CPU; takes no memory."""
+    made = _cached(_tiles, fields, lambda: Tiles.of(_weight(fields, format, names, rows, cols)))
+    assert isinstance(made, Tiles), "each cache holds one kind"
+    return made
+
+
+def _cached(
+    cache: MutableMapping[torch.Tensor, _Made], fields: Sequence[torch.Tensor], make: Callable[[], Product | Tiles]
+) -> Product | Tiles:
     state = _state(fields)
     with _lock:
-        made = _made.get(fields[0])
+        made = cache.get(fields[0])
         if made is None or made.state != state:
-            product = Product.of(_weight(fields, format, names, rows, cols), torch.get_num_threads())
-            made = _made[fields[0]] = _Made(state, product)
+            made = cache[fields[0]] = _Made(state, make())
     return made.product
 
 
@@ -59,6 +78,7 @@ def forget(fields: Sequence[torch.Tensor]) -> None:
     """Let go of what was made of these fields."""
     with _lock:
         _made.pop(fields[0], None)
+        _tiles.pop(fields[0], None)
 
 
 def _linear(
@@ -99,16 +119,46 @@ def multiply(x: torch.Tensor, bias: torch.Tensor | None, fields: Sequence[torch.
 def _linear_grad(
     grad: torch.Tensor, fields: Sequence[torch.Tensor], format: str, names: str, rows: int, cols: int
 ) -> torch.Tensor:
-    """`grad` (..., rows) of outputs as that of inputs (..., cols), slab by slab: no whole matrix is decoded."""
-    tokens = grad.reshape(-1, rows).float()
-    out = tokens.new_zeros(len(tokens), cols)
-    for start, stop, numbers in _weight(fields, format, names, rows, cols).slabs():
-        out += tokens[:, start:stop] @ numbers.to(tokens.device)
+    """`grad` (..., rows) of outputs as that of inputs (..., cols), tile by tile: no whole matrix is decoded."""
+    tokens = _floats(grad.detach().reshape(-1, rows))
+    if grad.device.type == "cpu":
+        out = tiles_of(fields, format, names, rows, cols).multiply_back(tokens)
+    else:
+        out = tokens.new_zeros(len(tokens), cols)
+        for start, stop, numbers in _weight(fields, format, names, rows, cols).slabs():
+            out += tokens[:, start:stop] @ numbers.to(tokens)
     return out.to(grad.dtype).reshape(*grad.shape[:-1], cols)
+
+
+def _linear_floats(
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    fields: Sequence[torch.Tensor],
+    format: str,
+    names: str,
+    rows: int,
+    cols: int,
+) -> torch.Tensor:
+    """Outputs (..., rows) for `x` (..., cols), multiplied as floats of its type with the numbers that are stored."""
+    tokens = _floats(x.detach().reshape(-1, cols))
+    own = None if bias is None else bias.detach().to(tokens.dtype)
+    if x.device.type == "cpu":
+        out = tiles_of(fields, format, names, rows, cols).multiply(tokens, own)
+    else:
+        out = decoded_product(_weight(fields, format, names, rows, cols), tokens, EXACT, own)
+    return out.to(x.dtype).reshape(*x.shape[:-1], rows)
+
+
+def _floats(tokens: torch.Tensor) -> torch.Tensor:
+    """In a type that tiles have: bfloat16 where it is that, else float32."""
+    return tokens if tokens.dtype == torch.bfloat16 else tokens.float()
 
 
 linear: Callable[..., torch.Tensor] = torch.library.custom_op(
     "fewbits::linear", _linear, mutates_args=(), schema=f"(Tensor x, Tensor? bias, {_MATRIX}, str inputs) -> Tensor"
+)
+linear_floats: Callable[..., torch.Tensor] = torch.library.custom_op(
+    "fewbits::linear_floats", _linear_floats, mutates_args=(), schema=f"(Tensor x, Tensor? bias, {_MATRIX}) -> Tensor"
 )
 linear_grad: Callable[..., torch.Tensor] = torch.library.custom_op(
     "fewbits::linear_grad", _linear_grad, mutates_args=(), schema=f"(Tensor grad, {_MATRIX}) -> Tensor"
@@ -124,9 +174,9 @@ def _grad_shape(grad: torch.Tensor, fields: Any, format: str, names: str, rows: 
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    _, bias, fields, *matrix, _ = inputs
+    _, bias, fields, *matrix = inputs
     ctx.save_for_backward(*fields)
-    ctx.matrix, ctx.bias = matrix, None if bias is None else bias.dtype
+    ctx.matrix, ctx.bias, ctx.others = matrix[:4], None if bias is None else bias.dtype, len(matrix)
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
@@ -134,9 +184,11 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     wants_x, wants_bias = ctx.needs_input_grad[:2]
     x = linear_grad(grad, list(ctx.saved_tensors), *ctx.matrix) if wants_x else None
     bias = grad.flatten(0, -2).float().sum(0).to(ctx.bias) if wants_bias else None
-    return x, bias, [None] * len(ctx.saved_tensors), None, None, None, None, None
+    return x, bias, [None] * len(ctx.saved_tensors), *[None] * ctx.others
 
 
 torch.library.register_fake("fewbits::linear", _linear_shape)
+torch.library.register_fake("fewbits::linear_floats", _linear_shape)
 torch.library.register_fake("fewbits::linear_grad", _grad_shape)
 torch.library.register_autograd("fewbits::linear", _backward, setup_context=_keep)
+torch.library.register_autograd("fewbits::linear_floats", _backward, setup_context=_keep)

@@ -88,6 +88,11 @@ def _plain(network: Any) -> dict[str, torch.Tensor]:
 
 def _matrix(name: str, module: Packed) -> Matrix:
     matrix = module.matrix
+    if "rounding" in module._modules:
+        raise CheckpointError(
+            f"{name} multiplies inputs under a static range, which no dialect of matrices holds; "
+            "save the module with torch.save, or train with a rounding per token (int8_token)."
+        )
     return Matrix(
         name,
         matrix.format,
