@@ -21,7 +21,6 @@ from fewbits.layers.modules import Conv1D, Packed
 from fewbits.memory import PeakMemory, resident_memory
 from references.architecture_models import gpt2
 from references.encoder_models import save_encoder
-from references.expert_models import write_experts
 from references.outlier_models import with_outliers
 from references.random_models import save_model, small_config
 
@@ -190,19 +189,6 @@ def test_an_encoder_answers_with_its_states(tmp_path: Path) -> None:
             found = network.base_model(input_ids=ids[None]).last_hidden_state[0]
         assert packed(network)
         assert float((found - wanted).abs().max()) < 1e-5
-
-
-@pytest.mark.parametrize("name", ["out", "out.gguf"])
-def test_experts_in_stacks_are_decoded_and_that_is_said(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    fewbits.quantize(write_experts(tmp_path / "model", "qwen3_moe"), tmp_path / name, to="Q4_0", threads=1)
-    network = fewbits.load(tmp_path / name, inputs="exact")
-
-    require_equal(tmp_path / name, network)
-    assert len(network.fewbits.decoded) >= 4
-    assert "decoded and held as plain numbers" in network.fewbits.notes[0]
-    assert network.fewbits.notes[0] in caplog.text
 
 
 def test_a_hub_id_is_fetched_first(

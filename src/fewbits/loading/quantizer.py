@@ -129,7 +129,7 @@ def _readers(dialect: str) -> str:
 
 def _stored_in(folder: Path, model: Any, inputs: str) -> Stored:
     """What lies in a directory in our dialect; transformers reads the plain tensors of it by itself."""
-    stored = Stored(open_weights_of(folder, model.config, type(model)), inputs)
+    stored = Stored(open_weights_of(folder, model.config, type(model)), inputs, own_names=False)
     known = set(model._keys_to_ignore_on_load_unexpected or ())
     fields = {rf"{re.escape(name)}\." for name, piece in stored.left.items() if is_quantized(piece)}
     stored.make_room(model, model.dtype)

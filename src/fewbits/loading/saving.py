@@ -15,6 +15,7 @@ from fewbits.checkpoints.dialects import OWN, Dialect, require_held
 from fewbits.checkpoints.directory_layout import METHOD, stated_in_headers, stated_quantization
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
 from fewbits.errors import CheckpointError
+from fewbits.layers.experts import Experts
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.modules import Conv1D, Embedding, Packed
 from fewbits.loading.planned import PREFERRED
@@ -132,7 +133,12 @@ def _metadata(network: Any, tensors: list[Matrix], matrices: list[Matrix], diale
 
 
 def _chosen(network: Any, matrices: list[Matrix]) -> str:
-    """The first dialect that other programs load and that holds `matrices`."""
+    """The first dialect that other programs load and that holds `matrices`; ours for experts that lie one by one.
+
+    What those are called in a directory is transformers' own affair, which its converters decide for each kind of model.
+    """
+    if any(isinstance(module, Experts) for module in network.modules()):
+        return OWN
     for name in PREFERRED:
         try:
             _require_held(network, dialects.get(name), matrices)
