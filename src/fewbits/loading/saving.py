@@ -135,7 +135,7 @@ def _metadata(network: Any, tensors: list[Matrix], matrices: list[Matrix], diale
 def _chosen(network: Any, matrices: list[Matrix]) -> str:
     """The first dialect that other programs load and that holds `matrices`; ours for experts that lie one by one.
 
-    What those are called in a directory is transformers' own affair, which its converters decide for each kind of model.
+    What those are called in a directory is transformers' own affair, decided for each kind of model.
     """
     if any(isinstance(module, Experts) for module in network.modules()):
         return OWN
