@@ -21,6 +21,7 @@ from fewbits.checkpoints import dialects
 from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.directory_layout import METHOD
 from fewbits.errors import LoadingError
+from fewbits.loading.complete import give_complete_saving
 from fewbits.loading.config import Config
 from fewbits.loading.loaded import loaded, quantized
 from fewbits.loading.packing import Packing, PackOperation
@@ -93,6 +94,7 @@ class Quantizer(HfQuantizer):
             name = Path(model.name_or_path or type(model).__name__)
             model.fewbits = quantized(name, self._packing)
             self.quantization_config.dialect = self._packing.plan.dialect
+        give_complete_saving(model)
         for note in model.fewbits.notes:
             _LOG.warning(note)
         self._stored = self._packing = self.quantization_config.stored = None  # which know mapped files

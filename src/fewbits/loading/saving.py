@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,12 @@ def saved(network: Any, dialect: str | None, recipe: str) -> Saved:
         metadata=_metadata(network, [*matrices, *others], matrices, kind) if matrices else {},
         configuration=stated_quantization([*matrices, *others], matrices, recipe, kind) if matrices else {},
     )
+
+
+def packed_weights(network: Any) -> Iterator[tuple[str, Packed, Matrix]]:
+    """Name of the weight, its module, and what is stated of its matrix; of those that share one the first."""
+    for name, module in _packed(network).items():
+        yield name, module, _matrix(name, module)
 
 
 def _packed(network: Any) -> dict[str, Packed]:
