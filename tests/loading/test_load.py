@@ -150,7 +150,12 @@ def test_columns_in_sixteen_bits_and_rounded_inputs_are_obeyed(tmp_path: Path) -
 
     assert any("outlier_index" in module.matrix.fields for module in packed(network).values())
     assert network.fewbits.activations == {"int8_token": 2 * 7}
-    require_equal(tmp_path / "out", network)
+    with torch.no_grad():
+        wanted = open_model(tmp_path / "out").load().logits(IDS)
+    # The order of sums may turn an input that is rounded to the next code, in a token or two.
+    far = (logits(network) - wanted).abs().amax(1)
+    assert float(far.median()) <= 1e-4 * float(wanted.abs().max())
+    assert float(far.max()) <= 1e-2 * float(wanted.abs().max())
 
 
 def test_columns_in_an_order_of_their_own(quantized: Quantized, tmp_path: Path) -> None:
