@@ -157,7 +157,7 @@ def read_graph(path: Path) -> None:
     from fewbits.errors import FewbitsError
     from fewbits.inspection import inspect
     from fewbits.verification_onnx_numbers import number_sources
-    from fuzz.targets import _require_sentence
+    from fuzz.common import require_sentence
 
     data = path.with_name("data")
     if not data.exists():
@@ -182,7 +182,7 @@ def read_graph(path: Path) -> None:
         try:
             step()
         except FewbitsError as error:
-            _require_sentence(error)
+            require_sentence(error)
 
 
 def _planned(path: Path, out: Path) -> None:

@@ -119,7 +119,7 @@ ALLOWED: dict[str, set[str]] = {
         "request",
         "workers",
     },
-    "speed": {"engine", "errors", "hub.locating", "inspection", "kernels", "memory", "workers"},
+    "speed": {"engine", "errors", "hub.locating", "inspection", "kernels", "memory", "request", "workers"},
     "testing": {"errors", "lazy", "registry", "formats", "qtensor", "kernels", "methods", "checkpoints"},
     "sites": {"errors", "checkpoints.base"},
     "mapped": set(),
@@ -390,6 +390,8 @@ ALLOWED: dict[str, set[str]] = {
         "qtensor",
         "reporting.record",
         "targets",
+        "verification_dialects",
+        "verification_matrices",
         "workers",
     },
     "static": {

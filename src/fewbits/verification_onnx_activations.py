@@ -9,7 +9,7 @@ normalization that went into a filter included. A node, a constant or a rounding
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Stated:
     """Constants that are codes, and are decoded where they are used."""
     dynamic: bool = False
     """Whether scales of values are found at run time."""
+    divided: Mapping[str, str] = field(default_factory=dict)
+    """Value that is new -> the source's value of which it is made, column by column divided by factors."""
 
 
 def verify_graph(
@@ -82,6 +84,7 @@ class _Comparison:
         self.products: dict[str, bool] = {}
         self.constants: set[str] = set()
         self.stored: set[str] = set()
+        self.divided: dict[str, str] = {}
 
     def run(self, progress: Callable[[int, int], None]) -> None:
         """Compare all; raises VerificationError."""
@@ -120,7 +123,7 @@ class _Comparison:
         self._compare_operator(origin, meaning, name)
         given = list(before.input if before is not None else node.input)
         read = list(meaning.inputs)
-        constants = self._folded_constants(before, node) if before is not None else {}
+        constants = self._folded_constants(before, node) if before is not None else self._multiplied(origin, read)
         if before is not None:
             given = [*given[:2], *(given[2:] or [""])]
         self._require(len(given) == len(read), f"the node that makes {name} has other inputs")
@@ -163,8 +166,10 @@ class _Comparison:
             self.constants.add(theirs.name)
             return
         self._require(theirs.name == mine, f"input {place} of {name} is {theirs.name} and was {mine}")
+        if theirs.divided:
+            self.divided[theirs.divided] = theirs.name
         if theirs.rounding is not None:
-            self._compare_rounding(mine, theirs.rounding)
+            self._compare_rounding(theirs.divided or mine, theirs.rounding)
 
     def _compare_rounding(self, name: str, rounding: Any) -> None:
         """The scale and the zero point of a value, from its stated range."""
@@ -177,11 +182,11 @@ class _Comparison:
         low, high = self.stated.ranges[name]
         step = np.float32((float(high) - float(low)) / 255)
         scale = float(step) if step > np.finfo(np.float32).tiny else 1.0
-        zero = int(np.rint(-float(low) / scale))
+        zero = -float(low) / scale
         self._require(low <= 0 <= high, f"the range of {name} leaves out 0")
         self._require(
-            float(rounding.scale) == scale and abs(rounding.zero - zero) <= (0 if scale != 1.0 else 255),
-            f"{name} has the scale {rounding.scale} and zero point {rounding.zero}, its range wants {scale} and {zero}",
+            float(rounding.scale) == scale and abs(rounding.zero - zero) <= (_HALF if scale != 1.0 else 255),
+            f"{name} has scale {rounding.scale} and zero point {rounding.zero}, its range wants {scale} and {zero:.2f}",
         )
 
     def _compare_numbers(self, name: str, mine: str, exact: Doubles, theirs: Read, raised: Doubles | None) -> None:
@@ -236,6 +241,18 @@ class _Comparison:
         start = self._known(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else np.zeros_like(mean)
         return {1: np.einsum("o...,o->o...", weight, by), 2: by * start - by * mean + shift}
 
+    def _multiplied(self, node: Any, read: list[Read]) -> dict[int, Doubles]:
+        """The matrix of a product whose other factor is divided: its columns times what that is divided by."""
+        if not any(each.by is not None for each in read):
+            return {}
+        by, matrix = read[0].by, self._known(node.input[1])
+        self._require(by is not None and node.op_type in ("MatMul", "Gemm"), f"{node.output[0]} reads divided values")
+        assert by is not None
+        turned = any(each.name == "transB" and each.i for each in node.attribute)
+        self._require(len(by) == matrix.shape[int(turned)], f"what {node.output[0]} reads has other columns")
+        self._require(bool(np.isfinite(by).all() and (by > 0).all()), f"{node.output[0]} reads columns that are lost")
+        return {1: matrix * (by if turned else by[:, None])}
+
     def _known(self, name: str) -> Doubles:
         found = self._source_numbers(name)
         if found is None:
@@ -276,6 +293,7 @@ class _Comparison:
         """What was stated is what was met."""
         self._require(self.products == dict(self.stated.products), "its products of whole numbers are others")
         self._require(self.stored == self.stated.stored, "the constants that it stores as codes are others")
+        self._require(self.divided == dict(self.stated.divided), "the values that it divides are others")
         values = self.rounded if self.stated.dynamic else self.rounded | self.written.routed
         self._require(self.stated.dynamic or values == set(self.stated.ranges), "the values that it rounds are others")
         for name, rounding in self.written.routed_roundings():
@@ -301,6 +319,8 @@ class _Comparison:
 
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
+_HALF = 0.5001
+"""How far a zero point may be from where 0 lies between codes; in the middle of two, either is nearest."""
 _LARGE_BIAS = 2**29
 _LARGEST_ERROR = 0.01
 """Squared relative error of a whole matrix of 8 bits, above which it is another one."""

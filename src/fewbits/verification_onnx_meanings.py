@@ -51,6 +51,10 @@ class Read:
     tensors: frozenset[str] = frozenset()
     exact: Doubles | None = None
     """A constant in floats that lies there in another shape."""
+    divided: str = ""
+    """What the value is called once its columns are divided, before it is rounded."""
+    by: Doubles | None = None
+    """(columns,): what they are divided by."""
 
     @property
     def numbers(self) -> Callable[[], Doubles] | None:
@@ -104,8 +108,9 @@ class Written:
     """Value behind DequantizeLinear -> that node, and the QuantizeLinear before it."""
     routed: set[str]
     """Values of the source that all their users see rounded."""
+    source_values: set[str] = field(default_factory=set)
     parameters: set[str] = field(default_factory=set)
-    """Names of scales and zero points."""
+    """Names of scales, zero points and factors."""
     _helpers: list[Any] = field(default_factory=list)
 
     @staticmethod
@@ -118,7 +123,7 @@ class Written:
             # Codes that are values of the source itself would be its own.
             if before is not None and before.op_type == QUANTIZE and before.output[0] not in source_values:
                 pairs[node.output[0]] = (node, before)
-        return Written(view, makers, pairs, {name for name in pairs if name in source_values})
+        return Written(view, makers, pairs, {name for name in pairs if name in source_values}, source_values)
 
     def maker_of(self, name: str) -> Any | None:
         """The node that makes a value of the source."""
@@ -134,13 +139,27 @@ class Written:
             decodes, codes = self.pairs[name]
             self._helpers += [decodes, codes]
             value = name if name in self.routed else codes.input[0]
-            return Read(value, self._rounding(decodes, codes))
+            divides = self._divides(value)
+            if divides is None:
+                return Read(value, self._rounding(decodes, codes))
+            by = 1 / self._array(self.view.constants[divides.input[1]]).astype(np.float64)
+            self._helpers.append(divides)
+            self.parameters.add(divides.input[1])
+            return Read(divides.input[0], self._rounding(decodes, codes), divided=value, by=by)
         maker = self.makers.get(name)
         if maker is not None and maker.op_type == DEQUANTIZE and maker.input[0] in self.view.constants:
             self._helpers.append(maker)
             return Read(name, None, self._codes(maker), frozenset(each for each in maker.input if each))
         shaped = self._shaped(maker)
         return shaped or Read(name)
+
+    def _divides(self, value: str) -> Any | None:
+        """The Mul by a row of constants that makes `value`, which the source does not have."""
+        maker = self.makers.get(value)
+        if maker is None or value in self.source_values or (maker.op_type, maker.domain) != ("Mul", ""):
+            return None
+        held = self.view.constants.get(maker.input[1])
+        return maker if held is not None and held.data_type == 1 and len(held.dims) == 1 else None
 
     def _shaped(self, maker: Any) -> Read | None:
         """A constant that is decoded row by row, and then brought into its shape."""

@@ -18,7 +18,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
 
     def bench(model: str, *, progress: Any, **options: Any) -> object:
         print("a library says hello")
-        progress(1, 2)
+        progress("bench", 1, 2)
         calls.append((model, options))
         return SPEED
 

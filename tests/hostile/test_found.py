@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fuzz.common import ROOT
+from fuzz.containers import gguf_seeds
 from fuzz.directories import FORMATS, directory_seeds
-from fuzz.targets import ROOT, TARGETS, gguf_seeds, tokenizer_seeds
+from fuzz.targets import TARGETS
+from fuzz.texts import tokenizer_seeds
 
 import fewbits
 from fewbits import planning

@@ -16,8 +16,10 @@ from fewbits.qtensor import QTensor
 from fewbits.testing import check_method
 
 
-def test_nearest() -> None:
-    check_method(methods.get("nearest"))
+@pytest.mark.parametrize("name", list(formats.FORMATS))
+def test_nearest(name: str) -> None:
+    """One test per format, so that several processes share them."""
+    check_method(methods.get("nearest"), formats=[formats.get(name)])
 
 
 def test_the_other_methods_make_something_else_small() -> None:

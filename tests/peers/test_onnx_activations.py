@@ -157,3 +157,20 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(fewbits.FewbitsError, match="NaN or infinite numbers in x"):
         fewbits.quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", calibration={"x": x})
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_one_large_column_is_divided_and_stays_in_whole_numbers(tmp_path: Path) -> None:
+    onnx.save(mlp(), tmp_path / "a.onnx")
+    x = random(48, 64, seed=5)
+    x[:, 3] *= 100.0
+    record = fewbits.quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", calibration={"x": x})
+    divided = {each.value: each for each in record.graph.smoothed}
+    assert divided["x"].products == ("a",)
+    assert divided["x"].error_after < divided["x"].error_before / 4
+    assert not record.graph.floats
+    assert {t.planned.name for t in record.tensors} == {"up.weight", "mid.weight", "onnx::Gemm_7"}
+    found = kernels(tmp_path / "b.onnx", tmp_path)
+    assert found["MatMulIntegerToFloat"] + found["QLinearMatMul"] + found["QGemm"] == 3
+    assert record.graph.outputs[0].cosine > 0.995
+    again = fewbits.quantize(tmp_path / "a.onnx", tmp_path / "c.onnx", calibration={"x": x})
+    assert again.output_sha256 == record.output_sha256, "the same twice"

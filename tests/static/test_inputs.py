@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +15,7 @@ from torch import nn
 
 from fewbits import FewbitsError, static
 from fewbits.errors import CalibrationError, StaticError
+from fewbits.static.quiet import torch_is_quiet
 
 
 class Two(nn.Module):
@@ -131,6 +136,37 @@ def test_networks(network: nn.Module, said: str) -> None:
 
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
+
+
+def test_torch_logs_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StaticError):
+        static.quantize(Branching(), [torch.randn(3, 4), torch.randn(3, 4)])
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_threads_are_heard_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed, logged = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", printed)
+    handler, logger = logging.StreamHandler(logged), logging.getLogger("torch.export")
+
+    def say(who: str) -> None:
+        sys.stderr.write(f"{who} ")
+        logger.error(who)
+
+    logger.addHandler(handler)
+    try:
+        with torch_is_quiet():
+            say("this")
+            thread = threading.Thread(target=say, args=["another"])
+            thread.start()
+            thread.join()
+        say("afterwards")
+    finally:
+        logger.removeHandler(handler)
+
+    assert printed.getvalue().split() == ["another", "afterwards"]
+    assert logged.getvalue().split() == ["another", "afterwards"]
 
 
 def test_weights_that_are_no_numbers() -> None:

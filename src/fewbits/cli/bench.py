@@ -40,7 +40,7 @@ def command(model: str, as_json: bool, **options: Any) -> None:
 
     report = PlainLines()  # also in a terminal: a bar would be drawn while the clock runs
     with stdout_reserved():
-        result = bench(model, progress=lambda done, total: report("bench", done, total), **options)
+        result = bench(model, progress=report, **options)
     if as_json:
         print_json(result.to_json())
     else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from fewbits.checkpoints.pooling import NUMBERS, key_of, mode_of
-from fewbits.checkpoints.tokenizer_wordpiece import MODEL as WORDPIECE
 from fewbits.errors import EngineError
 from fewbits.kernels.module import native_module
 
@@ -46,22 +45,8 @@ def tokens_of(model: Model, text: str) -> list[int]:
     """Token ids of `text` between those that its tokenizer puts around it; CheckpointError where there is none."""
     from fewbits.checkpoints.tokenizer_from_gguf import tokenizer_from_gguf
 
-    metadata = model.source.reader.metadata
-    ids: list[int] = tokenizer_from_gguf(metadata).encode(text, add_special_tokens=False).ids
-    return [*_around(metadata, "bos", "bos"), *ids, *_around(metadata, "eos", "seperator")]
-
-
-def _around(metadata: Mapping[str, Any], flag: str, role: str) -> list[int]:
-    """The token before or after every text, where there is one: WordPiece always has both, others say so."""
-    wordpiece = _stated(metadata, "model") == WORDPIECE
-    wanted = wordpiece or _stated(metadata, f"add_{flag}_token")
-    number = _stated(metadata, f"{role if wordpiece else flag}_token_id")
-    return [int(number)] if wanted and number is not None else []
-
-
-def _stated(metadata: Mapping[str, Any], key: str) -> Any:
-    value = metadata.get(f"tokenizer.ggml.{key}")
-    return None if value is None else value.value
+    ids: list[int] = tokenizer_from_gguf(model.source.reader.metadata).encode(text).ids
+    return ids
 
 
 def _stated_pooling(model: Model) -> str:

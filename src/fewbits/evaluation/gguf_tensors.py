@@ -6,7 +6,7 @@ Rows that llama.cpp wants in another order are put back here, by code that share
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from fewbits.evaluation.decoding import decoded
 from fewbits.evaluation.experts import matrices_of, put_together
 from fewbits.evaluation.gguf_config import GGUFConfig
 from fewbits.formats import Fields
-from fewbits.models import TensorFact, View, parts_of
+from fewbits.models import EXPERT, TensorFact, View, parts_of
 from fewbits.models.widths import widths_of
 
 if TYPE_CHECKING:
@@ -107,6 +107,22 @@ class GGUFTensors:
             load=partial(self._rows, stored, origin),
         )
 
+    def experts(self, name: str) -> list[StoredMatrix]:
+        """The matrices of the stack `name`, an expert's each, as rows of stored bytes; none where one is no such rows.
+
+        Each has the name that it would have in a layer of its own.
+        """
+        found = []
+        for own in matrices_of(name):
+            origins = self._origins.get(own, [])
+            if len(origins) != 1 or EXPERT not in own or origins[0] != _plain(origins[0]):
+                return []
+            stored = self.reader.read(origins[0].tensor)
+            if len(stored.shape) != 3:
+                return []
+            found += [_one_expert(own, stored, number) for number in range(stored.shape[0])]
+        return found
+
     def _rows(self, stored: StoredTensor, origin: _Origin) -> Fields:
         import torch
 
@@ -117,6 +133,23 @@ class GGUFTensors:
             return {"data": stored.slab(first, last)}
         order = back(torch.arange(stored.rows), self.config.values)[first:last].numpy()
         return {"data": np.ascontiguousarray(stored.slab(0, stored.rows)[order])}
+
+
+def _plain(origin: _Origin) -> _Origin:
+    """The same tensor, whole, its rows in their places and nothing done to its numbers."""
+    fact = replace(origin.fact, view=(), add=0, transposed=False, order="")
+    return replace(origin, fact=fact, number=0, count=1)
+
+
+def _one_expert(own: str, stored: StoredTensor, number: int) -> StoredMatrix:
+    count, rows, cols = stored.shape
+    return StoredMatrix(
+        own.replace(EXPERT, str(number)),
+        stored.format,
+        (rows, cols),
+        bytes=stored.bytes // count,
+        load=lambda: {"data": stored.slab(number * rows, (number + 1) * rows)},
+    )
 
 
 def _halves_apart(weight: torch.Tensor, values: Mapping[str, Any]) -> torch.Tensor:

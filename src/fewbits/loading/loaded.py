@@ -44,7 +44,7 @@ def loaded(stored: Stored) -> Loaded:
         bytes=sum(matrix.bytes for matrix in matrices),
         activations=Counter(str(each.activation) for each in stored.rounding),
         decoded=decoded,
-        notes=_notes(stored.source.path, decoded),
+        notes=(*stored.notes, *_notes(stored.source.path, decoded)),
     )
 
 

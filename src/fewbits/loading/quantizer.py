@@ -21,6 +21,7 @@ from fewbits.checkpoints import dialects
 from fewbits.checkpoints.dialects import OWN
 from fewbits.checkpoints.directory_layout import METHOD
 from fewbits.errors import LoadingError
+from fewbits.loading.complete import give_complete_saving
 from fewbits.loading.config import Config
 from fewbits.loading.loaded import loaded, quantized
 from fewbits.loading.packing import Packing, PackOperation
@@ -93,6 +94,7 @@ class Quantizer(HfQuantizer):
             name = Path(model.name_or_path or type(model).__name__)
             model.fewbits = quantized(name, self._packing)
             self.quantization_config.dialect = self._packing.plan.dialect
+        give_complete_saving(model)
         for note in model.fewbits.notes:
             _LOG.warning(note)
         self._stored = self._packing = self.quantization_config.stored = None  # which know mapped files
@@ -129,7 +131,7 @@ def _readers(dialect: str) -> str:
 
 def _stored_in(folder: Path, model: Any, inputs: str) -> Stored:
     """What lies in a directory in our dialect; transformers reads the plain tensors of it by itself."""
-    stored = Stored(open_weights_of(folder, model.config, type(model)), inputs)
+    stored = Stored(open_weights_of(folder, model.config, type(model)), inputs, own_names=False)
     known = set(model._keys_to_ignore_on_load_unexpected or ())
     fields = {rf"{re.escape(name)}\." for name, piece in stored.left.items() if is_quantized(piece)}
     stored.make_room(model, model.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from fewbits.checkpoints.dialects import OWN, Dialect, require_held
 from fewbits.checkpoints.directory_layout import METHOD, stated_in_headers, stated_quantization
 from fewbits.checkpoints.fields import DTYPES, PLAIN, Matrix, field_name, statement
 from fewbits.errors import CheckpointError
+from fewbits.layers.experts import Experts
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.modules import Conv1D, Embedding, Packed
 from fewbits.loading.planned import PREFERRED
@@ -67,6 +68,12 @@ def saved(network: Any, dialect: str | None, recipe: str) -> Saved:
         metadata=_metadata(network, [*matrices, *others], matrices, kind) if matrices else {},
         configuration=stated_quantization([*matrices, *others], matrices, recipe, kind) if matrices else {},
     )
+
+
+def packed_weights(network: Any) -> Iterator[tuple[str, Packed, Matrix]]:
+    """Name of the weight, its module, and what is stated of its matrix; of those that share one the first."""
+    for name, module in _packed(network).items():
+        yield name, module, _matrix(name, module)
 
 
 def _packed(network: Any) -> dict[str, Packed]:
@@ -137,7 +144,12 @@ def _metadata(network: Any, tensors: list[Matrix], matrices: list[Matrix], diale
 
 
 def _chosen(network: Any, matrices: list[Matrix]) -> str:
-    """The first dialect that other programs load and that holds `matrices`."""
+    """The first dialect that other programs load and that holds `matrices`; ours for experts that lie one by one.
+
+    What those are called in a directory is transformers' own affair, decided for each kind of model.
+    """
+    if any(isinstance(module, Experts) for module in network.modules()):
+        return OWN
     for name in PREFERRED:
         try:
             _require_held(network, dialects.get(name), matrices)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from inspect import isclass, signature
 from pathlib import Path
@@ -45,6 +45,8 @@ class Source:
     generation: Any = None
     """How the model writes text by default; None where nothing says so."""
     rope_factors: torch.Tensor | None = None
+    apart: Mapping[str, StoredMatrix] = field(default_factory=dict)
+    """Matrices of single experts whose stacks are pieces, by the names that layers of their own would have."""
 
     @property
     def bytes(self) -> int:
@@ -148,6 +150,7 @@ def _open_gguf(path: Path) -> Source:
         dialect="gguf",
         beside=lambda name: False,
         rope_factors=model.rope_factors(),
+        apart=_apart(tensors, [name for name, parameter in network.named_parameters() if parameter.dim() == 3]),
     )
 
 
@@ -157,6 +160,12 @@ def _piece(tensors: GGUFTensors, name: str) -> Piece:
     if matrix is not None and matrix.format in formats.FORMATS:
         return matrix
     return Made(partial(tensors.parameter, name), tensors.formats_of(name))
+
+
+def _apart(tensors: GGUFTensors, names: Iterable[str]) -> dict[str, StoredMatrix]:
+    """The matrices of the experts in the stacks `names`, one by one, as they are stored."""
+    found = (each for name in names for each in tensors.experts(name) if each.format in formats.FORMATS)
+    return {each.name: each for each in found}
 
 
 def formats_in(source: Source) -> Counter[str]:

@@ -10,6 +10,7 @@ import torch
 from fewbits.checkpoints.fields import StoredMatrix
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.products import WIDE
+from fewbits.loading.experts import unstack
 from fewbits.loading.pieces import Lazy, Piece, bytes_of
 from fewbits.loading.placing import Pages, Place, fill, make_room, require_roundings
 from fewbits.loading.sources import Source
@@ -21,10 +22,12 @@ class Stored:
     transformers copies configurations deeply; this is not copied with them, since it holds mapped files.
     """
 
-    def __init__(self, source: Source, inputs: str = WIDE) -> None:
+    def __init__(self, source: Source, inputs: str = WIDE, *, own_names: bool = True) -> None:
         self.source = source
         self.inputs = inputs
         """How inputs are taken where a matrix says nothing of them."""
+        self.own_names = own_names
+        """Whether all tensors come from here, so that the network may have modules that transformers does not know."""
         self.pages = Pages(source.files)
         self.left: dict[str, Piece] = dict(source.pieces)
         self.state: dict[str, Any] = {name: _Looked(piece, self.pages) for name, piece in self.left.items()}
@@ -32,6 +35,7 @@ class Stored:
         self.places: list[Place] = []
         self.matrices: dict[str, PackedMatrix] = {}
         """Name of the first module that uses it -> the matrix."""
+        self.notes: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stored:
         return self
@@ -48,6 +52,8 @@ class Stored:
 
     def make_room(self, network: Any, dtype: torch.dtype) -> None:
         """Take the weights of what is packed out of `network`, and out of what transformers loads."""
+        if self.own_names:
+            self.notes = unstack(network, self.left, self.source.apart, dtype)
         self.places = make_room(network, self.left, dtype)
         for name in set(self.state) - set(self.left):
             del self.state[name]

@@ -16,6 +16,8 @@ from fewbits.checkpoints.onnx.products import STANDARD
 from fewbits.onnx_activations.graph import Array, Facts, Graph
 
 NORMALIZES = "BatchNormalization"
+FOLDED = "_folded"
+"""How the name of a filter ends that took a normalization in."""
 _EPSILON = 1e-5
 
 
@@ -42,7 +44,8 @@ def fold_normalizations(graph: Graph) -> tuple[Folded, ...]:
         weight, shift = folded_numbers(numbers, bias, float(attributes(node).get("epsilon", _EPSILON)))
         unused |= {*conv.input[1:], *node.input[:5]}
         found.append(Folded(node.output[0], conv.input[1]))
-        names = [graph.add(f"{conv.input[1]}_folded", weight), graph.add(f"{conv.input[1]}_folded_bias", shift)]
+        new = f"{conv.input[1]}{FOLDED}"
+        names = [graph.add(new, weight), graph.add(f"{new}_bias", shift)]
         first = conv.input[0]
         del conv.input[:]
         conv.input.extend([first, *names])

@@ -10,7 +10,7 @@ import numpy as np
 
 from fewbits.calibration import OBSERVERS, STATS, Range
 from fewbits.errors import CalibrationError
-from fewbits.onnx_activations.graph import Array, Graph
+from fewbits.onnx_activations.graph import Array, Floats, Graph
 from fewbits.onnx_activations.runtime import Running, materialized
 from fewbits.onnx_activations.samples import Samples
 
@@ -62,6 +62,51 @@ def observe(
         done += samples.batch
         progress(min(done, samples.count), samples.count)
     return {name: _steps(chosen, name, stat.value) for name, stat in _valued(stats)}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of the columns of a value, which lie along its last side."""
+
+    low: Floats
+    high: Floats
+    """(columns,): the smallest and the largest number of samples that are not held out."""
+    rows: Floats
+    """(rows, columns): some of those that are held out."""
+
+
+MOST_ROWS = 512
+
+
+def observe_columns(
+    graph: Graph, values: Sequence[str], samples: Samples, threads: int, progress: Callable[[int, int], None]
+) -> dict[str, Columns]:
+    """Value -> its columns."""
+    stats: dict[str, Any] = {}
+    rows: dict[str, list[Array]] = {name: [] for name in values}
+    running = Running.of(_with_outputs(graph, values), graph.file.path.parent, threads)
+    inputs = {value.name for value in graph.model.graph.input}
+    told = [name for name in values if name not in inputs]
+    done = 0
+    for held_out, batch in samples.batches():
+        found = {**batch, **dict(zip(told, running.run(batch, told), strict=True))}
+        for name in values:
+            lines = found[name].reshape(-1, found[name].shape[-1])
+            if not held_out:
+                stats.setdefault(name, STATS.get("minmax")(lines.shape[1]))
+                _see(stats[name], lines)
+            elif sum(map(len, rows[name])) < MOST_ROWS:
+                rows[name].append(lines[:: max(1, len(lines) // MOST_ROWS)].copy())
+        done += samples.batch
+        progress(min(done, samples.count), samples.count)
+    ranges = {name: stats[name].value.numpy() for name in values}
+    return {name: Columns(low, high, np.concatenate(rows[name])) for name, (low, high) in ranges.items()}
+
+
+def _see(stat: Any, lines: Array) -> None:
+    import torch
+
+    stat.update(torch.from_numpy(np.require(lines, np.float32, ["C", "W"])))
 
 
 def _valued(stats: Mapping[str, Any]) -> list[tuple[str, Any]]:

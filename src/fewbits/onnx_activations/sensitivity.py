@@ -7,7 +7,7 @@ each other add up as squares, to first order; what stays in floats is chosen by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,12 @@ def errors_alone(
     batches: Sequence[Batch],
     threads: int,
     progress: Callable[[int, int], None],
+    only: Collection[str] | None = None,
 ) -> dict[str, float]:
-    """Product, by its output -> squared relative error of the graph's outputs where it alone is rounded."""
+    """Product, by its output -> squared relative error of the graph's outputs where it alone is rounded.
+
+    `only` has those that are asked for, where it is not all.
+    """
     switched = _switched(graph, plan, steps, weights)
     running = Running.of(materialized(switched.model, graph.file, switched.arrays), graph.file.path.parent, threads)
     products = plan.products
@@ -44,6 +48,8 @@ def errors_alone(
     plain = [running.run({**batch, **off}) for batch in batches]
     errors = {}
     for number, each in enumerate(products):
+        if only is not None and each.output not in only:
+            continue
         given = {**off, names[number]: np.array(True)}
         distance = Distance.of(running.outputs())
         for batch, original in zip(batches, plain, strict=True):

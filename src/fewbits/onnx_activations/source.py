@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from fewbits.checkpoints.onnx.products import STANDARD
 from fewbits.checkpoints.quoting import quoted
 from fewbits.errors import CheckpointError
 from fewbits.onnx_activations.asking import DYNAMIC, FIRST_OPSET, Asked
-from fewbits.onnx_activations.folding import Folded, fold_normalizations
+from fewbits.onnx_activations.folding import FOLDED, Folded, fold_normalizations
 from fewbits.onnx_activations.graph import Facts, Graph
 from fewbits.onnx_activations.plan import Plan, make_plan
+from fewbits.onnx_activations.smoothing import SMOOTHED
 from fewbits.onnx_activations.stored_only import StoredOnly, find_stored
 
 _QUIET = frozenset({"Constant", "Identity", "Shape", "Cast"})
@@ -36,6 +38,14 @@ class Source:
     """Constants that are stored in 8 bits and computed with in floats."""
     folded: tuple[Folded, ...]
     notes: tuple[str, ...]
+
+    def rewritten(self, rewrite: Callable[[Graph, Plan], None]) -> Source:
+        """The same with another graph that gives the same numbers; what stays in floats for a reason stays."""
+        graph = self.graph.copy()
+        rewrite(graph, self.plan)
+        facts = Facts.of(graph)
+        plan = make_plan(facts, {each.output: each.why for each in self.plan.stays})
+        return replace(self, graph=graph, facts=facts, plan=plan)
 
 
 def open_graph_source(path: Path, asked: Asked) -> Source:
@@ -79,8 +89,12 @@ def _kept_by_user(facts: Facts, asked: Asked) -> dict[str, str]:
 
 def _called(operation: Any) -> tuple[str, ...]:
     """The names by which a user may mean a product."""
-    source = operation.weight.removesuffix("_folded")
-    return tuple(filter(None, (source, operation.node.name, operation.output)))
+    return tuple(filter(None, (operation.weight, source_name(operation.weight), operation.node.name, operation.output)))
+
+
+def source_name(weight: str) -> str:
+    """What the source calls a constant that a rewrite has made another of."""
+    return weight.removesuffix(SMOOTHED).removesuffix(FOLDED)
 
 
 def float_reasons(plan: Plan) -> list[str]:

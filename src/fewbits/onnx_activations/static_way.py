@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 
@@ -14,14 +13,15 @@ import numpy as np
 from fewbits.checkpoints.partial_file import partial_path
 from fewbits.onnx_activations.asking import STATIC, Asked
 from fewbits.onnx_activations.judging import Distance
-from fewbits.onnx_activations.observing import Steps, observe
+from fewbits.onnx_activations.observing import Steps
 from fewbits.onnx_activations.operations import Operation
 from fewbits.onnx_activations.plan import Plan, Stays, make_plan
 from fewbits.onnx_activations.runtime import Running, require_runtime
 from fewbits.onnx_activations.samples import Samples, read_samples, wanted_inputs
-from fewbits.onnx_activations.sensitivity import TOLERANCE, errors_alone, worst_of
+from fewbits.onnx_activations.sensitivity import TOLERANCE, worst_of
+from fewbits.onnx_activations.smoothing import SMOOTHED, Smoothing
 from fewbits.onnx_activations.source import Source, float_operators, format_of
-from fewbits.onnx_activations.static import encode_weights, insert
+from fewbits.onnx_activations.static import insert
 from fewbits.onnx_activations.stored import empty_weight, matrix_shape, planned_tensor, result_of
 from fewbits.onnx_activations.stored_only import (
     empty_stored,
@@ -30,14 +30,20 @@ from fewbits.onnx_activations.stored_only import (
     planned_stored,
     results_stored,
 )
+from fewbits.onnx_activations.trying import TRIED, Trial, Tried
 from fewbits.onnx_activations.way import Planned, Progress, Rounded
-from fewbits.reporting.graph_record import FloatNode, GraphRounding, IntegerProduct, OutputError, RoundedValue
+from fewbits.reporting.graph_record import (
+    FloatNode,
+    GraphRounding,
+    IntegerProduct,
+    OutputError,
+    RoundedValue,
+    SmoothedValue,
+)
 from fewbits.reporting.record import PlannedTensor
 from fewbits.request import Request
 from fewbits.verification_onnx_activations import Stated
 
-_TRIED = 1
-"""Batches on which every product is tried alone."""
 _WAIT = 3.0
 """How much longer a run takes whose values are all looked at, about."""
 
@@ -81,7 +87,7 @@ class StaticWay:
             (*(self._tensor(each, None) for each in _weighted(plan)), *planned_stored(self.source.stored)),
             tuple(map(_float, plan.stays)),
             self._notes(),
-            self.seconds_per_batch * (_WAIT * batches + 3 * len(plan.products) * _TRIED),
+            self.seconds_per_batch * (2 * _WAIT * batches + 3 * len(plan.products) * TRIED),
             3 * sum(each.stat().st_size for each in self.source.file.files),
         )
 
@@ -91,23 +97,19 @@ class StaticWay:
             f"Ranges of {len(plan.roots)} values come from {samples.count - samples.held_out} samples of "
             f"{samples.source} ({self.asked.observer}); {samples.held_out} more judge the result."
         )
-        tried = f"{len(plan.products)} products are tried one by one, and those that cost too much stay in floats."
+        tried = (
+            f"{len(plan.products)} products are tried one by one. Where they cost too much together, what the worst of "
+            "them read is divided column by column, if that is cheaper; what still costs too much stays in floats."
+        )
         return ranges, tried
 
     def round(self, progress: Progress) -> Rounded:
-        """Observe, try, leave out, insert."""
-        source, plan = self.source, self.source.plan
-        steps = observe(
-            source.graph,
-            plan.roots,
-            self.samples,
-            str(self.asked.observer),
-            self.threads,
-            partial(progress, "calibrate"),
-        )
-        weights = encode_weights(source.facts, plan, steps, self.formats())
-        batches = [batch for _, batch in self.samples.first(_TRIED)]
-        errors = errors_alone(source.graph, plan, steps, weights, batches, self.threads, partial(progress, "try"))
+        """Observe, try, divide, leave out, insert."""
+        tried = Trial(self.asked, self.samples, self.threads, progress).of(self.source)
+        return replace(self, source=tried.source)._rounded(tried)
+
+    def _rounded(self, tried: Tried) -> Rounded:
+        source, plan, steps, weights, errors = self.source, self.source.plan, tried.steps, tried.weights, tried.errors
         worst = worst_of(errors)
         kept = {each.output: each.why for each in plan.stays} | {
             output: f"rounding it alone costs {error:.1e} of the outputs' square" for output, error in worst.items()
@@ -126,12 +128,14 @@ class StaticWay:
             for each in _weighted(plan)
         )
         tensors += results_stored(source.stored, held)
-        return Rounded(graph, tensors, self._told(final, plan, steps, errors), self._stated(final, plan, steps, stored))
+        told = replace(self._told(final, plan, steps, errors), smoothed=_smoothed(tried))
+        return Rounded(graph, tensors, told, self._stated(final, plan, steps, stored, tried.smoothed))
 
     def _tensor(self, operation: Operation, kept: str | None) -> PlannedTensor:
-        name = operation.weight
-        shape = matrix_shape(self.source.facts.dims(name), operation.axis)
-        return planned_tensor(name, shape, self.formats()[name], kept)
+        shape = matrix_shape(self.source.facts.dims(operation.weight), operation.axis)
+        # A filter that took a normalization in is another tensor; a matrix between factors is the source's still.
+        name = operation.weight.removesuffix(SMOOTHED)
+        return planned_tensor(name, shape, self.formats()[operation.weight], kept)
 
     def _told(self, final: Plan, plan: Plan, steps: Mapping[str, Steps], errors: Mapping[str, float]) -> GraphRounding:
         chosen = _with_roots(final, plan, steps)
@@ -153,13 +157,21 @@ class StaticWay:
             float_operators=float_operators(self.source.graph, set(final.operations)),
         )
 
-    def _stated(self, final: Plan, plan: Plan, steps: Mapping[str, Steps], stored: Mapping[str, str]) -> Stated:
+    def _stated(
+        self,
+        final: Plan,
+        plan: Plan,
+        steps: Mapping[str, Steps],
+        stored: Mapping[str, str],
+        smoothed: Iterable[Smoothing],
+    ) -> Stated:
         chosen = _with_roots(final, plan, steps)
         return Stated(
             ranges={name: (chosen[root].low, chosen[root].high) for name, root in final.values.items()},
             products={each.output: bool(each.weight) for each in final.products},
             folded=frozenset(each.node for each in self.source.folded),
             stored=frozenset((*(each.name for each in self.source.stored), *stored.values())),
+            divided={each.name: each.value for each in smoothed},
         )
 
     def judge(self, output: Path, progress: Progress) -> tuple[OutputError, ...]:
@@ -203,6 +215,20 @@ def _stored_only(plan: Plan, final: Plan, worst: Iterable[str]) -> dict[str, str
 def _weighted(plan: Plan) -> list[Operation]:
     """A product for each constant."""
     return list({each.weight: each for each in plan.products if each.weight}.values())
+
+
+def _smoothed(tried: Tried) -> tuple[SmoothedValue, ...]:
+    """What the record says of divided values."""
+    return tuple(
+        SmoothedValue(
+            each.value,
+            each.power,
+            each.products,
+            sum(tried.before[output] for output in each.products),
+            sum(tried.errors[output] for output in each.products),
+        )
+        for each in tried.smoothed
+    )
 
 
 def _value(name: str, root: str, steps: Steps) -> RoundedValue:

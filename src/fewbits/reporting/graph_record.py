@@ -43,6 +43,20 @@ class FloatNode:
 
 
 @dataclass(frozen=True)
+class SmoothedValue:
+    """A value whose columns are divided by factors before it is rounded, and the matrices behind multiplied by them."""
+
+    value: str
+    power: float
+    """a, where the factors are max|x|^a / max|W|^(1 - a)."""
+    products: tuple[str, ...]
+    """Outputs of the products that read it so."""
+    error_before: float
+    error_after: float
+    """Squared relative error of the graph's outputs, of each of these products rounded alone, added up."""
+
+
+@dataclass(frozen=True)
 class OutputError:
     """How far an output is from the original graph's, both run by ONNX Runtime on samples that measured no range."""
 
@@ -72,3 +86,5 @@ class GraphRounding:
     outputs: tuple[OutputError, ...]
     float_operators: dict[str, int]
     """Operator -> nodes that compute as before because integers have no kernel for them."""
+    smoothed: tuple[SmoothedValue, ...] = ()
+    """Values that cost too much as they were, and less since they are divided column by column."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import sqrt
 from typing import TYPE_CHECKING
 
 from fewbits.reporting import figures
@@ -22,6 +23,15 @@ def graph_tables(record: Record) -> list[RenderableType]:
     if found is None:
         return []
     tables: list[RenderableType] = [facts_table("Graph", _facts(found))]
+    if found.smoothed:
+        heads = (("value", "left"), ("power", "right"), ("error before", "right"), ("after", "right"))
+        table = simple_table("Divided column by column", *heads)
+        for value in found.smoothed[:MOST]:
+            costs = (figures.error(sqrt(each)) for each in (value.error_before, value.error_after))
+            table.add_row(clean(value.value), f"{value.power:.2f}", *costs)
+        if len(found.smoothed) > MOST:
+            table.add_row(f"and {len(found.smoothed) - MOST} more", "", "", "")
+        tables.append(table)
     if found.floats:
         columns = (("in floats", "left"), ("operator", "left"), ("why", "left"))
         table = simple_table("Products that stayed", *columns)

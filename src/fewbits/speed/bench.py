@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from fewbits.errors import EvaluationError
 from fewbits.hub.locating import locate
 from fewbits.kernels import isa
 from fewbits.memory import peak_resident_memory
+from fewbits.request import Progress, silent
 from fewbits.speed.bandwidth import read_bandwidth
 from fewbits.speed.energy import EnergyMeter, find_counters
-from fewbits.speed.rates import Progress, Rate, Timing, Workload
+from fewbits.speed.rates import Rate, Timing, Workload
 from fewbits.speed.traffic import weights_read
 from fewbits.workers import usable_threads
 
@@ -95,24 +97,25 @@ def bench(
     exact: bool = False,
     mmap: bool = False,
     limit: bool = True,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Speed:
     """Measure how fast the engine runs `model`, a path or a hub id, on random tokens.
 
     A `prompt` of tokens at once, and `generate` tokens one at a time, as a reader waits for them but without choosing
     any; each behind `depth` others, `repeats` times, after an unmeasured turn if `warm_up`; 0 leaves one of both out.
     `limit` measures how fast this machine reads memory as well. Raises EvaluationError where nothing is asked for,
-    and what `fewbits.engine` raises where the model cannot be run or its context is too short.
+    and what `fewbits.engine` raises where the model cannot be run or its context is too short. `progress` is told how
+    far weights are repacked ("prepare") and how many turns are done ("bench").
     """
     work = Workload(prompt, generate, depth, repeats, warm_up)
     if not (prompt or generate):
         raise EvaluationError("there is nothing to measure: give a prompt or tokens to generate.")
     path = Path(locate(str(model)).path).expanduser()
     weights = weights_read(path)
-    loaded = _load(path, work, cache, {"threads": threads, "exact": exact, "mapped": mmap})
+    loaded = _load(path, work, cache, {"threads": threads, "exact": exact, "mapped": mmap}, progress)
     energy = find_counters()
     with EnergyMeter(energy.counters) as meter:
-        rates = Timing(loaded.session, loaded.model.vocabulary, work, meter, progress).rates()
+        rates = Timing(loaded.session, loaded.model.vocabulary, work, meter, partial(progress, "bench")).rates()
     peak = peak_resident_memory()
     kept = loaded.model.cached_as(cache)
     return Speed(
@@ -138,11 +141,12 @@ def bench(
     )
 
 
-def _load(path: Path, work: Workload, cache: str | None, options: dict[str, Any]) -> Loaded:
-    """The model with one token evaluated."""
+def _load(path: Path, work: Workload, cache: str | None, options: dict[str, Any], progress: Progress) -> Loaded:
+    """The model with its weights repacked and one token evaluated."""
     began = time.perf_counter()
     model = engine.load(path, **options)
     session = model.session(context=work.context, cache=cache)
+    model.pack(progress)
     seconds = time.perf_counter() - began
     session.evaluate([0])
     return Loaded(model, session, seconds, time.perf_counter() - began)

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from fewbits.errors import StaticError
 from fewbits.static.inputs import Batch
 from fewbits.static.program import Input, Program, Ref, Shape, Step
+from fewbits.static.quiet import torch_is_quiet
 
 OLDEST = (2, 6)
 """The first torch whose `run_decompositions({})` makes a graph functional and leaves linear and convolution whole."""
@@ -40,7 +41,7 @@ def export(module: torch.nn.Module, example: Batch, *, dynamic_batch: bool = Tru
     if version < OLDEST:
         raise StaticError(f"static quantization needs torch 2.6 or newer; this is {torch.__version__}.")
     require_single(module)
-    with as_evaluated(module), warnings.catch_warnings():
+    with as_evaluated(module), torch_is_quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on its own pytrees
         found = _exported(module, example.repeated() if dynamic_batch else example, dynamic_batch)
     return _taken_apart(found, module)
