@@ -43,7 +43,9 @@ def test_digits(bits: int, tmp_path: Path) -> None:
 def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
     [code] = [
         part
-        for part in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+        for part in re.findall(
+            r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+        )
         if "training.prepare" in part
     ]
 

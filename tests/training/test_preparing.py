@@ -217,7 +217,7 @@ def test_ranges_begin_at_the_first_batch_where_nobody_calibrates() -> None:
     net(x)
 
     scale = (x.max() - x.min()) / 255
-    assert float(net[0].fake_inputs.range_of()[0]) == pytest.approx(float(scale))
+    assert net[0].fake_inputs.range_of()[0].item() == pytest.approx(float(scale))
 
 
 def test_learned_ranges_follow_the_loss_until_they_are_frozen() -> None:
