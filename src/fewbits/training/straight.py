@@ -9,7 +9,7 @@ import torch
 
 def recomputing() -> bool:
     """Whether this forward runs inside of a backward, as gradient checkpointing has it: for the second time."""
-    return int(torch._C._current_graph_task_id()) >= 0  # type: ignore[attr-defined]
+    return int(torch._C._current_graph_task_id()) >= 0
 
 
 class _Through(torch.autograd.Function):
