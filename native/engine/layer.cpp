@@ -114,8 +114,12 @@ void PackedLayer::multiply_some(Inputs how, const float* x, int64_t tokens, cons
         for (int64_t unit = pool.take(); unit < units_of(rows_); unit = pool.take()) {
             const int64_t first = unit * unit_rows, present = std::min(unit_rows, rows_ - first);
             const uint8_t* panels = panels_.data() + first / type_.rows * panel_bytes_;
-            type_.multiply(panels, present, room.rounded, scratch.get(), unit_rows);
-            if (rest) rest->multiply(panels, present, room.rounded.token(0, tokens), scratch.get() + sums, unit_rows);
+            if (rest && tokens == 1 && type_.multiply_with_rest) {
+                type_.multiply_with_rest(panels, present, room.rounded, scratch.get(), unit_rows);
+            } else {
+                type_.multiply(panels, present, room.rounded, scratch.get(), unit_rows);
+                if (rest) rest->multiply(panels, present, room.rounded.token(0, tokens), scratch.get() + sums, unit_rows);
+            }
             write_unit(how, {scratch.get(), rest ? scratch.get() + sums : nullptr}, room.rounded, room.zeros.get(),
                        reinterpret_cast<const float*>(row_sums_.data()), first, present, {bias, out, rows_});
         }

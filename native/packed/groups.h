@@ -119,5 +119,10 @@ struct PackFP4Rest : Tabled {
     static constexpr int8_t table[16] = {0, -96, 0, 0, 0, 0, 0, 0, 0, 96, 0, 0, 0, 0, 0, 0};
 };
 
+// The type that multiplies by what a table leaves out.
+template <typename Type> struct RestOf { using Rest = void; };
+template <> struct RestOf<PackNF4> { using Rest = PackNF4Rest; };
+template <> struct RestOf<PackFP4> { using Rest = PackFP4Rest; };
+
 }  // namespace
 }  // namespace fewbits

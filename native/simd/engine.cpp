@@ -1,6 +1,7 @@
 // The engine's kernels, fast. One token goes through panels as they lie, bound by memory; more tokens go through panels
 // unpacked 256 columns at a time, so that the work of unpacking is shared and all of it stays in the first cache.
 #include <algorithm>
+#include <type_traits>
 
 #include "quads.h"
 // Behind the vector type that they are made for.
@@ -104,6 +105,58 @@ void multiply_few(const uint8_t* panels, int64_t present, const Rounded& x, floa
             write_rows(own, std::min<int64_t>(panel_rows, present - row), out + t * stride + row);
         }
     }
+}
+
+// ---- one token as two rows of bytes, by a table and by what it leaves
+
+// Sums of the upper and the lower bytes by the table, and of the upper ones by its rest.
+template <typename Type, typename Rest>
+void multiply_panel_and_rest(const uint8_t* panel, const Rounded& x, Vec (&sums)[3]) {
+    using P = Panel<Type>;
+    static_assert(Type::span == 32 && P::halves == 1 && !P::minimums, "one scale per tile");
+    const Lookup lookup = P::lookup(), rest = Panel<Rest>::lookup();
+    const Groups<Type> upper = Groups<Type>::at(x, 0, 0), lower = Groups<Type>::at(x, 1, 0);
+    const Groups<Rest> left = Groups<Rest>::at(x, 0, 0);
+    for (Vec& sum : sums) sum = Vec::all(0.0f);
+    const int8_t* bytes = x.codes;
+    for (int64_t g = 0; g < x.cols / 32; ++g, panel += P::span_bytes, bytes += 32) {
+        const uint8_t* own = P::codes(panel, 0);
+        for (int line = 0; ahead && line < P::tile_bytes; line += 64) __builtin_prefetch(own + ahead + line);
+        Products<P::number_bits> high, low;
+        Products<Panel<Rest>::number_bits> remaining;
+        unrolled<8>([&](auto step) {
+            constexpr int at = decltype(step)::value;
+            const Quads codes = codes_at<Type, at>(own), number = lookup(codes), first = Quads::repeat(bytes + 4 * at);
+            high.template add<at>(number, first);
+            low.template add<at>(number, Quads::repeat(bytes + x.cols + 4 * at));
+            remaining.template add<at>(rest(codes), first);
+        });
+        const Vec scale = P::scales(panel, 0);
+        sums[0] = upper.template add<1>(sums[0], g, high.template total<8>(), scale, scale);
+        sums[1] = lower.template add<1>(sums[1], g, low.template total<8>(), scale, scale);
+        sums[2] = left.template add<1>(sums[2], g, remaining.template total<8>(), scale, scale);
+    }
+}
+
+template <typename Type, typename Rest>
+void multiply_and_rest(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) {
+    for (int64_t row = 0; row < present; row += panel_rows, panels += Panel<Type>::bytes(x.cols)) {
+        Vec sums[3];
+        multiply_panel_and_rest<Type, Rest>(panels, x, sums);
+        for (int i = 0; i < 3; ++i) {
+            float own[panel_rows];
+            sums[i].store(own);
+            write_rows(own, std::min<int64_t>(panel_rows, present - row), out + i * stride + row);
+        }
+    }
+}
+
+using Multiply = void (*)(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride);
+template <typename Type>
+constexpr Multiply with_rest() {
+    using Rest = typename RestOf<Type>::Rest;
+    if constexpr (std::is_void_v<Rest>) return nullptr;
+    else return multiply_and_rest<Type, Rest>;
 }
 
 // ---- many tokens
@@ -246,7 +299,7 @@ void multiply_bfloats_here(const uint8_t* panels, int64_t present, const Bfloats
 }
 
 #define FEWBITS_PACKED(Type) {Type::name, Type::span, sizeof(Type::Span), panel_rows, Panel<Type>::bytes, pack<Type>, multiply<Type>, Type::lattice, Type::rest, \
-                              nullptr, finds_run<Type>()},
+                              nullptr, finds_run<Type>(), with_rest<Type>()},
 constexpr PackedType types[] = {FEWBITS_PACKED_TYPES(FEWBITS_PACKED)};
 constexpr PackedType groups[] = {FEWBITS_GROUP_TYPES(FEWBITS_PACKED)};
 

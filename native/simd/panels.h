@@ -140,9 +140,9 @@ void pack(const uint8_t* stored, int64_t row_bytes, int64_t present, int64_t col
 
 // ---- reading
 
-// Columns 4 * step .. of a tile, as products take them.
+// The codes of columns 4 * step .. of a tile.
 template <typename Type, int step>
-Quads quads_at(const uint8_t* tile, const Lookup& lookup) {
+Quads codes_at(const uint8_t* tile) {
     constexpr int bits = Type::bits;
     if constexpr (bits == 8) {
         return Quads::load(tile + step * quad_bytes);
@@ -158,8 +158,15 @@ Quads quads_at(const uint8_t* tile, const Lookup& lookup) {
             constexpr int at = 4 * fours + 2 * twos;
             codes = codes | (shifted<step - at>(Quads::load(tile + at * quad_bytes)) & Quads::all(1 << at));
         }
-        return Type::tabled ? lookup(codes) : codes;
+        return codes;
     }
+}
+
+// The same as products take them.
+template <typename Type, int step>
+Quads quads_at(const uint8_t* tile, const Lookup& lookup) {
+    const Quads codes = codes_at<Type, step>(tile);
+    return Type::tabled ? lookup(codes) : codes;
 }
 
 }  // namespace

@@ -85,6 +85,9 @@ struct PackedType {
     // Instead of `multiply`, where numbers are rounded to bfloat16.
     void (*multiply_bfloats)(const uint8_t* panels, int64_t present, const Bfloats& x, float* out, int64_t stride) = nullptr;
     int (*run)(const uint8_t* stored, int64_t rows, int64_t cols) = nullptr;  // the longest that stored rows allow
+    // Of one token's upper and lower bytes, two rows of Rounded: their products, and those of the upper ones by `rest`; nullptr:
+    // nothing does all three at once.
+    void (*multiply_with_rest)(const uint8_t* panels, int64_t present, const Rounded& x, float* out, int64_t stride) = nullptr;
 };
 constexpr float rest_steps = 256.0f;
 
