@@ -26,9 +26,7 @@ from fewbits.static.layers import (
 )
 from fewbits.static.onnx_graph import OnnxGraph
 from fewbits.static.program import Step
-
-SAFE = 64
-"""Codes up to here, times 255 and twice, stay below 2^15."""
+from fewbits.static.weights import PAIR, largest_pair
 
 LayerTranslation = Callable[[OnnxGraph, Any, Step], str]
 
@@ -57,12 +55,11 @@ def _dequantize(graph: OnnxGraph, layer: Dequantize, step: Step) -> str:
 def _weight(graph: OnnxGraph, layer: Product, name: str, *, turned: bool = False) -> str:
     """The weight in floats, rows first, or turned.
 
-    Codes of 8 bits are written as uint8 around 128, for the reason that those of activations are. Codes of 7 bits stay
-    int8: two of their products with uint8 fit the 16 bits in which processors without VNNI add them up, and that is
-    ONNX Runtime's fastest way there.
+    Codes stay int8, ONNX Runtime's fastest way, where no two neighbours add up to more than fits the 16 bits in which
+    processors without VNNI add two products with uint8: `weights.py` sees to that. Others are uint8 around 128.
     """
     codes, scale = layer.part("codes"), layer.part("weight_scale")
-    zero = 0 if int(codes.abs().max()) <= SAFE else 128
+    zero = 0 if int(largest_pair(codes.int()).max()) <= PAIR else 128
     kind = np.uint8 if zero else np.int8
     raised = (codes.to(torch.int16) + zero).numpy().astype(kind)
     held = graph.constant(raised.T if turned else raised, f"{name}.codes")

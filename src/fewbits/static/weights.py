@@ -68,10 +68,34 @@ def rounded(weight: torch.Tensor, form: WeightFormat, floor: torch.Tensor | None
     matrix = weight.detach().flatten(1).float().contiguous()
     scale = formats.get(form.name).fit(matrix).arrays["scale"].reshape(-1)
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
-    if floor is not None:
-        scale = torch.maximum(scale, floor if len(scale) > 1 else floor.max())
+    floors = [largest_pair(weight.detach().float()) / _PAIR_BEFORE] if form.bits > SAFE_BITS else []
+    for each in (*floors, *([] if floor is None else [floor])):
+        scale = torch.maximum(scale, each if len(scale) > 1 else each.max())
     codes = torch.round(matrix / scale[:, None]).clamp(-form.top, form.top).to(torch.int8)
     return RoundedWeight(codes.reshape(weight.shape), scale)
+
+
+PAIR = 128
+"""The largest sum of two neighbouring codes: 255 times that fits 16 bits."""
+SAFE_BITS = 7
+"""Two codes of so many bits never add up to more."""
+_PAIR_BEFORE = 126
+"""The same before codes are rounded."""
+
+
+def largest_pair(weight: torch.Tensor) -> torch.Tensor:
+    """The largest magnitude of a sum of two neighbours in each row of `weight` (rows, ...), (rows,) of its type.
+
+    Processors without VNNI add two products of bytes in 16 bits and cut off what is larger. Neighbours are those of a
+    row, and of a filter also those of one place in channels beside each other, as kernels with channels last have them.
+    """
+    orders = [weight.flatten(1)] + ([weight.movedim(1, -1).flatten(1)] if weight.dim() > 2 else [])
+    found = weight.new_zeros(len(weight))
+    for each in orders:
+        pairs = each[:, : each.shape[1] // 2 * 2].reshape(len(each), -1, 2).sum(2)
+        if pairs.shape[1]:
+            found = torch.maximum(found, pairs.abs().amax(1))
+    return found
 
 
 def with_bias(
