@@ -3,7 +3,8 @@
     python bench/qat_vision.py IMAGES.gz LABELS.gz [--weights FILE] [--epochs 12] [--qat-epochs 6] [--bits 8 4 2]
 
 IMAGES and LABELS are those of bench/vision.py, as are network, split and training in floats. Every convolution and
-the linear layer, the first and the last included, gets weights with a scale and a zero point per output, inputs under one range.
+the linear layer, the first and the last included, gets weights with a scale and a zero point per output, and inputs
+under one range.
 "rounded" is what post-training rounding gives: the scales that the formats search for, the ranges with the least
 squared error on 512 images that were trained on. "trained" is the same after QAT: all weights, scales and ranges
 learn, taught by the network in floats, and packed modules compute the answers. "recovered" is the share of what
