@@ -1,14 +1,14 @@
 """Fine-tuning adapters on a packed base (QLoRA) beside 16-bit LoRA and bitsandbytes: quality, memory, speed.
 
-    python bench/qlora.py quality MODEL TRAIN.txt TEST.txt [--steps 120] [--window 256] [--batch 4]
+    python bench/qlora.py quality WORK_DIR MODEL TRAIN.txt TEST.txt [--steps 120] [--batch 4]
     python bench/qlora.py memory WORK_DIR [--window 512]
     python bench/qlora.py speed WORK_DIR [--window 512] [--rounds 3] [--only NAME ...]
 
-`quality` trains adapters with the same steps on the base in bfloat16 and in nf4 with double quantization, and prints the
-perplexity on TEST before and after. `memory` and `speed` use a random Llama of 1.1 B parameters, computed in bfloat16
-with gradient checkpointing: each kind trains two steps in a process of its own, whose highest resident memory is printed
-less that of a process that has imported the same and loaded nothing; and kinds take turns, a step of `window` tokens
-each (forward, backward, AdamW), whose medians are printed with the lowest and the highest.
+`quality` trains adapters with the same steps on the base in bfloat16 and in nf4 with double quantization, and prints
+the perplexity on TEST before and after. `memory` and `speed` use a random Llama of 1.1 B parameters, computed in
+bfloat16 with gradient checkpointing: each kind trains two steps in a process of its own, whose highest resident memory
+is printed less that of a process that has imported the same and loaded nothing; and kinds take turns, a step of
+`window` tokens each (forward, backward, AdamW), whose medians are printed with the lowest and the highest ratio.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,36 +41,36 @@ NF4 = "nf4_g64_dq"
 # ---- what is trained
 
 
-def packed(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Any:
+def packed(folder: Path, work: Path, dtype: torch.dtype = torch.bfloat16) -> Any:
     """The base in nf4, doubly quantized; embedding and output matrix stay as they are, as with bitsandbytes."""
-    return add_lora(fewbits.load(in_nf4(folder), dtype=dtype), rank=RANK)
+    return add_lora(fewbits.load(in_nf4(folder, work), dtype=dtype), rank=RANK)
 
 
-def in_nf4(folder: Path) -> Path:
-    """The directory in bitsandbytes' dialect beside a plain one, made once: both read it."""
-    target = folder.with_name(f"{folder.name}-{NF4}")
+def in_nf4(folder: Path, work: Path) -> Path:
+    """The model in bitsandbytes' dialect, which both read; made once in the folder `work`."""
+    target = work / f"{folder.name}-{NF4}"
     if not target.exists():
-        fewbits.quantize(folder, target, NF4, dialect="bitsandbytes")
+        fewbits.quantize(folder, target, to=NF4, dialect="bitsandbytes")
     return target
 
 
-def plain(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Any:
+def plain(folder: Path, work: Path, dtype: torch.dtype = torch.bfloat16) -> Any:
     """The base in bfloat16, adapted by peft alone."""
-    import peft
-    import transformers
-
+    peft, transformers = _libraries()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return peft.get_peft_model(model, peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear"))
 
 
-def of_bitsandbytes(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Any:
+def of_bitsandbytes(folder: Path, work: Path, dtype: torch.dtype = torch.bfloat16) -> Any:
     """The same directory in bitsandbytes' modules, adapted by peft."""
-    import peft
-    import transformers
-
+    peft, transformers = _libraries()
     options: Any = {"dtype": dtype, "device_map": {"": "cpu"}}
-    model = transformers.AutoModelForCausalLM.from_pretrained(in_nf4(folder), **options)
+    model = transformers.AutoModelForCausalLM.from_pretrained(in_nf4(folder, work), **options)
     return peft.get_peft_model(model, peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear"))
+
+
+def _libraries() -> tuple[Any, Any]:
+    return import_module("peft"), import_module("transformers")
 
 
 KINDS: Mapping[str, Callable[..., Any]] = {"fewbits": packed, "bitsandbytes": of_bitsandbytes, "bf16": plain}
@@ -79,7 +81,7 @@ class Trained:
 
     def __init__(self, model: Any, rate: float = 2e-4) -> None:
         self.model = model.train()
-        self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
         self.model.config.use_cache = False
         self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
 
@@ -89,7 +91,7 @@ class Trained:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
 
 def windows(size: int, seed: int) -> torch.Tensor:
@@ -106,7 +108,7 @@ def speed(options: argparse.Namespace) -> Iterator[str]:
     trained = {}
     for name in options.only:
         if name != "bitsandbytes" or find_spec("bitsandbytes"):
-            trained[name] = Trained(KINDS[name](folder))
+            trained[name] = Trained(KINDS[name](folder, options.work))
             gc.collect()
     seconds: dict[str, list[float]] = {name: [] for name in trained}
     for turn in range(options.rounds + 1):  # the first one is not counted
@@ -118,8 +120,8 @@ def speed(options: argparse.Namespace) -> Iterator[str]:
                 raise SystemExit(f"{name}: the loss is {loss}")
     for name, found in seconds.items():
         line = f"{name:14}{options.window / statistics.median(found):8.1f} tokens/s"
-        for base in seconds:
-            ratios = sorted(b / o for b, o in zip(seconds[base], found, strict=True))
+        for base, others in seconds.items():
+            ratios = sorted(b / o for b, o in zip(others, found, strict=True))
             middle = statistics.median(ratios)
             line += f", {middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) of {base}" if base != name else ""
         yield line
@@ -136,7 +138,7 @@ def memory(options: argparse.Namespace) -> Iterator[str]:
     yield f"nothing        {empty:8.1f} MB, the interpreter with all that is imported"
     for name, peak in peaks.items():
         ratio = (peak - empty) / (peaks["bf16"] - empty)
-        yield f"{name:14}{peak - empty:8.1f} MB more, {ratio:.3f} of bf16; with the interpreter {peak / peaks['bf16']:.3f}"
+        yield f"{name:14}{peak - empty:8.1f} MB more, {ratio:.3f} of bf16; as a whole {peak / peaks['bf16']:.3f}"
 
 
 def _peak_of(options: argparse.Namespace, name: str) -> float:
@@ -147,19 +149,12 @@ def _peak_of(options: argparse.Namespace, name: str) -> float:
 
 def alone(options: argparse.Namespace) -> Iterator[str]:
     """The peak of this process, which trains one kind."""
-    import peft  # noqa: F401  # part of the empty interpreter
-    import transformers
-
-    _ = transformers.LlamaForCausalLM
-    if options.kind == "nothing":
-        import fewbits.training.lora_layers
-    peak = 0.0
+    for module in ("peft", "transformers.models.llama.modeling_llama", "fewbits.training.lora_layers"):
+        import_module(module)
     if options.kind != "nothing":
-        trained = Trained(KINDS[options.kind](options.work / "llama-1.1b"))
+        trained = Trained(KINDS[options.kind](options.work / "llama-1.1b", options.work))
         for turn in range(2):
             trained.step(windows(options.window, turn))
-    import resource
-
     peak = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, resident_memory() or 0)
     yield str(peak)
 
@@ -175,7 +170,7 @@ def quality(options: argparse.Namespace) -> Iterator[str]:
     found = {}
     for name in ("bf16", "fewbits"):
         torch.manual_seed(0)
-        trained = Trained(KINDS[name](options.model), options.rate)
+        trained = Trained(KINDS[name](options.model, options.work), options.rate)
         before = perplexity(trained.model, test, options)
         for step in range(options.steps):
             picked = order[torch.arange(step * options.batch, (step + 1) * options.batch) % len(order)]
@@ -204,7 +199,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     kinds = parser.add_subparsers(dest="what", required=True)
     quality_options = kinds.add_parser("quality")
-    for name in ("model", "train", "test"):
+    for name in ("work", "model", "train", "test"):
         quality_options.add_argument(name, type=Path)
     for name, default in (("steps", 120), ("window", 256), ("batch", 4), ("windows", 200)):
         quality_options.add_argument(f"--{name}", type=int, default=default)
@@ -219,8 +214,8 @@ def main() -> None:
         own.add_argument("--kind", default="nothing")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    what = {"quality": quality, "speed": speed, "memory": memory, "alone": alone}[options.what]
-    for line in what(options):
+    benches = {"quality": quality, "speed": speed, "memory": memory, "alone": alone}
+    for line in benches[options.what](options):
         print(line, flush=True)
 
 

@@ -104,8 +104,8 @@ void tile_of_groups(const Groups& groups, const GroupedFields& fields, int64_t c
     const Tile tile = tile_of(out);
     const int64_t rows = static_cast<int64_t>(codes.shape(0)), count = groups_per_row(groups, cols), first = std::get<1>(from);
     require_inside(tile, from, rows, cols, threads);
-    const int64_t group = std::min(format.group, tile.cols);
-    require(format.group % group == 0 && tile.cols % group == 0 && first % group == 0, "columns are not a multiple of the group");
+    const bool whole = first % format.group == 0 && tile.cols % format.group == 0;
+    require(whole || first / format.group == (first + tile.cols - 1) / format.group, "columns are neither whole groups nor within one");
     const auto zero_lines = static_cast<int64_t>(zeros.shape(0));
     require(format.steps != Steps::zero || (static_cast<int64_t>(zeros.shape(1)) == format.packed_bytes(count) && (zero_lines == rows || zero_lines == 1)),
             "the zero points have the wrong shape");

@@ -119,8 +119,8 @@ class Quantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """Codes are not trained."""
-        return False
+        """Adapters are, beside codes that stay: whoever trains nothing else is told so by transformers itself."""
+        return True
 
 
 def _readers(dialect: str) -> str:

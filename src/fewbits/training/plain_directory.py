@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fewbits.checkpoints.base import StoredTensor
@@ -35,7 +36,7 @@ class PlainDirectory:
     def copy(self, name: str, piece: Piece) -> None:
         """Add what is stored: as it lies there where its numbers are of the directory's type."""
         if isinstance(piece, StoredTensor) and piece.format == _STORED[self.dtype]:
-            self.add(name, torch.from_numpy(piece.buffer).view(self.dtype).reshape(piece.shape))
+            self.add(name, torch.from_numpy(np.array(piece.buffer)).view(self.dtype).reshape(piece.shape))
         else:
             self.add(name, Lazy(piece)[...])
 
