@@ -3,7 +3,8 @@
     python bench/qat_vision.py IMAGES.gz LABELS.gz [--weights FILE] [--epochs 12] [--qat-epochs 6] [--bits 8 4 2]
 
 IMAGES and LABELS are those of bench/vision.py, as are network, split and training in floats. Every convolution and
-the linear layer, the first and the last included, gets weights with a scale per output and inputs under one range.
+the linear layer, the first and the last included, gets weights with a scale and a zero point per output, and inputs
+under one range.
 "rounded" is what post-training rounding gives: the scales that the formats search for, the ranges with the least
 squared error on 512 images that were trained on. "trained" is the same after QAT: all weights, scales and ranges
 learn, taught by the network in floats, and packed modules compute the answers. "recovered" is the share of what
@@ -50,7 +51,7 @@ def both(net: nn.Module, bits: int, data: Images, test: Images, options: argpars
     rounded = copy.deepcopy(net)
     training.prepare(
         rounded,
-        f"int{bits}_row_sym",
+        f"uint{bits}_row_asym",
         activations=f"int{bits}_learned",
         freeze_batch_norm_after=options.freeze * math.ceil(len(data.y) / 100),
     )
@@ -87,7 +88,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--qat-epochs", type=int, default=6)
     parser.add_argument("--freeze", type=int, default=5, help="epochs after which batch normalization stays")
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4, 2])
     options = parser.parse_args()
     torch.set_num_threads(THREADS)

@@ -1,6 +1,6 @@
 """Train a small network on scikit-learn's handwritten digits, then again while it computes in a few bits.
 
-    python examples/qat_vision.py [--bits 2] [--epochs 6]
+    python examples/qat_vision.py [--bits 2] [--epochs 12]
 
 Everything is seeded. What is printed: the accuracy, on images that were not trained on, of the network in floats, of
 what rounding to BITS makes of it (weights per output, inputs of every layer under one range that a calibration set
@@ -69,16 +69,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Train, round, train again, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=12)
     options = parser.parse_args(arguments)
     images, labels, others, wanted = digits()
     torch.manual_seed(0)
     net = fit(network(), images, labels, options.epochs, 1e-2)
     rounded = copy.deepcopy(net)
-    training.prepare(rounded, f"int{options.bits}_row_sym", activations=f"int{options.bits}_learned")
+    training.prepare(rounded, f"uint{options.bits}_row_asym", activations=f"int{options.bits}_learned")
     training.calibrate(rounded, images[:512].split(64))
     before = accuracy(rounded, others, wanted)
-    taught = training.convert(fit(rounded, images, net, options.epochs, 3e-3))
+    taught = training.convert(fit(rounded, images, net, options.epochs, 1e-2 if options.bits < 8 else 1e-3))
     print(f"accuracy in floats {accuracy(net, others, wanted):.4f}")
     print(f"in {options.bits} bits, rounded {before:.4f}, trained {accuracy(taught, others, wanted):.4f}")
     return 0

@@ -40,7 +40,9 @@ def test_tokens_do_not_know_each_other(name: str) -> None:
     assert torch.equal(rounding.rounded(x), alone)
     assert torch.equal(rounding.rounded(x.reshape(3, 3, 64)).reshape(x.shape), alone)
     assert torch.equal(alone[3], torch.zeros(64))
-    if name != "int8_token_asym":  # which moves all numbers a little
+    if name == "int4_token":  # a seventh of a number, seven times, may be its neighbour
+        torch.testing.assert_close(alone.abs().amax(1), x.abs().amax(1), rtol=1e-6, atol=0)
+    elif name != "int8_token_asym":  # which moves all numbers a little
         assert torch.equal(alone.abs().amax(1), x.abs().amax(1)), "the largest comes back as it was"
 
 

@@ -99,6 +99,8 @@ for _activation in (
         "INT8 per token, dynamic, symmetric; columns that reach 6.0 in a batch in 16 bits",
         splits=True,
     ),
+    Activation("int4_token", "int4_row_sym_restricted", "INT4 per token, dynamic, symmetric"),
+    Activation("int2_token", "int2_row_sym_restricted", "INT2 per token, dynamic, symmetric: -1, 0 and 1"),
     Activation("fp8_token", "fp8_e4m3_row", "FP8 E4M3 per token, dynamic"),
 ):
     ACTIVATIONS.add(_activation.name, _activation)

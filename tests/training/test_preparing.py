@@ -95,16 +95,17 @@ def test_low_bits_recover_by_training() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_inputs_per_token_are_those_of_the_kernels() -> None:
+@pytest.mark.parametrize("name", ["int8_token", "int8_group", "int4_token", "int2_token", "fp8_token"])
+def test_inputs_per_token_are_those_of_the_kernels(name: str) -> None:
     net = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 8))
-    training.prepare(net, "int8_row_sym_restricted", activations="int8_token")
+    training.prepare(net, "int8_row_sym_restricted", activations=name)
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
     net(x).sum().backward()
     before = net.eval()(x)
 
     training.convert(net)
 
-    assert net[0].inputs == "int8_token"
+    assert net[0].inputs == name
     torch.testing.assert_close(net(x), before, rtol=1e-5, atol=1e-5)
 
 
@@ -217,7 +218,7 @@ def test_ranges_begin_at_the_first_batch_where_nobody_calibrates() -> None:
     net(x)
 
     scale = (x.max() - x.min()) / 255
-    assert float(net[0].fake_inputs.range_of()[0]) == pytest.approx(float(scale))
+    assert net[0].fake_inputs.range_of()[0].item() == pytest.approx(float(scale))
 
 
 def test_learned_ranges_follow_the_loss_until_they_are_frozen() -> None:

@@ -13,7 +13,7 @@ from fewbits.formats.base import Params
 from fewbits.qtensor import QTensor
 from fewbits.training.coding import coded
 from fewbits.training.steps import Lines, learnable, scaled_down
-from fewbits.training.straight import masked
+from fewbits.training.straight import masked, recomputing
 
 LEARN = ("auto", "steps", "none")
 """Scales learned where a format has some that can be, in every format or not at all, or fitted at every step."""
@@ -73,10 +73,9 @@ class FakeMatrix(torch.nn.Module):
 
     def forward(self, w: torch.Tensor) -> torch.Tensor:
         """The numbers (rows, cols) that `w` (rows, cols) is stored as."""
-        waiting = self.training and int(self.get_buffer("calls")) < self.delay
-        if self.training and torch.is_grad_enabled():  # gradient checkpointing runs once without, once with
+        if self.training and not recomputing():
             self.get_buffer("calls").add_(1)
-        if waiting:
+        if self.training and int(self.get_buffer("calls")) <= self.delay:
             return w
         if self.learned:
             return self.lines(w.numel()).rounded(w)

@@ -14,7 +14,7 @@ from fewbits.calibration.stats import STATS
 from fewbits.errors import CalibrationError, RecipeError
 from fewbits.layers.rounding import StaticRounding
 from fewbits.training.steps import scaled_down
-from fewbits.training.straight import stepped, through
+from fewbits.training.straight import recomputing, stepped, through
 
 _STATIC = re.compile(r"(u?)int([1-8])_(learned|moving)")
 PACE = 0.05
@@ -69,14 +69,14 @@ class _Waiting(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs (...) as the layer gets them."""
-        calls = int(self.get_buffer("calls"))
-        found = x if self.training and calls < self.delay else self.rounded(x, calls)
-        if self.training and torch.is_grad_enabled():
+        again = recomputing()
+        if self.training and not again:
             self.get_buffer("calls").add_(1)
-        return found
+        calls = int(self.get_buffer("calls"))
+        return x if self.training and calls <= self.delay else self.rounded(x, calls, again=again)
 
-    def rounded(self, x: torch.Tensor, calls: int) -> torch.Tensor:
-        """Inputs (...) after rounding."""
+    def rounded(self, x: torch.Tensor, calls: int, *, again: bool) -> torch.Tensor:
+        """Inputs (...) after rounding, at call number `calls`, which gradient checkpointing may repeat."""
         raise NotImplementedError
 
 
@@ -87,7 +87,7 @@ class DynamicInputs(_Waiting):
         super().__init__(delay)
         self.name = activations.get(name).name
 
-    def rounded(self, x: torch.Tensor, calls: int) -> torch.Tensor:
+    def rounded(self, x: torch.Tensor, calls: int, *, again: bool) -> torch.Tensor:
         """Inputs (..., cols), rounded; the gradient passes."""
         return through(x, activations.get(self.name).rounded(x.detach()))
 
@@ -104,6 +104,8 @@ class StaticInputs(_Waiting):
         OBSERVERS.get(observer)
         self.register_buffer("known", torch.zeros((), dtype=torch.bool))
         self.register_buffer("ends", torch.zeros(2))
+        self.register_buffer("latest", torch.zeros(2))
+        self.register_buffer("waits", torch.zeros((), dtype=torch.bool))
         self.register_buffer("scale_start", torch.ones(()))
         self.register_buffer("zero_start", torch.zeros(()))
         learned = kind.range == "learned"
@@ -111,23 +113,22 @@ class StaticInputs(_Waiting):
         self.zero_move = torch.nn.Parameter(torch.zeros(()), requires_grad=learned)
         self.watching: Any = None
 
-    def rounded(self, x: torch.Tensor, calls: int) -> torch.Tensor:
+    def rounded(self, x: torch.Tensor, calls: int, *, again: bool) -> torch.Tensor:
         """Inputs (...), rounded; numbers beyond the range get no gradient, a learned range gets theirs."""
         if self.watching is not None:
             self.watching.update(x.detach().float().reshape(1, -1, 1).cpu())
             return x
         if not bool(self.get_buffer("known")):
             self._begin(x)
-        frozen = self.freeze_after is not None and calls >= self.freeze_after
+        frozen = self.freeze_after is not None and calls > self.freeze_after
+        if self.kind.range == "moving" and self.training and not again:
+            self._follow(x, calls)
         scale, zero = (part.detach() if frozen else part for part in self.range_of(x.numel()))
         with torch.no_grad():
             steps = x.float() / scale + zero
             value = StaticRounding(scale, zero, self.kind.bits)(x)
             inside = (steps >= 0) & (steps <= self.kind.top)
-        found = stepped(x, scale, torch.zeros_like(scale), zero, value, inside)
-        if self.kind.range == "moving" and self.training and torch.is_grad_enabled() and not frozen:
-            self._move(x)
-        return found
+        return stepped(x, scale, torch.zeros_like(scale), zero, value, inside)
 
     def range_of(self, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero point, with gradients where they are learned; `count` inputs have a say in them."""
@@ -171,12 +172,19 @@ class StaticInputs(_Waiting):
             self.zero_move.zero_()
             self.get_buffer("known").fill_(True)
 
-    def _move(self, x: torch.Tensor) -> None:
-        """Jacob et al. 2018, arXiv:1712.05877, section 3.1: ranges are smoothed over the steps of training."""
-        numbers, ends = x.detach().float(), self.get_buffer("ends")
-        batch = torch.stack([numbers.amin().clamp(max=0), numbers.amax().clamp(min=0)]).to(ends)
-        low, high = (ends + PACE * (batch - ends)).tolist()
-        self._set(Range(low, high))
+    def _follow(self, x: torch.Tensor, calls: int) -> None:
+        """Move the range towards that of the batch before; that of this one waits for the next.
+
+        Jacob et al. 2018, arXiv:1712.05877, section 3.1: ranges are smoothed over the steps of training.
+        """
+        ends, latest, waits = (self.get_buffer(name) for name in ("ends", "latest", "waits"))
+        last = self.freeze_after if self.freeze_after is not None else calls
+        if bool(waits) and calls <= last + 1:
+            low, high = (ends + PACE * (latest - ends)).tolist()
+            self._set(Range(low, high))
+        numbers = x.detach().float()
+        latest.copy_(torch.stack([numbers.amin().clamp(max=0), numbers.amax().clamp(min=0)]))
+        waits.fill_(calls <= last)
 
     def extra_repr(self) -> str:
         """Bits and how the range comes about."""

@@ -7,6 +7,11 @@ from typing import Any
 import torch
 
 
+def recomputing() -> bool:
+    """Whether this forward runs inside of a backward, as gradient checkpointing has it: for the second time."""
+    return int(torch._C._current_graph_task_id()) >= 0
+
+
 class _Through(torch.autograd.Function):
     """`stored` forward, the gradient of `wanted` backward."""
 
