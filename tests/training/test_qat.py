@@ -120,7 +120,6 @@ def test_labels_are_a_share_of_the_loss(pocket: Path) -> None:
         (["--to", "F32"], ["nothing"]),
         (["--to", "Q2_K", "--labels", "2"], ["labels"]),
         (["--to", "Q2_K", "--temperature", "0"], ["temperature"]),
-        (["--to", "Q2_K", "--checkpointing"], ["--checkpointing"]),
         (["--to", "Q2_K", "--dialect", "gptq"], ["dialect"]),
         (["--to", "Q2_K", "--begin", "PLAIN"], ["BF16"]),
     ],

@@ -62,10 +62,8 @@ def read_material(reading: Reading, words: Words, seed: int) -> Material:
     packs = samples.kind == TEXT if reading.packing is None else reading.packing
     if reading.validation is not None:
         others = read_samples(Path(reading.validation), reading.field if samples.fields else None)
-        train, held = (
-            _windows(examples, length, packs, reading.cut),
-            _windows(words.examples(others), length, packs, True),
-        )
+        train = _windows(examples, length, packs, reading.cut)
+        held = _windows(words.examples(others), length, packs, reading.cut)
     else:
         others = None
         kept, apart_from_it = held_out(examples, reading.hold_out, seed)
@@ -73,7 +71,7 @@ def read_material(reading: Reading, words: Words, seed: int) -> Material:
         held = _windows(apart_from_it, length, packs, reading.cut)
         if not len(held):
             train, held = train.split(reading.hold_out)
-    notes = (*train.notes, *_notes(reading, held, train))
+    notes = (*train.notes, *(f"held out: {note}" for note in held.notes), *_notes(reading, held))
     held = Windows(held.windows[:MOST_HELD])
     return Material(train, held, _facts(reading, samples, others, train, held, length, packs), notes)
 
@@ -96,7 +94,7 @@ def _windows(examples: Sequence[Example], length: int, packs: bool, cut: bool) -
     return packed(examples, length) if packs else apart(examples, length, cut=cut)
 
 
-def _notes(reading: Reading, held: Windows, train: Windows) -> list[str]:
+def _notes(reading: Reading, held: Windows) -> list[str]:
     notes = []
     if not len(held) and (reading.hold_out or reading.validation):
         notes.append(f"{reading.data} has one window alone, so that none is held out: give more data, or --validation")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fewbits.checkpoints.dialects import OWN
-from fewbits.checkpoints.fields import StoredMatrix
+from fewbits.checkpoints.fields import PLAIN, StoredMatrix
 from fewbits.checkpoints.model_directory import require_replaceable
 from fewbits.errors import TrainingError, VerificationError
 from fewbits.layers.modules import Packed
@@ -92,12 +92,11 @@ def _write_packed(student: torch.nn.Module, folder: Path) -> None:
     network: Any = convert(student)
     network.hf_quantizer.quantization_config.dialect = OWN
     network.save_pretrained(folder)
-    pieces = open_source(folder).pieces
-    for name, module in network.named_modules():
-        piece = pieces.get(f"{name}.weight")
-        if not isinstance(module, Packed) or piece is None:  # tied ones are written once
+    modules = {f"{name}.weight": module for name, module in network.named_modules() if isinstance(module, Packed)}
+    for name, piece in open_source(folder).pieces.items():
+        if not isinstance(piece, StoredMatrix) or piece.format in PLAIN:
             continue
-        wanted, found = module.matrix.stored(), piece.load() if isinstance(piece, StoredMatrix) else {}
+        wanted, found = modules[name].matrix.stored() if name in modules else {}, piece.load()
         if found.keys() != wanted.keys() or not all(_same(found[key], wanted[key]) for key in wanted):
             raise VerificationError(f"{folder}: {name} is not what was trained; nothing is kept of the output.")
 

@@ -111,11 +111,6 @@ class _Teaching:
             raise TrainingError(f"labels={self.labels} is not a share of the loss (0 to 1); correct it.")
         if not 0 < self.temperature < float("inf"):
             raise TrainingError(f"temperature={self.temperature} is not a number above 0; correct it.")
-        if job.settings.checkpointing:
-            raise TrainingError(
-                "a model that is trained in its formats counts how often it was called, so that its states cannot be "
-                "computed twice; leave out --checkpointing, and give a smaller --batch with --accumulate."
-            )
         require_output(job.output, self.dialect, force=job.force or job.resume)
 
     def pupil(self, path: Path, job: Job) -> Pupil:
