@@ -41,6 +41,7 @@ class _Product(torch.autograd.Function):
         named: tuple[str, str, int, int],
         *fields: torch.Tensor,
     ) -> torch.Tensor:
+        """Outputs (..., rows); what is kept is x and x A^T."""
         tokens = x.reshape(-1, x.shape[-1])
         low = tokens @ a.to(x.dtype).T
         out = linear_floats(tokens, bias, list(fields), *named)
@@ -51,6 +52,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        """Gradients of x, A and B for those of the outputs (..., rows)."""
         x, a, b, low, *fields = ctx.saved_tensors
         tokens, own = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         wants_x, wants_a, wants_b = ctx.needs_input_grad[:3]
