@@ -20,6 +20,7 @@ import fewbits
 from fewbits.cli.main import main
 from fewbits.errors import FewbitsError, TrainingError
 from fewbits.training import Reading, Settings
+from fewbits.training.lora import quiet_peft
 from fewbits.training.workspace import workspace
 
 PROGRAM = [sys.executable, "-m", "fewbits"]
@@ -76,7 +77,8 @@ def test_peft_reads_the_adapter(pocket: Path, whole: tuple[Path, Any]) -> None:
     base = AutoModelForCausalLM.from_pretrained(pocket)
     ids = torch.arange(5, 25)[None]
     before = base(ids).logits
-    adapted = peft.PeftModel.from_pretrained(base, str(whole[0]))
+    with quiet_peft():
+        adapted = peft.PeftModel.from_pretrained(base, str(whole[0]))
 
     assert not torch.allclose(adapted(ids).logits, before, atol=1e-3)
 
@@ -96,7 +98,7 @@ def test_what_was_broken_off_gives_the_same_adapter(
     for asked, words in [
         ({"settings": Settings(steps=4, learning_rate=1e-3)}, r"settings\.learning_rate was 0\.003 and is 0\.001"),
         ({"data": Reading(text, length=32, hold_out=0.3)}, r"data\.length was 64 and is 32"),
-        ({"base": "Q8_0"}, r"model was .*method\.base was nf4 and is Q8_0"),
+        ({"base": "Q8_0"}, r"method\.base was nf4 and is Q8_0"),
         ({"lora": 8}, r"method\.rank was 16 and is 8"),
     ]:
         given = {"data": read(text), "base": "nf4", "settings": FEW, **asked}
