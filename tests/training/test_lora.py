@@ -233,3 +233,20 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], sentence: str) ->
 def test_a_second_adapter_is_refused() -> None:
     with pytest.raises(TrainingError, match="has an adapter already"):
         add_lora(add_lora(llama("Q4_K"), rank=4), rank=4)
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+def test_no_matrix_is_decoded_while_adapters_are_added(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """peft reads weights of every module for their device alone, and for each part of an adapter anew."""
+    if kind == "Llama":
+        model = llama("Q4_K")
+    else:
+        config = transformers.GPT2Config(n_embd=64, n_head=2, n_layer=1, vocab_size=300, n_positions=64)
+        model = transformers.GPT2LMHeadModel(config).eval()
+        fewbits.quantize(model, "nf4_g64")
+    with monkeypatch.context() as patched:
+        patched.setattr(PackedMatrix, "numbers", lambda self: pytest.fail("a matrix was decoded"))
+        adapted = add_lora(model, rank=2)
+    assert {p.device.type for p in trained(adapted).values()} == {"cpu"}
+    linear = next(module for module in model.modules() if isinstance(module, Packed))
+    assert bool(linear.weight.any()), "afterwards weights are numbers again"

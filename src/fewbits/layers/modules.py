@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import MappingProxyType
 
 import torch
 
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.products import WIDE
+
+_without_numbers: ContextVar[bool] = ContextVar("without_numbers", default=False)
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """While other libraries read `weight` for its shape, type and device alone, it is zeros of no memory, not decoded."""
+    token = _without_numbers.set(True)
+    try:
+        yield
+    finally:
+        _without_numbers.reset(token)
 
 
 class Packed(torch.nn.Module):
@@ -24,6 +38,8 @@ class Packed(torch.nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The numbers that are stored, in the weight's own shape."""
+        if _without_numbers.get():
+            return self.like.new_zeros(1).expand(self.shape_of_weight)
         return self.matrix.numbers().reshape(self.shape_of_weight).to(self.like.dtype)
 
     def rounded(self, x: torch.Tensor) -> torch.Tensor:
@@ -84,6 +100,8 @@ class Conv1D(Packed):
     @property
     def weight(self) -> torch.Tensor:
         """The numbers that are stored, (inputs, outputs)."""
+        if _without_numbers.get():
+            return self.like.new_zeros(1).expand(self.shape_of_weight)
         return self.matrix.numbers().T.to(self.like.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewbits.errors import TrainingError
-from fewbits.layers.modules import Conv1D, Linear, Packed
+from fewbits.layers.modules import Conv1D, Linear, Packed, without_numbers
 from fewbits.training.lora_base import base_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def add_lora(
     base = base_of(model)
     model.requires_grad_(False)
     take_floats(model)
-    with torch.random.fork_rng(devices=[]), quiet_peft():
+    with torch.random.fork_rng(devices=[]), quiet_peft(), without_numbers():
         torch.manual_seed(seed)
         adapted: PeftModel = peft.get_peft_model(model, config)
     vars(adapted)["fewbits_base"] = base
