@@ -35,11 +35,13 @@ def test_each_file_is_hashed_once(tmp_path: Path) -> None:
 def test_half_of_the_workers_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are free while files wait: with all of them hashing, nothing could be written."""
     files = [tmp_path / str(number) for number in range(5)]
-    running, most, free = set(), [], Event()
+    running, most, free, two = set(), [], Event(), Event()
 
     def slow(path: Path, _: Event) -> str:
         running.add(path)
         most.append(len(running))
+        if len(running) == 2:
+            two.set()
         free.wait(10)
         running.remove(path)
         return path.name
@@ -49,6 +51,7 @@ def test_half_of_the_workers_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         digests = Digests(workers)
         begun = [digests.begin(file) for file in files]
         assert [workers.submit(lambda: "written").result(10) for _ in range(2)] == ["written", "written"]
+        assert two.wait(10)
         free.set()
         assert [each.result(10) for each in begun] == ["0", "1", "2", "3", "4"]
     assert max(most) == 2

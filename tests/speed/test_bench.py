@@ -63,6 +63,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
             "vocabulary": 32,
             "cached_as": lambda cache: cache or "F16",
             "cache_bytes": cached,
+            "pack": lambda progress: None,
         }
         return SimpleNamespace(session=clock.session, **facts)
 

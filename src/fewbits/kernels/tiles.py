@@ -36,7 +36,7 @@ def tile_reader(format: Format, fields: Fields, shape: Shape, *, isa: str = "") 
     >>> data, tile = q8.pack(q8.encode(w, params), params), torch.empty(1, 32, dtype=torch.bfloat16)
     >>> tile_reader(q8, {"data": data}, (1, 64))((0, 32), tile, 1)
     >>> tile[0, :3]
-    tensor([32.2500, 33.2500, 33.7500], dtype=torch.bfloat16)
+    tensor([32.2500, 33.2500, 34.2500], dtype=torch.bfloat16)
     """
     if is_row_format(format) and format.name in formats():
         return _of_rows(format, fields, isa)

@@ -65,10 +65,11 @@ def verify_saved(network: Any, folder: Path) -> None:
     assert isinstance(weights, SafetensorsReader | ShardedReader), "transformers writes no pickles"
     stated = getattr(network.config, "quantization_config", None)
     own = stated is None or stated.to_dict().get("quant_method") == OWN
-    fields, directory = FieldsReader(weights) if own else None, Directory.of(folder, weights)
+    fields, directory = None, Directory.of(folder, weights)
     with Workers(usable_threads(None)) as workers:
         for name, want in _expected(network):
-            if fields is not None:
+            if own:
+                fields = fields or FieldsReader(weights)  # which a directory of plain numbers has no fields for
                 check_stored(fields.read(name), want, workers, _silent, 0)
                 continue
             reading = directory.read(name)

@@ -107,7 +107,7 @@ def near(value: torch.Tensor, w: torch.Tensor, span: int) -> torch.Tensor:
 
     >>> w = torch.tensor([[0.1, -1.1, 1.1, 2.0]])
     >>> near(w.round().clamp(-1, 1), w, 0)
-    tensor([[ True,  True,  True,  True]])
+    tensor([[True, True, True, True]])
     >>> near(torch.cat([w.round().clamp(-1, 1)] * 4, 1), torch.cat([w, w * 0.9, w * 0.9, w * 0.9], 1), 0)[0, 3]
     tensor(False)
     """
