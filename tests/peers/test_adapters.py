@@ -32,7 +32,7 @@ def test_llama_cpp_adds_the_adapter(pocket: Path, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
     save_adapter(model, tmp_path / "adapter")
     adapter_to_gguf(tmp_path / "adapter", tmp_path / "base.gguf", tmp_path / "adapter.gguf")
 

@@ -259,7 +259,9 @@ def compare_with_bitsandbytes(folder: Path, theirs: Any) -> None:
     # The file says bfloat16, and transformers then computes everything in that: the rest in float32 as well.
     for each in (*theirs.parameters(), *theirs.buffers()):
         each.data = each.data.float() if each.is_floating_point() else each.data
-    assert relative(logits_of(theirs), logits_of(ours)) < 1e-3
+    # Where a processor multiplies bfloat16 bitsandbytes does so, and inputs and weights are rounded once more.
+    limit = 5e-3 if getattr(bnb, "has_avx512bf16", bool)() else 1e-3
+    assert relative(logits_of(theirs), logits_of(ours)) < limit
 
 
 def test_transformers_reads_fine_grained_fp8(pocket: Path, tmp_path: Path) -> None:
