@@ -17,7 +17,7 @@ _without_numbers: ContextVar[bool] = ContextVar("without_numbers", default=False
 
 @contextmanager
 def without_numbers() -> Iterator[None]:
-    """While other libraries read `weight` for its shape, type and device alone, it is zeros of no memory, not decoded."""
+    """Meanwhile `weight` is zeros of no memory: for libraries that read it for its shape, type and device alone."""
     token = _without_numbers.set(True)
     try:
         yield
