@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.common import require_sentence
+from fuzz.laws import require_sentence
 from fuzz.writing import read_tokens
 
 

@@ -157,7 +157,7 @@ def read_graph(path: Path) -> None:
     from fewbits.errors import FewbitsError
     from fewbits.inspection import inspect
     from fewbits.verification_onnx_numbers import number_sources
-    from fuzz.common import require_sentence
+    from fuzz.laws import require_sentence
 
     data = path.with_name("data")
     if not data.exists():

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fuzz.common import POCKET, ROOT, require_sentence
+from fuzz.laws import POCKET, ROOT, require_sentence
 from fuzz.mutations import BYTES
 
 

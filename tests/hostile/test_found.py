@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzz.common import ROOT
 from fuzz.containers import gguf_seeds
 from fuzz.directories import FORMATS, directory_seeds
+from fuzz.laws import ROOT
 from fuzz.targets import TARGETS
 from fuzz.texts import tokenizer_seeds
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from fewbits.evaluation.compare_encoders import (
 from fewbits.evaluation.metrics import Estimate, Tally, estimate, score_window
 from fewbits.evaluation.model_files import LoadedModel, ModelFile, Vocabulary, open_model
 from fewbits.evaluation.text import Ids, evaluation_windows, read_text, scored_positions
+from fewbits.evaluation.threads import threads_of
 from fewbits.hub.locating import locate
 from fewbits.models import add_architecture
 
@@ -143,7 +143,7 @@ def compare(
         "versions": _versions(),
         **_sizes(*places),
     }
-    with torch.inference_mode(), _threads(threads):
+    with torch.inference_mode(), threads_of(threads):
         if files[0].encoder:
             mode, unsaid = pooling_of(files)
             protocol = encoder_protocol(context, vocabulary.start_token, closing, mode)
@@ -258,17 +258,3 @@ def _versions() -> dict[str, str]:
 
     others = {name: version(name) for name in ("torch", "transformers", "tokenizers", "gguf")}
     return {"python": platform.python_version(), "fewbits": fewbits.__version__, **others}
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Torch on `count` threads (None: as it is), put back afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

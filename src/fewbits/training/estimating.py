@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,15 +43,3 @@ def measured(steps: Sequence[Step], history: History) -> Measured:
     """What the last of `steps` took: the first one also makes what later ones find ready."""
     last = steps[-1]
     return Measured(last.seconds, last.tokens / last.seconds, history.peak_memory)
-
-
-@contextmanager
-def threads_of(count: int | None) -> Iterator[None]:
-    """Compute on `count` threads, and as before afterwards."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

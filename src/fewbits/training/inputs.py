@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ def inputs_of(name: str, observer: str, delay: int, freeze_after: int | None) ->
     return DynamicInputs(found, delay)
 
 
-class _Waiting(torch.nn.Module):
+class _Waiting(torch.nn.Module, ABC):
     """Rounds nothing in the first `delay` calls of training."""
 
     def __init__(self, delay: int) -> None:
@@ -75,9 +76,9 @@ class _Waiting(torch.nn.Module):
         calls = int(self.get_buffer("calls"))
         return x if self.training and calls <= self.delay else self.rounded(x, calls, again=again)
 
+    @abstractmethod
     def rounded(self, x: torch.Tensor, calls: int, *, again: bool) -> torch.Tensor:
         """Inputs (...) after rounding, at call number `calls`, which gradient checkpointing may repeat."""
-        raise NotImplementedError
 
 
 class DynamicInputs(_Waiting):

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from fewbits import request
+from fewbits.evaluation.threads import threads_of
 from fewbits.hub.locating import locate
 from fewbits.reporting.training_record import TrainingPreview, TrainingRecord
-from fewbits.training.estimating import measured, memory_parts, threads_of
+from fewbits.training.estimating import measured, memory_parts
 from fewbits.training.evaluating import mean_loss
 from fewbits.training.history import History, Step
 from fewbits.training.loop import Progress as OnStep
