@@ -21,7 +21,7 @@ import fewbits
 from fewbits import planning
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.checkpoints.huggingface import convert_directory
-from fewbits.errors import CheckpointError, EvaluationError, FewbitsError, RecipeError
+from fewbits.errors import CheckpointError, EngineError, EvaluationError, FewbitsError, RecipeError
 from fewbits.evaluation.gguf_config import read_config
 from fewbits.models import add_architecture
 
@@ -290,3 +290,12 @@ def test_a_normalizer_of_two_lines(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="rewrites text first") as caught:
         read("sentencepiece", data.replace(b"identity", b"iden\nity"), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_schema_with_a_number_without_end(tmp_path: Path) -> None:
+    from fewbits.engine.schema import read_schema
+
+    (tmp_path / "schema.json").write_text('{"type": "integer", "maximum": ' + "9" * 5000 + "}", encoding="utf-8")
+
+    with pytest.raises(EngineError, match="a whole number of the JSON schema has too many digits"):
+        read_schema(tmp_path / "schema.json")

@@ -123,6 +123,8 @@ def read_schema(path: str | Path) -> JSONSchema:
         raise EngineError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8 first.") from None
     except json.JSONDecodeError as error:
         raise EngineError(f"{path}: no JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    except ValueError:  # Python reads whole numbers of 4,300 digits at most
+        raise EngineError(f"{path}: a whole number of the JSON schema has too many digits; make it smaller.") from None
     except RecursionError:
         raise EngineError(f"{path}: the JSON schema nests too deeply; make it simpler.") from None
 
