@@ -57,22 +57,22 @@ def dequantized(codes: Floats, scale: Floats, zero: Floats | None, axis: int, si
     return found
 
 
-class MatMulNBits(OpRun):  # type: ignore[misc]
+class MatMulNBits(OpRun):
     """The operator for onnx.reference, which computes in float32 with the decoded matrix."""
 
     op_domain = "com.microsoft"
 
-    def _run(self, a, b, scales, zeros=None, *, K=None, N=None, bits=4, block_size=None, **_):  # type: ignore[no-untyped-def] # noqa: ANN
+    def _run(self, a, b, scales, zeros=None, *, K=None, N=None, bits=4, block_size=None, **_):
         weight = matmulnbits_weight(b, scales, zeros, N, K, block_size, bits)
         return ((a.astype(np.float32) @ weight.T).astype(a.dtype),)
 
 
-class GatherBlockQuantized(OpRun):  # type: ignore[misc]
+class GatherBlockQuantized(OpRun):
     """The operator on bytes, which looks up what it has decoded."""
 
     op_domain = "com.microsoft"
 
-    def _run(self, data, ids, scales, zeros=None, *, bits=4, block_size=128, **_):  # type: ignore[no-untyped-def] # noqa: ANN
+    def _run(self, data, ids, scales, zeros=None, *, bits=4, block_size=128, **_):
         rows, cols = data.shape[0], data.shape[1] * 8 // bits
         table = matmulnbits_weight(data, scales, zeros, rows, cols, block_size, bits)
         return (table.astype(scales.dtype)[ids],)
