@@ -24,17 +24,26 @@ from fewbits.evaluation.model_files import open_model
 from fewbits.evaluation.text import evaluation_windows, read_text
 
 
+def in_fields(recipe: str) -> bool:
+    """Whether GGUF lacks the format."""
+    return recipe in formats.FORMATS and recipe not in formats.ROWS
+
+
+def own_formats(recipe: str) -> dict[str, str]:
+    """What is not of the recipe: mixes say it themselves, and beside formats that GGUF lacks two tensors stay."""
+    return {"token_embd": "BF16", "output": "BF16"} if in_fields(recipe) else {}
+
+
 def make(options: argparse.Namespace, recipe: str, method: str, folder: Path) -> Path:
     """The file, or for formats that GGUF lacks the directory, of a recipe by a method."""
-    fields = recipe in formats.FORMATS and recipe not in formats.ROWS
-    output = folder / (f"{recipe}-{method}" + ("" if fields else ".gguf"))
+    output = folder / (f"{recipe}-{method}" + ("" if in_fields(recipe) else ".gguf"))
     if not output.exists():
         began = time.perf_counter()
         fewbits.quantize(
             options.model,
             output,
             to=recipe,
-            tensors={"token_embd": "BF16", "output": "BF16"} if fields else {},
+            tensors=own_formats(recipe),
             method=method,
             calibration=options.calibration,
             windows=options.windows,
