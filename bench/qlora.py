@@ -149,7 +149,7 @@ def _peak_of(options: argparse.Namespace, name: str) -> float:
 
 def alone(options: argparse.Namespace) -> Iterator[str]:
     """The peak of this process, which trains one kind."""
-    for module in ("peft", "transformers.models.llama.modeling_llama", "fewbits.training.lora_layers"):
+    for module in ("peft", "transformers.models.llama.modeling_llama", "fewbits.training.lora.layers"):
         import_module(module)
     if options.kind != "nothing":
         trained = Trained(KINDS[options.kind](options.work / "llama-1.1b", options.work))

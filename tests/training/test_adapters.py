@@ -20,7 +20,7 @@ from transformers.trainer_utils import validate_quantization_for_training
 import fewbits
 from fewbits.errors import FewbitsError, TrainingError
 from fewbits.training import adapter_to_gguf, add_lora, load_adapter, merge_adapter, save_adapter
-from fewbits.training.lora import quiet_peft
+from fewbits.training.lora.adding import quiet_peft
 from references.random_models import QWEN2, byte_level_tokenizer, save_byte_level, save_model, small_config
 from references.stored_files import stored_bytes
 

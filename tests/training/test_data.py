@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fewbits.errors import FewbitsError, TrainingError
-from fewbits.training.data import MESSAGES, PAIRS, TEXT, read_samples
-from fewbits.training.losses import IGNORED
-from fewbits.training.material import MOST_HELD, Reading, read_material
-from fewbits.training.windows import TokenBatches, Window, Windows, apart, packed
-from fewbits.training.words import Example, Words
+from fewbits.training.fitting.losses import IGNORED
+from fewbits.training.material.data import MESSAGES, PAIRS, TEXT, read_samples
+from fewbits.training.material.reading import MOST_HELD, Reading, read_material
+from fewbits.training.material.windows import TokenBatches, Window, Windows, apart, packed
+from fewbits.training.material.words import Example, Words
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -233,8 +233,8 @@ class TestWindows:
         import torch
 
         from fewbits.evaluation.model_files import open_model
-        from fewbits.training.losses import next_tokens
-        from fewbits.training.windows import together
+        from fewbits.training.fitting.losses import next_tokens
+        from fewbits.training.material.windows import together
 
         network = open_model(pocket).load().network
         windows = [Window(np.arange(5, 5 + n), np.arange(5, 5 + n)) for n in (4, 9)]

@@ -14,8 +14,8 @@ from fewbits.errors import FewbitsError, TrainingError, VerificationError
 from fewbits.kernels.stored import stored_numbers
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.training import FakeMatrix, convert, prepare
-from fewbits.training.fakequant import near
-from fewbits.training.steps import learnable
+from fewbits.training.fake.matrix import near
+from fewbits.training.fake.steps import learnable
 
 TRAINED = ("int2_g32_sym_f16", "uint4_tensor_asym", "ternary_row", "Q2_K", "Q6_K", "nf4_g64", "IQ3_S")
 

@@ -20,8 +20,8 @@ import fewbits
 from fewbits.cli.main import main
 from fewbits.errors import FewbitsError, TrainingError
 from fewbits.training import Reading, Settings
-from fewbits.training.lora import quiet_peft
-from fewbits.training.workspace import workspace
+from fewbits.training.fitting.workspace import workspace
+from fewbits.training.lora.adding import quiet_peft
 
 PROGRAM = [sys.executable, "-m", "fewbits"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}

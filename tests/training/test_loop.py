@@ -15,8 +15,8 @@ import torch
 
 from fewbits.errors import TrainingError
 from fewbits.training import Settings, fit
-from fewbits.training.losses import IGNORED, next_tokens, summed
-from fewbits.training.order import Shuffled
+from fewbits.training.fitting.losses import IGNORED, next_tokens, summed
+from fewbits.training.fitting.order import Shuffled
 from references.training_runs import Tiny, batches_of, plain_losses, squares
 
 SETTINGS = Settings(steps=12, learning_rate=0.05, warmup=0.25, clip=0.5, accumulate=2, save_every=3)

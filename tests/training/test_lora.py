@@ -17,7 +17,7 @@ from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.modules import Packed
 from fewbits.layers.products import Product
 from fewbits.training import add_lora
-from fewbits.training.lora import quiet_peft
+from fewbits.training.lora.adding import quiet_peft
 from references.random_models import small_config
 
 FORMATS = ["nf4_g64_dq", "Q4_K", "Q6_K", "Q2_K", "uint4_g128_asym_f16", "int8_row_sym", "fp8_e4m3_row", "BF16"]

@@ -16,8 +16,8 @@ from fewbits import training
 from fewbits.errors import CalibrationError, CheckpointError, FewbitsError, FormatError, RecipeError, TrainingError
 from fewbits.layers import modules
 from fewbits.layers.rounding import StaticRounding
-from fewbits.training.freezing import freeze_batch_norm
-from fewbits.training.modules import Prepared
+from fewbits.training.fake.batch_norm import freeze_batch_norm
+from fewbits.training.fake.modules import Prepared
 
 IDS = torch.arange(192).reshape(2, 96) % 50
 

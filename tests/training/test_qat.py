@@ -15,7 +15,7 @@ import fewbits
 from fewbits.cli.main import main
 from fewbits.errors import FewbitsError, TrainingError
 from fewbits.training import Reading, Settings
-from fewbits.training.windows import Window, together
+from fewbits.training.material.windows import Window, together
 
 FEW = Settings(steps=4, learning_rate=3e-4, save_every=1)
 
@@ -40,8 +40,8 @@ def k_quants(pocket: Path, text: Path, tmp_path_factory: pytest.TempPathFactory)
 def divergence(pocket: Path, output: Path, text: Path) -> float:
     """The mean KL divergence on what was held out, by the file itself, written out."""
     from fewbits.evaluation.model_files import open_model
-    from fewbits.training.material import read_material
-    from fewbits.training.words import Words
+    from fewbits.training.material.reading import read_material
+    from fewbits.training.material.words import Words
 
     held = read_material(read(text), Words.of(pocket), 0).held
     teacher, student = (open_model(path).load().network.eval() for path in (pocket, output))
@@ -98,7 +98,7 @@ def test_a_directory_and_a_beginning(pocket: Path, text: Path, tmp_path: Path) -
 
 def test_labels_are_a_share_of_the_loss(pocket: Path) -> None:
     from fewbits.evaluation.model_files import open_model
-    from fewbits.training.losses import next_tokens
+    from fewbits.training.fitting.losses import next_tokens
     from fewbits.training.teaching import _Teaching
 
     network: Any = open_model(pocket).load().network.eval()

@@ -7,8 +7,8 @@ import torch
 
 from fewbits import formats
 from fewbits.formats.grids import UniformGrid
-from fewbits.training.steps import learnable, within
-from fewbits.training.straight import masked, stepped, through
+from fewbits.training.fake.steps import learnable, within
+from fewbits.training.fake.straight import masked, stepped, through
 from references.lsq import surrogate
 
 KINDS = ("int4_g32_sym_f16", "uint2_g32_asym_f16", "int1_g32_sym_f16", "Q2_K", "Q3_K", "nf4_g64")

@@ -61,7 +61,7 @@ def _telling_what_is_kept(ctx: click.Context, output: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        from fewbits.training.state import read_statement
+        from fewbits.training.fitting.state import read_statement
 
         statement = read_statement(training_path(output))
         if statement is None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from fewbits.training.material import Reading
-    from fewbits.training.settings import Settings
+    from fewbits.training.fitting.settings import Settings
+    from fewbits.training.material.reading import Reading
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -106,14 +106,14 @@ def keeping_options(function: Function) -> Function:
 
 def settings_of(options: dict[str, Any]) -> Settings:
     """Take the settings out of `options`; TrainingError where one is out of its range."""
-    from fewbits.training.settings import Settings
+    from fewbits.training.fitting.settings import Settings
 
     return Settings(**{name: options.pop(name) for name in SETTINGS})
 
 
 def reading_of(options: dict[str, Any]) -> Reading:
     """Take what is learned from out of `options`; TrainingError where it cannot be."""
-    from fewbits.training.material import Reading
+    from fewbits.training.material.reading import Reading
 
     return Reading(length=options.pop("sequence_length"), **{name: options.pop(name) for name in READING})
 

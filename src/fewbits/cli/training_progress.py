@@ -13,7 +13,7 @@ from fewbits.cli.progress import SECONDS_BETWEEN_LINES, Report, pause, progress_
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from fewbits.training.history import History, Step
+    from fewbits.training.fitting.history import History, Step
 
 
 class Watch(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewbits.training.history import History
+    from fewbits.training.fitting.history import History
 
 
 @dataclass(frozen=True)

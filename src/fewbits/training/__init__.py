@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from fewbits.training.beginning import begin_at
     from fewbits.training.converting import convert
     from fewbits.training.distilling import distillation, states_loss, with_labels
-    from fewbits.training.fakequant import FakeMatrix
+    from fewbits.training.fake.batch_norm import freeze_batch_norm
+    from fewbits.training.fake.matrix import FakeMatrix
     from fewbits.training.finetuning import finetune
-    from fewbits.training.freezing import freeze_batch_norm
-    from fewbits.training.history import History, Step
+    from fewbits.training.fitting.history import History, Step
+    from fewbits.training.fitting.loop import fit
+    from fewbits.training.fitting.settings import Settings
     from fewbits.training.llm import Schedule, distil, teach_layers
-    from fewbits.training.loop import fit
-    from fewbits.training.lora import add_lora
-    from fewbits.training.lora_gguf import adapter_to_gguf
-    from fewbits.training.lora_merging import merge_adapter
-    from fewbits.training.lora_saving import load_adapter, save_adapter
-    from fewbits.training.material import Reading
+    from fewbits.training.lora.adding import add_lora
+    from fewbits.training.lora.gguf import adapter_to_gguf
+    from fewbits.training.lora.merging import merge_adapter
+    from fewbits.training.lora.saving import load_adapter, save_adapter
+    from fewbits.training.material.reading import Reading
     from fewbits.training.preparing import calibrate, parameter_groups, prepare
-    from fewbits.training.settings import Settings
     from fewbits.training.teaching import qat
 
 __all__ = [
@@ -56,28 +56,28 @@ __all__ = [
 ]
 
 _WHERE = {
-    "FakeMatrix": "fakequant",
-    "History": "history",
-    "Reading": "material",
+    "FakeMatrix": "fake.matrix",
+    "History": "fitting.history",
+    "Reading": "material.reading",
     "Schedule": "llm",
-    "Settings": "settings",
-    "Step": "history",
-    "adapter_to_gguf": "lora_gguf",
-    "add_lora": "lora",
+    "Settings": "fitting.settings",
+    "Step": "fitting.history",
+    "adapter_to_gguf": "lora.gguf",
+    "add_lora": "lora.adding",
     "begin_at": "beginning",
     "calibrate": "preparing",
     "convert": "converting",
     "distil": "llm",
     "distillation": "distilling",
     "finetune": "finetuning",
-    "fit": "loop",
-    "freeze_batch_norm": "freezing",
-    "load_adapter": "lora_saving",
-    "merge_adapter": "lora_merging",
+    "fit": "fitting.loop",
+    "freeze_batch_norm": "fake.batch_norm",
+    "load_adapter": "lora.saving",
+    "merge_adapter": "lora.merging",
     "parameter_groups": "preparing",
     "prepare": "preparing",
     "qat": "teaching",
-    "save_adapter": "lora_saving",
+    "save_adapter": "lora.saving",
     "states_loss": "distilling",
     "teach_layers": "llm",
     "with_labels": "distilling",

@@ -10,7 +10,7 @@ from fewbits import formats
 from fewbits.errors import TrainingError
 from fewbits.layers.modules import Packed
 from fewbits.qtensor import ORDER, QTensor, of_format
-from fewbits.training.modules import Prepared, prepared_in
+from fewbits.training.fake.modules import Prepared, prepared_in
 
 
 def begin_at(student: Any, quantized: Any) -> Any:

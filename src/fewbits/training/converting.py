@@ -11,8 +11,8 @@ from fewbits.errors import TrainingError, VerificationError
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.layers.places import pack
 from fewbits.layers.products import EXACT, WIDE, require_known
-from fewbits.training.inputs import DynamicInputs, StaticInputs
-from fewbits.training.modules import Prepared, prepared_in, unprepare
+from fewbits.training.fake.inputs import DynamicInputs, StaticInputs
+from fewbits.training.fake.modules import Prepared, prepared_in, unprepare
 
 
 def convert(module: torch.nn.Module, *, inputs: str = WIDE) -> torch.nn.Module:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fewbits.reporting.training_record import Measured
-from fewbits.training.history import History, Step
-from fewbits.training.settings import Settings
+from fewbits.training.fitting.history import History, Step
+from fewbits.training.fitting.settings import Settings
 
 _MOMENTS = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
 """Bytes of the optimizer per number that is learned."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fewbits.errors import TrainingError
-from fewbits.training.losses import Loss, next_tokens
+from fewbits.training.fitting.losses import Loss, next_tokens
 
 
 def mean_loss(

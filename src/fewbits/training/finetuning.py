@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from fewbits import request
 from fewbits.reporting.training_record import TrainingPreview, TrainingRecord
-from fewbits.training.adapter_output import After, publish_adapter, require_replaceable
+from fewbits.training.fitting.loop import Progress as OnStep
+from fewbits.training.fitting.settings import Settings
+from fewbits.training.fitting.state import count_numbers
 from fewbits.training.job import Job, Pupil, carry_out, unheard
-from fewbits.training.loop import Progress as OnStep
-from fewbits.training.material import Reading
-from fewbits.training.settings import Settings
-from fewbits.training.state import count_numbers
+from fewbits.training.lora.output import After, publish_adapter, require_replaceable
+from fewbits.training.material.reading import Reading
 
 
 def finetune(
@@ -102,8 +102,8 @@ class _Adapting:
     def pupil(self, path: Path, job: Job) -> Pupil:
         """The base with its adapter."""
         from fewbits.loading.load import load
-        from fewbits.training.lora import add_lora
-        from fewbits.training.lora_base import base_of
+        from fewbits.training.lora.adding import add_lora
+        from fewbits.training.lora.base import base_of
 
         network = load(path, to=self.base)
         count = count_numbers(network)

@@ -16,17 +16,17 @@ from fewbits.hub.locating import locate
 from fewbits.reporting.training_record import TrainingPreview, TrainingRecord
 from fewbits.training.estimating import measured, memory_parts
 from fewbits.training.evaluating import mean_loss
-from fewbits.training.history import History, Step
-from fewbits.training.loop import Progress as OnStep
-from fewbits.training.loop import fit
-from fewbits.training.losses import Loss, next_tokens
-from fewbits.training.material import Material, Reading, read_material
+from fewbits.training.fitting.history import History, Step
+from fewbits.training.fitting.loop import Progress as OnStep
+from fewbits.training.fitting.loop import fit
+from fewbits.training.fitting.losses import Loss, next_tokens
+from fewbits.training.fitting.settings import Settings
+from fewbits.training.fitting.state import read_statement
+from fewbits.training.fitting.workspace import forget, workspace
+from fewbits.training.material.reading import Material, Reading, read_material
+from fewbits.training.material.windows import TokenBatches
+from fewbits.training.material.words import Words
 from fewbits.training.plotting import Logs, draw_losses, require_drawable, require_logs
-from fewbits.training.settings import Settings
-from fewbits.training.state import read_statement
-from fewbits.training.windows import TokenBatches
-from fewbits.training.words import Words
-from fewbits.training.workspace import forget, workspace
 from fewbits.versions import versions_of
 
 TRIED = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewbits.errors import TrainingError
-from fewbits.training.history import History, Step, smooth
+from fewbits.training.fitting.history import History, Step, smooth
 
 if TYPE_CHECKING:
     from fewbits.reporting.training_record import TrainingRecord

@@ -19,10 +19,10 @@ from fewbits.layers.in_place import InPlace
 from fewbits.layers.places import as_matrix, is_convolution, multiplies
 from fewbits.methods import get as method_of
 from fewbits.reporting.record import PlannedTensor
-from fewbits.training.fakequant import FakeMatrix
-from fewbits.training.freezing import freeze_batch_norm
-from fewbits.training.inputs import DynamicInputs, StaticInputs, inputs_of
-from fewbits.training.modules import Embedding, kind_of, prepare_module, prepared_in
+from fewbits.training.fake.batch_norm import freeze_batch_norm
+from fewbits.training.fake.inputs import DynamicInputs, StaticInputs, inputs_of
+from fewbits.training.fake.matrix import FakeMatrix
+from fewbits.training.fake.modules import Embedding, kind_of, prepare_module, prepared_in
 
 _LOG = logging.getLogger("fewbits")
 

@@ -19,9 +19,9 @@ from fewbits.layers.modules import Packed
 from fewbits.reporting.card import card_path
 from fewbits.reporting.training_record import TrainingRecord
 from fewbits.request import training_path
-from fewbits.training.folders import settle, take_place
+from fewbits.training.fitting.folders import settle, take_place
+from fewbits.training.fitting.state import write_json
 from fewbits.training.job import Job, Pupil
-from fewbits.training.state import write_json
 
 
 def record_path(output: Path) -> Path:

@@ -14,12 +14,12 @@ from fewbits import request
 from fewbits.errors import TrainingError
 from fewbits.reporting.training_record import TrainingPreview, TrainingRecord
 from fewbits.training.distilling import distillation
+from fewbits.training.fitting.loop import Progress as OnStep
+from fewbits.training.fitting.losses import IGNORED, Loss, summed
+from fewbits.training.fitting.settings import Settings
+from fewbits.training.fitting.state import count_numbers, digest_of
 from fewbits.training.job import Job, Pupil, carry_out, unheard
-from fewbits.training.loop import Progress as OnStep
-from fewbits.training.losses import IGNORED, Loss, summed
-from fewbits.training.material import Reading
-from fewbits.training.settings import Settings
-from fewbits.training.state import count_numbers, digest_of
+from fewbits.training.material.reading import Reading
 from fewbits.training.taught_output import publish_taught, require_output, require_storable
 
 STEPS_RATE = 10.0

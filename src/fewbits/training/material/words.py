@@ -14,8 +14,8 @@ from fewbits.engine.conversation import TEMPLATES, named_template
 from fewbits.errors import TrainingError
 from fewbits.evaluation.model_files import first_sentence, open_model
 from fewbits.loading.tokens import load_tokenizer
-from fewbits.training.data import MESSAGES, PAIRS, Sample, Samples
-from fewbits.training.losses import IGNORED
+from fewbits.training.fitting.losses import IGNORED
+from fewbits.training.material.data import MESSAGES, PAIRS, Sample, Samples
 
 Ids = npt.NDArray[np.int64]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fewbits.errors import TrainingError
-from fewbits.training.losses import IGNORED
-from fewbits.training.order import shuffled
-from fewbits.training.words import Example, Ids
+from fewbits.training.fitting.losses import IGNORED
+from fewbits.training.fitting.order import shuffled
+from fewbits.training.material.words import Example, Ids
 
 SHORTEST = 8
 """Tokens of a window."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fewbits.errors import TrainingError
 from fewbits.request import training_path
-from fewbits.training.state import read_statement, remove_state
+from fewbits.training.fitting.state import read_statement, remove_state
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from fewbits.formats.kquant import Affine
 from fewbits.formats.kquant_symmetric import SymmetricK
 from fewbits.formats.scaled import Scaled
 from fewbits.formats.ternary import Ternary
-from fewbits.training.even import even_rounded
-from fewbits.training.straight import stepped, through
+from fewbits.training.fake.even import even_rounded
+from fewbits.training.fake.straight import stepped, through
 
 Arrays = Mapping[str, torch.Tensor]
 Grid = UniformGrid | TableGrid

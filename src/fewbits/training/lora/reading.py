@@ -16,7 +16,7 @@ from fewbits.checkpoints.jsonfile import parse_object
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import TrainingError
 from fewbits.loading.pieces import numbers
-from fewbits.training.lora_base import Base
+from fewbits.training.lora.base import Base
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

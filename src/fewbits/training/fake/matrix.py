@@ -11,9 +11,9 @@ from fewbits.errors import FormatError, TrainingError
 from fewbits.formats import Fields, Format
 from fewbits.formats.base import Params
 from fewbits.qtensor import QTensor
-from fewbits.training.coding import coded
-from fewbits.training.steps import Lines, learnable, scaled_down
-from fewbits.training.straight import masked, recomputing
+from fewbits.training.fake.coding import coded
+from fewbits.training.fake.steps import Lines, learnable, scaled_down
+from fewbits.training.fake.straight import masked, recomputing
 
 LEARN = ("auto", "steps", "none")
 """Scales learned where a format has some that can be, in every format or not at all, or fitted at every step."""

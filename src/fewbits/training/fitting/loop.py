@@ -13,13 +13,13 @@ import torch
 
 from fewbits.errors import TrainingError
 from fewbits.memory import PeakMemory
-from fewbits.training.history import History, Step
-from fewbits.training.interrupts import uninterrupted
-from fewbits.training.losses import Loss, next_tokens
-from fewbits.training.optimizers import Groups, make_optimizer, set_rate
-from fewbits.training.order import Batches, as_batches
-from fewbits.training.settings import Settings
-from fewbits.training.state import (
+from fewbits.training.fitting.history import History, Step
+from fewbits.training.fitting.interrupts import uninterrupted
+from fewbits.training.fitting.losses import Loss, next_tokens
+from fewbits.training.fitting.optimizers import Groups, make_optimizer, set_rate
+from fewbits.training.fitting.order import Batches, as_batches
+from fewbits.training.fitting.settings import Settings
+from fewbits.training.fitting.state import (
     load_trained,
     read_state,
     read_statement,

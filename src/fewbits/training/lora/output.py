@@ -10,9 +10,9 @@ from fewbits import planning
 from fewbits.checkpoints.partial_file import PartialDirectory, partial_path
 from fewbits.errors import TrainingError
 from fewbits.reporting.training_record import TrainingRecord
-from fewbits.training.folders import settle, take_place
+from fewbits.training.fitting.folders import settle, take_place
+from fewbits.training.fitting.state import write_json
 from fewbits.training.job import Job
-from fewbits.training.state import write_json
 
 RECORD = "fewbits_training.json"
 
@@ -29,7 +29,7 @@ def require_replaceable(output: Path, *, force: bool) -> None:
 
 def publish_adapter(model: Any, output: Path, record: TrainingRecord) -> TrainingRecord:
     """Write the adapter of `model` and the record to `output`, which appears complete; the record says where."""
-    from fewbits.training.lora_saving import write_adapter
+    from fewbits.training.lora.saving import write_adapter
 
     record = replace(record, files={"adapter": str(output), **record.files})
     folder = PartialDirectory(partial_path(output), output)
@@ -69,11 +69,11 @@ class After:
         """Write what was asked for; the record says where, and how far the adapter moved the base."""
         files, details = dict(record.files), dict(record.details)
         if self.gguf is not None:
-            from fewbits.training.lora_gguf import adapter_to_gguf
+            from fewbits.training.lora.gguf import adapter_to_gguf
 
             files["adapter for llama.cpp"] = str(adapter_to_gguf(job.output, base, self.gguf, force=job.force))
         if self.merge is not None:
-            from fewbits.training.lora_merging import merge_adapter
+            from fewbits.training.lora.merging import merge_adapter
 
             options: dict[str, Any] = {"to": self.merge_to, "force": job.force, "progress": job.progress}
             merged = merge_adapter(base, job.output, self.merge, **options)

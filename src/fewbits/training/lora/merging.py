@@ -24,8 +24,8 @@ from fewbits.loading.sources import Source, open_source
 from fewbits.quantizing import quantize_checkpoint
 from fewbits.reporting.record import Record
 from fewbits.request import Progress, silent
-from fewbits.training.lora_base import base_at, require_same
-from fewbits.training.lora_reading import Adapter, Pair
+from fewbits.training.lora.base import base_at, require_same
+from fewbits.training.lora.reading import Adapter, Pair
 from fewbits.training.plain_directory import PlainDirectory
 
 _LOG = logging.getLogger("fewbits")

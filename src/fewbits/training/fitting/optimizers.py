@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fewbits.errors import TrainingError
-from fewbits.training.settings import Settings
+from fewbits.training.fitting.settings import Settings
 
 Groups = Iterable[Mapping[str, Any]]
 """Groups of parameters as torch's optimizers take them; "rate" multiplies the learning rate of one."""

@@ -21,8 +21,8 @@ from fewbits.errors import CheckpointError, TrainingError
 from fewbits.loading.pieces import numbers
 from fewbits.loading.sources import Source, open_source
 from fewbits.models import Architecture, TensorFact, for_config
-from fewbits.training.lora_base import base_at, require_same
-from fewbits.training.lora_reading import Adapter, Pair
+from fewbits.training.lora.base import base_at, require_same
+from fewbits.training.lora.reading import Adapter, Pair
 
 Named = Mapping[str, tuple[str, TensorFact]]
 """Parameter of the network -> GGUF's name and the fact."""

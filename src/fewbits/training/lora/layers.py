@@ -10,7 +10,7 @@ from peft.tuners.lora import layer as peft_layer
 from fewbits.errors import TrainingError
 from fewbits.layers.modules import Conv1D, Linear
 from fewbits.layers.products import rounding_of
-from fewbits.training.lora_product import lora_product
+from fewbits.training.lora.product import lora_product
 
 
 class PackedLora(peft_layer.Linear):

@@ -14,8 +14,8 @@ from fewbits.calibration.observers import OBSERVERS, Range
 from fewbits.calibration.stats import STATS
 from fewbits.errors import CalibrationError, RecipeError
 from fewbits.layers.rounding import StaticRounding
-from fewbits.training.steps import scaled_down
-from fewbits.training.straight import recomputing, stepped, through
+from fewbits.training.fake.steps import scaled_down
+from fewbits.training.fake.straight import recomputing, stepped, through
 
 _STATIC = re.compile(r"(u?)int([1-8])_(learned|moving)")
 PACE = 0.05

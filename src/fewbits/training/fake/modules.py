@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn.functional import embedding, linear
 
-from fewbits.training.fakequant import FakeMatrix
-from fewbits.training.inputs import DynamicInputs, StaticInputs
+from fewbits.training.fake.inputs import DynamicInputs, StaticInputs
+from fewbits.training.fake.matrix import FakeMatrix
 
 
 class Prepared(torch.nn.Module):

@@ -12,7 +12,7 @@ import torch
 
 from fewbits.errors import TrainingError
 from fewbits.layers.modules import Conv1D, Linear, Packed, without_numbers
-from fewbits.training.lora_base import base_of
+from fewbits.training.lora.base import base_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -70,7 +70,7 @@ def take_floats(model: torch.nn.Module) -> None:
 
 def custom_layers(config: LoraConfig) -> LoraConfig:
     """`config` such that peft adapts packed modules with our layer."""
-    from fewbits.training.lora_layers import CUSTOM
+    from fewbits.training.lora.layers import CUSTOM
 
     config._register_custom_module(CUSTOM)
     return config

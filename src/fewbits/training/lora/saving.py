@@ -14,9 +14,9 @@ from fewbits.errors import TrainingError
 from fewbits.evaluation.model_files import first_sentence
 from fewbits.layers.modules import Packed
 from fewbits.layers.places import as_matrix, weights_of
-from fewbits.training.lora import custom_layers, peft_of, quiet_peft, take_floats
-from fewbits.training.lora_base import base_of, require_same
-from fewbits.training.lora_reading import Adapter
+from fewbits.training.lora.adding import custom_layers, peft_of, quiet_peft, take_floats
+from fewbits.training.lora.base import base_of, require_same
+from fewbits.training.lora.reading import Adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel

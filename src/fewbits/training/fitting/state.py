@@ -21,7 +21,7 @@ import torch
 from fewbits.checkpoints.partial_file import sync_folder
 from fewbits.errors import TrainingError
 from fewbits.layers.matrix import PackedMatrix
-from fewbits.training.history import History
+from fewbits.training.fitting.history import History
 
 STATEMENT = "training.json"
 _VERSION = 1

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.errors import TrainingError
-from fewbits.training.data import TEXT, Samples, read_samples
-from fewbits.training.windows import SHORTEST, Windows, apart, held_out, packed
-from fewbits.training.words import Example, Words
+from fewbits.training.material.data import TEXT, Samples, read_samples
+from fewbits.training.material.windows import SHORTEST, Windows, apart, held_out, packed
+from fewbits.training.material.words import Example, Words
 
 MOST_HELD = 64
 """Windows that losses before and after are measured on."""

@@ -1,0 +1,1 @@
+"""What a model is trained on: files, their tokens, and windows of them."""
