@@ -47,9 +47,11 @@ def taught(options: argparse.Namespace, recipe: str, folder: Path) -> Path:
         "threads": options.threads,
     }
     asked = {"learning_rate": options.rate, "precision": options.precision, "betas": (0.9, 0.95), "floor": 0.1}
-    tried: Any = fewbits.qat(options.model, output, **given, settings=Settings(**asked, steps=2), dry_run=True)
-    steps = max(1, int(60 * options.minutes / tried.measured.seconds))
-    print(f"{recipe}: {tried.measured.seconds:.2f} s a step, so {steps} steps", flush=True)
+    steps = options.steps
+    if steps is None:
+        tried: Any = fewbits.qat(options.model, output, **given, settings=Settings(**asked, steps=2), dry_run=True)
+        steps = max(1, int(60 * options.minutes / tried.measured.seconds))
+        print(f"{recipe}: {tried.measured.seconds:.2f} s a step, so {steps} steps", flush=True)
     settings = Settings(**asked, steps=steps, save_every=None)
     done: Any = fewbits.qat(options.model, output, **given, settings=settings, on_step=report)
     losses = done.history.losses
@@ -106,6 +108,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--begin", metavar="METHOD")
     parser.add_argument("--against", nargs="*", default=["awq+gptq+learned"], metavar="METHOD")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="instead of as many as fit")
     parser.add_argument("--batch", type=int, default=8, help="windows of a step (default: %(default)s)")
     parser.add_argument("--window", type=int, default=256, help="tokens of each (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=2e-4, help="of weights (default: %(default)s)")
