@@ -156,7 +156,7 @@ def read_graph(path: Path) -> None:
     from fewbits.conversion.to_onnx import to_onnx
     from fewbits.errors import FewbitsError
     from fewbits.inspection import inspect
-    from fewbits.verification_onnx_numbers import number_sources
+    from fewbits.verification.onnx_numbers import number_sources
     from fuzz.laws import require_sentence
 
     data = path.with_name("data")

@@ -27,7 +27,7 @@ from fewbits.checkpoints.partial_file import PartialDirectory, partial_path
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.errors import CheckpointError, FormatError, VerificationError
 from fewbits.targets import DirectoryTarget
-from fewbits.verification_matrices import Expectation, _compare_numbers, _own_numbers, _rows_of
+from fewbits.verification.matrices import Expectation, _compare_numbers, _own_numbers, _rows_of
 from references.random_models import byte_level_tokenizer, save_byte_level, save_model, small_config
 
 KINDS = ["int4_g32_sym_f16", "uint4_g64_asym_f16", "nf4_g64_dq", "fp8_e4m3_tile128", "nvfp4", "learned4_g64", "Q4_0"]

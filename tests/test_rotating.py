@@ -15,13 +15,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import fewbits
-from fewbits import rotating, verification_rotation
+from fewbits import rotating
 from fewbits.checkpoints.gguf import GGUFReader
 from fewbits.errors import CalibrationError, CheckpointError, FewbitsError, TransformError, VerificationError
 from fewbits.evaluation.model_files import open_model
 from fewbits.transforms import Hadamard
 from fewbits.transforms.edits import Edits, RotatedColumns, RotatedRows, ScaledColumns
 from fewbits.transforms.rotation import Rotation, odd_part
+from fewbits.verification import rotation
 from references.expert_models import write_experts
 from references.outlier_models import sticking_out
 from references.random_models import byte_level_tokenizer, save_byte_level, save_model, small_config
@@ -220,7 +221,7 @@ def test_a_wrong_rotation_is_not_kept(
 def test_the_stranger_has_the_same_matrix_and_made_it_otherwise(size: int) -> None:
     x = np.random.default_rng(1).normal(size=(3, 2 * size))
 
-    found = verification_rotation.Turn(size, 5).applied(x)
+    found = rotation.Turn(size, 5).applied(x)
 
     assert np.allclose(found, Rotation(size, 5).turned(torch.from_numpy(x)).numpy(), atol=1e-11)
     assert np.isclose(np.linalg.norm(found), np.linalg.norm(x))
@@ -232,9 +233,9 @@ def test_the_stranger_knows_the_same_sizes(size: int) -> None:
         own = odd_part(size)
     except TransformError:
         with pytest.raises(VerificationError, match=f"no Hadamard matrix of {size}"):
-            verification_rotation.factors(size)
+            rotation.factors(size)
         return
-    widths = [len(factor) for factor in verification_rotation.factors(size)]
+    widths = [len(factor) for factor in rotation.factors(size)]
     assert int(np.prod(widths)) == size
     assert own == 1 or widths[0] == own
 

@@ -10,7 +10,7 @@ from fewbits import formats
 from fewbits.errors import VerificationError
 from fewbits.qtensor import QTensor
 from fewbits.testing.inputs import normal
-from fewbits.verification_fields import Slab, read_numbers
+from fewbits.verification.fields import Slab, read_numbers
 
 ROWS, COLS = 131, 384
 

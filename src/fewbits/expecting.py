@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from fewbits.checkpoints.base import Conversion
 from fewbits.errors import CheckpointError
 from fewbits.reporting.record import TensorResult
-from fewbits.verification_matrices import Allowance, Expectation, Inputs
-from fewbits.verification_rotation import Turned
-from fewbits.verification_sources import Origin
+from fewbits.verification.matrices import Allowance, Expectation, Inputs
+from fewbits.verification.rotation import Turned
+from fewbits.verification.sources import Origin
 
 
 def expectation(origin: Origin, result: TensorResult, allowance: Allowance, turned: Turned | None) -> Expectation:

@@ -18,9 +18,9 @@ from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import open_written, verify
-from fewbits.verification_matrices import Allowance
-from fewbits.verification_sources import Origin, expect_directory, expect_gguf, rotated_directory, rotated_gguf
+from fewbits.verification.files import open_written, verify
+from fewbits.verification.matrices import Allowance
+from fewbits.verification.sources import Origin, expect_directory, expect_gguf, rotated_directory, rotated_gguf
 from fewbits.workers import Workers
 
 QUANTIZATION_VERSION = 2

@@ -27,10 +27,10 @@ from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification_matrices import Allowance
-from fewbits.verification_onnx import verify_onnx
-from fewbits.verification_onnx_numbers import float_sources
-from fewbits.verification_sources import Origin
+from fewbits.verification.matrices import Allowance
+from fewbits.verification.onnx import verify_onnx
+from fewbits.verification.onnx_numbers import float_sources
+from fewbits.verification.sources import Origin
 from fewbits.workers import Workers
 
 

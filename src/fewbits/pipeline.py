@@ -39,7 +39,7 @@ from fewbits.reporting.record import PlannedTensor, Preview, Record, TensorResul
 from fewbits.request import Request
 from fewbits.rotating import Rotating, rotating
 from fewbits.targets import Prepared, Target, Writer, target_of
-from fewbits.verification_matrices import Allowance, relative_rms
+from fewbits.verification.matrices import Allowance, relative_rms
 from fewbits.versions import versions
 from fewbits.way import Way
 from fewbits.workers import Workers, one_torch_thread

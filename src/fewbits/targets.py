@@ -27,9 +27,9 @@ from fewbits.planning import Recipe
 from fewbits.preflight import require_writable
 from fewbits.reporting.card import card_path
 from fewbits.reporting.record import ImportanceUsed, PlannedTensor, TensorResult
-from fewbits.verification import verify_dialect, verify_fields
-from fewbits.verification_matrices import Allowance
-from fewbits.verification_sources import (
+from fewbits.verification.files import verify_dialect, verify_fields
+from fewbits.verification.matrices import Allowance
+from fewbits.verification.sources import (
     Origin,
     rotated_directory,
     stored_directory,

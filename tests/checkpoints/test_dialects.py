@@ -26,7 +26,7 @@ from fewbits.errors import CheckpointError, FewbitsError, VerificationError
 from fewbits.evaluation.model_files import open_model
 from fewbits.kernels.stored import stored_numbers
 from fewbits.testing.dialect_suite import COLS, NAME, ROWS, check_dialect, check_refusal, coded, held
-from fewbits.verification_dialects import Directory
+from fewbits.verification.dialects import Directory
 
 CASES = [(name, matrix.format) for name in DIALECTS for matrix in held(get(name))]
 RUNS = {

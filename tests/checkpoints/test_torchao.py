@@ -23,7 +23,7 @@ from fewbits.checkpoints.safetensors import SafetensorsReader, open_directory
 from fewbits.errors import CheckpointError
 from fewbits.kernels.stored import stored_numbers
 from fewbits.testing.dialect_suite import COLS, NAME, coded
-from fewbits.verification_dialects import Directory
+from fewbits.verification.dialects import Directory
 from references.expert_models import write_experts
 
 ROWS = 160

@@ -19,7 +19,7 @@ from fewbits.checkpoints.dialects.reader import open_quantized
 from fewbits.checkpoints.fields import StoredMatrix
 from fewbits.checkpoints.safetensors import SafetensorsReader
 from fewbits.kernels.stored import stored_numbers
-from fewbits.verification_dialects import Directory
+from fewbits.verification.dialects import Directory
 
 FOLDER = Path(__file__).parent / "dialects"
 NAME = "model.layers.0.mlp.down_proj.weight"

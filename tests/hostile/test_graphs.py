@@ -17,7 +17,7 @@ import fewbits
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.checkpoints.onnx.reader import OnnxReader
 from fewbits.errors import CheckpointError, FewbitsError, VerificationError
-from fewbits.verification_onnx_numbers import number_sources
+from fewbits.verification.onnx_numbers import number_sources
 from references.onnx_graphs import mlp, random, save_outside
 
 

@@ -23,7 +23,7 @@ from fewbits.onnx_activations.plan import Plan, make_plan
 from fewbits.onnx_activations.runtime import materialized
 from fewbits.onnx_activations.sensitivity import worst_of
 from fewbits.onnx_activations.static import encode_weights, insert
-from fewbits.verification_onnx_activations import Stated, verify_graph
+from fewbits.verification.onnx_activations import Stated, verify_graph
 from fewbits.workers import Workers
 from references.onnx_graphs import attention, branches, inputs_of, mlp, model, random, save_outside
 from references.onnx_networks import recurrent, replaced, residual

@@ -20,7 +20,7 @@ from fewbits.onnx_activations.plan import make_plan
 from fewbits.onnx_activations.runtime import materialized
 from fewbits.onnx_activations.smoothing import POWERS, Smoothing, accepted, choose, factor_of, smooth, smoothable
 from fewbits.onnx_activations.static import encode_weights, insert
-from fewbits.verification_onnx_activations import Stated, verify_graph
+from fewbits.verification.onnx_activations import Stated, verify_graph
 from fewbits.workers import Workers
 from references.onnx_graphs import attention, mlp, random, tied
 

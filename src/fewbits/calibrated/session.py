@@ -21,7 +21,7 @@ from fewbits.checkpoints.imatrix_writer import write_importance
 from fewbits.encoding import Encoded
 from fewbits.reporting.record import CalibrationPlan, CalibrationResult, PlannedTensor, TensorResult
 from fewbits.request import CalibrationRequest
-from fewbits.verification_matrices import Allowance
+from fewbits.verification.matrices import Allowance
 from fewbits.way import Way
 from fewbits.workers import Workers
 

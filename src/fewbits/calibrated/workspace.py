@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fewbits.errors import CheckpointError
 from fewbits.formats import Fields
+from fewbits.locking import LOCK, lock_folder
 from fewbits.request import workspace_path
 
 Floats = npt.NDArray[np.float32]
@@ -33,13 +34,24 @@ class Workspace:
 
     def __init__(self, output: Path, asked: Mapping[str, Any]) -> None:
         self.path = workspace_path(output)
+        self.path.mkdir(exist_ok=True)
+        lock = lock_folder(self.path)
+        if lock is None:
+            raise CheckpointError(
+                f"{output} is being calibrated by another run of fewbits; wait for it or choose another output."
+            )
+        self._lock = lock
         self.resumed = self._holds(asked)
-        if not self.resumed:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir()
-        self._lock = self._locked(output)
-        if not self.resumed:
+        if not self.resumed:  # nothing is removed before the lock says that nobody works on it
+            self._clear()
             self.write_record(_STATEMENT, asked)
+
+    def _clear(self) -> None:
+        for each in self.path.iterdir():
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.name != LOCK:
+                each.unlink()
 
     def _holds(self, asked: Mapping[str, Any]) -> bool:
         try:
@@ -47,21 +59,6 @@ class Workspace:
         except (OSError, ValueError):
             return False
         return bool(found == json.loads(json.dumps(asked)))
-
-    def _locked(self, output: Path) -> int:
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # pragma: no cover - not on Windows
-            pass
-        except OSError as error:
-            os.close(descriptor)
-            raise CheckpointError(
-                f"{output} is being calibrated by another run of fewbits; wait for it or choose another output."
-            ) from error
-        return descriptor
 
     def __enter__(self) -> Workspace:
         return self

@@ -17,6 +17,7 @@ import numpy as np
 
 from fewbits.checkpoints.base import Bytes
 from fewbits.errors import CheckpointError
+from fewbits.locking import lock
 
 FLUSH_EVERY = 64 << 20
 """Bytes after which what was written is sent to the disk, while the next rows are computed."""
@@ -30,13 +31,9 @@ def partial_path(output: Path) -> Path:
 def remove_abandoned(output: Path) -> None:
     """Remove what a killed run left of `output`, unless a run is at work on it."""
     path = partial_path(output)
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - not on Windows
-        return
     with contextlib.suppress(OSError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if lock(file.fileno()):
+            path.unlink()
 
 
 class PartialFile:
@@ -134,24 +131,11 @@ class PartialDirectory:
 
 def _require_lock(descriptors: list[int], output: Path) -> None:
     """Lock what is open; CheckpointError where another run has it, of which nothing is open then."""
-    if not _lock(descriptors[0]):
+    if not lock(descriptors[0]):
         _close(descriptors)
         raise CheckpointError(
             f"{output} is being written by another run of fewbits; wait for it or choose another output."
         )
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock what is open against other runs; False where one has it. Who has the lock gets it again."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - not on Windows
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _forget(path: Path, descriptors: list[int]) -> None:
@@ -161,7 +145,7 @@ def _forget(path: Path, descriptors: list[int]) -> None:
 
 def _forget_directory(path: Path, descriptors: list[int]) -> None:
     with contextlib.suppress(FileNotFoundError):
-        if not (descriptors or _opens_directory(path, descriptors)) or _lock(descriptors[0]):
+        if not (descriptors or _opens_directory(path, descriptors)) or lock(descriptors[0]):
             shutil.rmtree(path, ignore_errors=True)
     _close(descriptors)
 
@@ -175,7 +159,7 @@ def _opens_directory(path: Path, descriptors: list[int]) -> bool:
 
 def _remove(path: Path, descriptors: list[int]) -> None:
     """Remove the file while it is open; never another run's."""
-    if descriptors and _lock(descriptors[0]):
+    if descriptors and lock(descriptors[0]):
         path.unlink(missing_ok=True)
 
 

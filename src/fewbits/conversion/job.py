@@ -19,7 +19,7 @@ from fewbits.formats import Fields
 from fewbits.memory import resident_memory
 from fewbits.reporting.record import PlannedTensor, Preview
 from fewbits.targets import Writer
-from fewbits.verification_matrices import Expectation
+from fewbits.verification.matrices import Expectation
 from fewbits.workers import Workers
 
 RATE = 1e8

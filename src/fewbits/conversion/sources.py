@@ -16,8 +16,8 @@ from fewbits.checkpoints.gguf_source import GGUFMatrices
 from fewbits.checkpoints.huggingface import convert_directory
 from fewbits.checkpoints.safetensors import open_directory
 from fewbits.errors import CheckpointError
-from fewbits.verification_numbers import NumbersReader, ReadNumbers
-from fewbits.verification_sources import expect_directory
+from fewbits.verification.numbers import NumbersReader, ReadNumbers
+from fewbits.verification.sources import expect_directory
 
 
 @dataclass(frozen=True)

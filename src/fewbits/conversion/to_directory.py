@@ -18,8 +18,8 @@ from fewbits.conversion.job import METHOD, Job, Piece, planned_tensor, preview_o
 from fewbits.conversion.sources import Source
 from fewbits.digest import OutputDigest
 from fewbits.formats import Fields
-from fewbits.verification import verify_dialect, verify_fields
-from fewbits.verification_matrices import Expectation, Inputs
+from fewbits.verification.files import verify_dialect, verify_fields
+from fewbits.verification.matrices import Expectation, Inputs
 from fewbits.workers import Workers
 
 

@@ -22,9 +22,9 @@ from fewbits.formats import Fields
 from fewbits.gguf_target import GGUFTarget
 from fewbits.planning import Recipe
 from fewbits.reporting.record import PlannedTensor
-from fewbits.verification import open_written, verify
-from fewbits.verification_matrices import Expectation
-from fewbits.verification_sources import expect_directory
+from fewbits.verification.files import open_written, verify
+from fewbits.verification.matrices import Expectation
+from fewbits.verification.sources import expect_directory
 from fewbits.workers import Workers
 
 

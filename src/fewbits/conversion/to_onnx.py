@@ -27,10 +27,10 @@ from fewbits.conversion.job import Job, Piece, planned_tensor, preview_of
 from fewbits.conversion.sources import Source
 from fewbits.digest import OutputDigest
 from fewbits.errors import CheckpointError
-from fewbits.verification_matrices import Expectation
-from fewbits.verification_numbers import ReadNumbers
-from fewbits.verification_onnx import verify_onnx
-from fewbits.verification_onnx_numbers import number_sources
+from fewbits.verification.matrices import Expectation
+from fewbits.verification.numbers import ReadNumbers
+from fewbits.verification.onnx import verify_onnx
+from fewbits.verification.onnx_numbers import number_sources
 from fewbits.workers import Workers
 
 

@@ -13,8 +13,8 @@ from fewbits.encoding import encode_slab, joined, require_representable, shared_
 from fewbits.formats import Fields
 from fewbits.layers.matrix import PackedMatrix
 from fewbits.reporting.record import PlannedTensor
-from fewbits.verification import verify_stored
-from fewbits.verification_matrices import Expectation, Inputs, relative_rms
+from fewbits.verification.files import verify_stored
+from fewbits.verification.matrices import Expectation, Inputs, relative_rms
 from fewbits.workers import Workers
 
 

@@ -22,8 +22,8 @@ from fewbits.checkpoints.partial_file import partial_path
 from fewbits.checkpoints.safetensors import SafetensorsReader, ShardedReader, open_directory
 from fewbits.errors import CheckpointError, VerificationError
 from fewbits.loading.saving import packed_weights
-from fewbits.verification_dialects import Directory
-from fewbits.verification_matrices import Expectation, Inputs, check_reading, check_stored
+from fewbits.verification.dialects import Directory
+from fewbits.verification.matrices import Expectation, Inputs, check_reading, check_stored
 from fewbits.workers import Workers, usable_threads
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin")

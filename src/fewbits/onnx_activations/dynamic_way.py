@@ -23,7 +23,7 @@ from fewbits.onnx_activations.way import Planned, Progress, Rounded
 from fewbits.reporting.graph_record import FloatNode, GraphRounding, IntegerProduct, OutputError
 from fewbits.reporting.record import PlannedTensor
 from fewbits.request import Request
-from fewbits.verification_onnx_activations import Stated
+from fewbits.verification.onnx_activations import Stated
 
 _RATE = 5e7
 """Numbers per second that are encoded and compared, about."""

@@ -36,7 +36,7 @@ from fewbits.preflight import require_room, require_writable
 from fewbits.reporting.card import card_path, publish_with_card
 from fewbits.reporting.record import Preview, Record
 from fewbits.request import Request
-from fewbits.verification_onnx_activations import verify_graph
+from fewbits.verification.onnx_activations import verify_graph
 from fewbits.versions import versions
 from fewbits.workers import Workers
 

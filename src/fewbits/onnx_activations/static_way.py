@@ -42,7 +42,7 @@ from fewbits.reporting.graph_record import (
 )
 from fewbits.reporting.record import PlannedTensor
 from fewbits.request import Request
-from fewbits.verification_onnx_activations import Stated
+from fewbits.verification.onnx_activations import Stated
 
 _WAIT = 3.0
 """How much longer a run takes whose values are all looked at, about."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from fewbits.onnx_activations.graph import Graph
 from fewbits.reporting.graph_record import FloatNode, GraphRounding, OutputError
 from fewbits.reporting.record import PlannedTensor, TensorResult
-from fewbits.verification_onnx_activations import Stated
+from fewbits.verification.onnx_activations import Stated
 
 Progress = Callable[[str, int, int], None]
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fewbits.errors import TrainingError
+from fewbits.locking import LOCK, lock_folder
 from fewbits.request import training_path
 from fewbits.training.fitting.state import read_statement, remove_state
 
@@ -27,14 +28,18 @@ def workspace(output: Path, *, resume: bool, force: bool) -> Iterator[Path]:
             f"{output}: there is no training to resume ({folder} does not exist); begin without --resume."
         )
     folder.mkdir(exist_ok=True)
-    lock = _locked(folder, output)
+    lock = lock_folder(folder)
+    if lock is None:
+        raise TrainingError(
+            f"{output} is being trained by another run of fewbits; wait for it or choose another output."
+        )
     try:
         _require_asked(folder, output, resume=resume, force=force)
         yield folder
     finally:
         os.close(lock)
         if read_statement_or_none(folder) is None:
-            (folder / _LOCK).unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)
             remove_state(folder)
 
 
@@ -62,22 +67,3 @@ def read_statement_or_none(folder: Path) -> object | None:
 def forget(folder: Path) -> None:
     """Remove the folder: the output is there."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-_LOCK = "lock"
-
-
-def _locked(folder: Path, output: Path) -> int:
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # pragma: no cover - not on Windows
-        pass
-    except OSError as error:
-        os.close(descriptor)
-        raise TrainingError(
-            f"{output} is being trained by another run of fewbits; wait for it or choose another output."
-        ) from error
-    return descriptor

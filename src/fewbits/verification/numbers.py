@@ -17,8 +17,8 @@ import numpy as np
 from fewbits.checkpoints.base import Bytes, Reader, StoredTensor
 from fewbits.checkpoints.fields import FieldsReader, StoredMatrix, is_fields_file
 from fewbits.formats import ROWS
-from fewbits.verification_dialects import Directory, Floats
-from fewbits.verification_fields import Slab, read_numbers
+from fewbits.verification.dialects import Directory, Floats
+from fewbits.verification.fields import Slab, read_numbers
 
 
 @dataclass(frozen=True)

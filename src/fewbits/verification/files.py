@@ -20,8 +20,8 @@ from fewbits.checkpoints.gguf_parts import GGUFParts, join_parts
 from fewbits.checkpoints.safetensors import INDEX_NAME, SafetensorsReader, ShardedReader, open_directory
 from fewbits.digest import OutputDigest, sha256_of_parts
 from fewbits.errors import VerificationError
-from fewbits.verification_dialects import Directory, Reading
-from fewbits.verification_matrices import Expectation, check_reading, check_stored, check_tensor
+from fewbits.verification.dialects import Directory, Reading
+from fewbits.verification.matrices import Expectation, check_reading, check_stored, check_tensor
 from fewbits.workers import Workers
 
 

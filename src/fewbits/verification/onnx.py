@@ -1,7 +1,7 @@
 """Is a written ONNX graph its source, quantized? Every node, constant and matrix is met and compared.
 
 The written graph is parsed by the onnx package, in one piece, where the writer has put its bytes together; its nodes
-are met by the names of their results, and its numbers come from equations of their own (verification_onnx_numbers.py).
+are met by the names of their results, and its numbers come from equations of their own (onnx_numbers.py).
 Success is refused unless every node of the source is there, unchanged or as the same product with the matrix it had.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.digest import OutputDigest, sha256_of_parts
 from fewbits.errors import VerificationError
-from fewbits.verification import verify_readings
-from fewbits.verification_dialects import Reading
-from fewbits.verification_matrices import Expectation
-from fewbits.verification_onnx_numbers import (
+from fewbits.verification.dialects import Reading
+from fewbits.verification.files import verify_readings
+from fewbits.verification.matrices import Expectation
+from fewbits.verification.onnx_numbers import (
     Meaning,
     View,
     graphs_of,

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fewbits.verification_onnx_meanings import Codes, NodeMeaning, Read, Rounding
-from fewbits.verification_onnx_numbers import View
+from fewbits.verification.onnx_meanings import Codes, NodeMeaning, Read, Rounding
+from fewbits.verification.onnx_numbers import View
 
 _OPERATORS: Mapping[str, str] = {"MatMul": "MatMulInteger", "Gemm": "MatMulInteger", "Conv": "ConvInteger"}
 _ARRAYS: Mapping[int, str] = {1: "<f4", 2: "u1", 3: "i1"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.verification_onnx_numbers import View
+from fewbits.verification.onnx_numbers import View
 
 Doubles = npt.NDArray[np.float64]
 _TYPES: Mapping[int, str] = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 10: "<f2"}

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.digest import OutputDigest, sha256_of_parts
 from fewbits.errors import VerificationError
-from fewbits.verification_onnx_dynamic import dynamic_meaning, lookup_meaning, lstm_meaning
-from fewbits.verification_onnx_meanings import Read, Written
-from fewbits.verification_onnx_numbers import View, graphs_of, inner_of, open_graph, view_of
+from fewbits.verification.onnx_dynamic import dynamic_meaning, lookup_meaning, lstm_meaning
+from fewbits.verification.onnx_meanings import Read, Written
+from fewbits.verification.onnx_numbers import View, graphs_of, inner_of, open_graph, view_of
 from fewbits.workers import Workers
 
 Doubles = npt.NDArray[np.float64]

@@ -14,8 +14,8 @@ from fewbits.checkpoints.configuration import read_configuration
 from fewbits.checkpoints.older_names import open_weights
 from fewbits.errors import VerificationError
 from fewbits.models import EXPERT, Architecture, TensorFact, for_gguf
-from fewbits.verification_numbers import ReadNumbers
-from fewbits.verification_rotation import Turned, expect_rotated
+from fewbits.verification.numbers import ReadNumbers
+from fewbits.verification.rotation import Turned, expect_rotated
 
 
 @dataclass(frozen=True)

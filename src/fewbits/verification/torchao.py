@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.errors import VerificationError
-from fewbits.verification_fields import small_float
+from fewbits.verification.fields import small_float
 
 Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[Any]

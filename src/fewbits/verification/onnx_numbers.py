@@ -15,9 +15,9 @@ from fewbits.checkpoints.base import StoredTensor
 from fewbits.checkpoints.onnx.file import OnnxFile
 from fewbits.errors import VerificationError
 from fewbits.mapped import mapped
-from fewbits.verification_dialects import Floats, Reading, scaled
-from fewbits.verification_fields import unpacked
-from fewbits.verification_sources import turn
+from fewbits.verification.dialects import Floats, Reading, scaled
+from fewbits.verification.fields import unpacked
+from fewbits.verification.sources import turn
 
 Bytes = npt.NDArray[np.uint8]
 

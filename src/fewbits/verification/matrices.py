@@ -20,9 +20,9 @@ from fewbits.checkpoints.fields import StoredMatrix
 from fewbits.errors import VerificationError
 from fewbits.formats import Format
 from fewbits.kernels import Doubles
-from fewbits.verification_dialects import Reading
-from fewbits.verification_fields import Slab, put_outliers, read_numbers
-from fewbits.verification_rotation import Rows, Turned
+from fewbits.verification.dialects import Reading
+from fewbits.verification.fields import Slab, put_outliers, read_numbers
+from fewbits.verification.rotation import Rows, Turned
 from fewbits.workers import Workers, row_slabs
 
 TOLERANCE = 1e-9

@@ -1,7 +1,7 @@
 """The stranger's reading of dialects: numbers of a matrix from the tensors and the configuration that others read.
 
 Written from what each dialect's readers do (docs/design/0013-dialects.md), in numpy, one equation per dialect; it
-shares nothing with the code that packs. What verification_fields is to our own dialect this is to the rest.
+shares nothing with the code that packs. What fields.py is to our own dialect this is to the rest.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from fewbits.checkpoints.base import Reader
 from fewbits.errors import VerificationError
-from fewbits.verification_fields import codebook, dynamic_map, small_float
-from fewbits.verification_torchao import read_torchao
+from fewbits.verification.fields import codebook, dynamic_map, small_float
+from fewbits.verification.torchao import read_torchao
 
 Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[Any]
