@@ -46,7 +46,7 @@ def taught(options: argparse.Namespace, recipe: str, folder: Path) -> Path:
         "begin": begin,
         "threads": options.threads,
     }
-    asked = {"learning_rate": options.rate, "precision": options.precision, "betas": (0.9, 0.95), "floor": 0.1}
+    asked = {"learning_rate": options.rate, "precision": options.precision, "betas": (0.9, 0.95), "floor": 0.02}
     steps = options.steps
     if steps is None:
         tried: Any = fewbits.qat(options.model, output, **given, settings=Settings(**asked, steps=2), dry_run=True)
