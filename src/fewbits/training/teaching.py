@@ -23,8 +23,10 @@ from fewbits.training.material.reading import Reading
 from fewbits.training.taught_output import publish_taught, require_output, require_storable
 
 STEPS_RATE = 0.5
-"""The learning rate of scales and zero points, in units of that of weights: one scale moves all its codes at once, and
-at ten times the rate of weights (or two) a model of 2 bits ended above where it does at half of it (bench/qat_llm.py)."""
+"""The learning rate of scales and zero points, in units of that of weights: one scale moves all its codes at once.
+
+At ten times the rate of weights, or twice, a model of 2 bits ended above where it does at half of it.
+"""
 
 
 def qat(
