@@ -1,7 +1,7 @@
 """What training with quantization makes of a language model in a few bits, beside the best post-training result.
 
     python bench/qat_llm.py MODEL_DIR --train FILE --text FILE [--recipes Q2_K int2_g64_sym_f16]
-                            [--begin METHOD] [--against METHOD ...] [--minutes 30] [--keep DIR]
+                            [--begin METHOD] [--against METHOD ...] [--minutes 30 | --steps N] [--keep DIR]
 
 For each recipe: the files of `fewbits quantize` by each METHOD of --against, calibrated on the text that is trained on,
 and the file of `fewbits qat` on the same text. Every tensor has the same format in all of them, so they have the same

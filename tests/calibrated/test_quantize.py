@@ -17,7 +17,7 @@ import pytest
 
 import fewbits
 from fewbits.checkpoints.imatrix import read_importance
-from fewbits.errors import CalibrationError
+from fewbits.errors import CalibrationError, CheckpointError
 from references.calibrated_runs import BrokenError, breaking_after
 from references.stored_files import stored_bytes
 
@@ -34,6 +34,25 @@ def whole(untied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "o.gguf"
     calibrated(untied, output, threads=1)
     return output
+
+
+@pytest.mark.parametrize("other", ["Q4_0", "Q8_0"])
+def test_a_second_run_is_refused_and_removes_nothing(other: str, untied: Path, tmp_path: Path) -> None:
+    output, reached = tmp_path / "o.gguf", []
+
+    def second(stage: str, done: int, total: int) -> None:
+        left = sorted((tmp_path / ".o.gguf.calibrated").glob("*"))
+        if not left or reached:
+            return
+        with pytest.raises(CheckpointError, match="being calibrated by another run"):
+            calibrated(untied, output, to=other)
+        reached.append(stage)
+        assert sorted((tmp_path / ".o.gguf.calibrated").glob("*")) == left
+
+    calibrated(untied, output, progress=second)
+
+    assert reached
+    assert output.exists()
 
 
 @pytest.mark.parametrize("calls", [1, 4, 9, 13, 17, 22, 27])
