@@ -274,7 +274,7 @@ void give_packed_points(const std::string& name, const Bytes& packed, const Poin
 
 NB_MODULE(_native, m) {
     m.doc() = "Native codecs of fewbits; use them through fewbits.kernels.";
-    m.attr("interface") = 11;  // grows when Python asks for more (kernels/module.py)
+    m.attr("interface") = 12;  // grows when Python asks for more (kernels/module.py)
     m.def("isa", [] { return std::string(kernels().isa); });
     m.def("available", [] {
         std::vector<std::string> found;
@@ -310,7 +310,7 @@ NB_MODULE(_native, m) {
           nb::arg("importance").none(), nb::arg("isa") = "");
     m.def("decode_fields", &decode_fields, nb::arg("kind"), nb::arg("codes"), nb::arg("scales"), nb::arg("scaling"),
           nb::arg("w"), nb::arg("isa") = "");
-    for (auto bind : {bind_engine, bind_feedback, bind_grouped, bind_layers, bind_lines, bind_products, bind_sampler, bind_strings, bind_tiles})
+    for (auto bind : {bind_engine, bind_feedback, bind_grouped, bind_layers, bind_lines, bind_products, bind_sampler, bind_strings, bind_tiles, bind_whole})
         bind(m);
     m.def("extent", &extent, nb::arg("source"), nb::arg("numbers"), nb::arg("isa") = "");
     m.def("deviation", &deviation, nb::arg("source"), nb::arg("numbers"), nb::arg("back"), nb::arg("squared_error"),

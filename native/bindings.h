@@ -13,5 +13,6 @@ void bind_products(nanobind::module_& m);  // products of columns
 void bind_sampler(nanobind::module_& m);   // the choice of tokens
 void bind_strings(nanobind::module_& m);   // strings in headers of GGUF files
 void bind_tiles(nanobind::module_& m);     // parts of stored matrices as numbers
+void bind_whole(nanobind::module_& m);     // layers in whole numbers
 
 }  // namespace fewbits

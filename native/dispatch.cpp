@@ -94,6 +94,12 @@ const EngineKernels& engine_kernels_of(const KernelTable& table) {
     throw std::logic_error("a table without the engine's kernels");
 }
 
+const WholeKernels& whole_kernels_of(const KernelTable& table) {
+    for (size_t f = 0; f < table.family_count; ++f)
+        if (const WholeKernels* kernels = table.families[f]->whole) return *kernels;
+    throw std::logic_error("a table without products of whole numbers");
+}
+
 const PackedType* packed_type_of(const EngineKernels& kernels, const char* format) {
     for (size_t i = 0; i < kernels.type_count; ++i)
         if (!std::strcmp(format, kernels.types[i].name)) return &kernels.types[i];

@@ -10,7 +10,7 @@ add_library(fewbits_kernels STATIC "${FEWBITS_NATIVE}/cpu_features.cpp" "${FEWBI
             "${FEWBITS_NATIVE}/engine/threads.cpp" "${FEWBITS_NATIVE}/engine/memory.cpp" "${FEWBITS_NATIVE}/engine/machine.cpp"
             "${FEWBITS_NATIVE}/engine/groups.cpp" "${FEWBITS_NATIVE}/engine/layer.cpp"
             "${FEWBITS_NATIVE}/engine/team.cpp" "${FEWBITS_NATIVE}/engine/tiles.cpp" "${FEWBITS_NATIVE}/engine/openmp.cpp"
-            "${FEWBITS_NATIVE}/engine/generation.cpp"
+            "${FEWBITS_NATIVE}/engine/adding.cpp" "${FEWBITS_NATIVE}/engine/convolving.cpp" "${FEWBITS_NATIVE}/engine/generation.cpp"
             "${FEWBITS_NATIVE}/engine/ops_rows.cpp" "${FEWBITS_NATIVE}/engine/ops_linear.cpp"
             "${FEWBITS_NATIVE}/engine/ops_attention.cpp" "${FEWBITS_NATIVE}/engine/ops_experts.cpp"
             "${FEWBITS_NATIVE}/engine/sampler.cpp")

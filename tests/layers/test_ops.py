@@ -205,13 +205,13 @@ def test_ten_thousand_calls_take_no_memory() -> None:
 
 def test_what_is_made_goes_with_its_module() -> None:
     gc.collect()
-    before = len(ops._made)
+    before = len(ops._products)
     made = network()
     made(torch.randn(1, 256))
-    assert len(ops._made) == before + 2
+    assert len(ops._products) == before + 2
     del made
     gc.collect()
-    assert len(ops._made) == before
+    assert len(ops._products) == before
 
 
 @pytest.mark.parametrize(

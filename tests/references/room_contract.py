@@ -390,6 +390,7 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints.onnx.package",
         "checkpoints.partial_file",
         "formats",
+        "kernels.whole",
     },
     "training": {
         "locking",

@@ -3,7 +3,7 @@
 #include "fewbits/kernels.h"
 
 // sources.cmake reads this line too.
-#define FEWBITS_FAMILIES(DO) DO(floats) DO(legacy) DO(kquant) DO(iq4) DO(iq1) DO(ternary) DO(tiny) DO(micro) DO(fp8) DO(mx) DO(iq2) DO(iq3) DO(grouped) DO(lines) DO(feedback) DO(engine)
+#define FEWBITS_FAMILIES(DO) DO(floats) DO(legacy) DO(kquant) DO(iq4) DO(iq1) DO(ternary) DO(tiny) DO(micro) DO(fp8) DO(mx) DO(iq2) DO(iq3) DO(grouped) DO(lines) DO(feedback) DO(whole) DO(engine)
 
 #define FEWBITS_JOIN_(a, b) a##_##b
 #define FEWBITS_JOIN(a, b) FEWBITS_JOIN_(a, b)
@@ -39,6 +39,11 @@
 #define FEWBITS_ENGINE(family, kernels)                              \
     extern const CodecFamily FEWBITS_JOIN(family, FEWBITS_ISA_NAME); \
     const CodecFamily FEWBITS_JOIN(family, FEWBITS_ISA_NAME) = {nullptr, 0, nullptr, 0, nullptr, nullptr, nullptr, &kernels};
+
+// The same for whole numbers.
+#define FEWBITS_WHOLE(family, kernels)                               \
+    extern const CodecFamily FEWBITS_JOIN(family, FEWBITS_ISA_NAME); \
+    const CodecFamily FEWBITS_JOIN(family, FEWBITS_ISA_NAME) = {nullptr, 0, nullptr, 0, nullptr, nullptr, nullptr, nullptr, &kernels};
 
 // In table.cpp: all families of one instruction set, and what they share.
 #define FEWBITS_DECLARE_FAMILY(family) extern const CodecFamily FEWBITS_JOIN(family, FEWBITS_ISA_NAME);

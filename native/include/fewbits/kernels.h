@@ -11,6 +11,7 @@
 namespace fewbits {
 
 struct EngineKernels;  // fewbits/engine.h
+struct WholeKernels;   // fewbits/whole.h
 struct PackedType;
 
 enum class Number : int { f32 = 0, f16 = 1, bf16 = 2 };
@@ -60,6 +61,7 @@ struct CodecFamily {
     const FeedbackKernels* feedback = nullptr;  // in one family alone
     const LineKernels* lines = nullptr;         // in one family alone
     const EngineKernels* engine = nullptr;      // in one family alone
+    const WholeKernels* whole = nullptr;        // in one family alone
 };
 
 struct KernelTable {
@@ -87,6 +89,7 @@ const KernelTable* kernels_of(const char* isa);  // nullptr when this machine or
 const Codec* codec_of(const KernelTable& table, const char* format);  // nullptr when it has none
 const FieldCodec* field_codec_of(const KernelTable& table, const char* kind);
 const EngineKernels& engine_kernels_of(const KernelTable& table);
+const WholeKernels& whole_kernels_of(const KernelTable& table);
 const PackedType* packed_type_of(const EngineKernels& kernels, const char* format);  // nullptr when it has none
 CompareFunction comparing();
 int compare_format(const char* name);          // -1 when unknown

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from fewbits.errors import KernelError
 
-INTERFACE = 11
+INTERFACE = 12
 """What the module calls the functions that it has; a module from before they were there is older than this source."""
 
 

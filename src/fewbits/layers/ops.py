@@ -7,15 +7,13 @@ torch does not count (through numpy or `.data`) is not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
-from threading import Lock
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from fewbits.kernels.made import Made
 from fewbits.layers.decoded import decoded_product
 from fewbits.layers.products import EXACT, Product, require_known
 from fewbits.layers.stored import StoredWeight
@@ -24,23 +22,9 @@ from fewbits.layers.tiles import Tiles
 _MATRIX = "Tensor[] fields, str format, str names, int rows, int cols"
 
 
-@dataclass(frozen=True)
-class _Made:
-    """What was made of fields, and of which."""
-
-    state: tuple[tuple[int, int], ...]
-    product: Product | Tiles
-
-
-_made: MutableMapping[torch.Tensor, _Made] = WeakTensorKeyDictionary()
-_tiles: MutableMapping[torch.Tensor, _Made] = WeakTensorKeyDictionary()
+_products = Made[Product]()
+_tiles = Made[Tiles]()
 """The same of what reads tiles, which holds no numbers of its own."""
-_lock = Lock()
-
-
-def _state(fields: Sequence[torch.Tensor]) -> tuple[tuple[int, int], ...]:
-    """Where fields lie, and how often they were written to."""
-    return tuple((f.data_ptr(), 0 if f.is_inference() else f._version) for f in fields)
 
 
 def _weight(fields: Sequence[torch.Tensor], format: str, names: str, rows: int, cols: int) -> StoredWeight:
@@ -49,36 +33,18 @@ def _weight(fields: Sequence[torch.Tensor], format: str, names: str, rows: int, 
 
 def product_of(fields: Sequence[torch.Tensor], format: str, names: str, rows: int, cols: int) -> Product:
     """The matrix of these fields, ready to be multiplied on the CPU: from the cache, or made now."""
-    made = _cached(
-        _made, fields, lambda: Product.of(_weight(fields, format, names, rows, cols), torch.get_num_threads())
-    )
-    assert isinstance(made, Product), "each cache holds one kind"
-    return made
+    return _products.of(fields, lambda: Product.of(_weight(fields, format, names, rows, cols), torch.get_num_threads()))
 
 
 def tiles_of(fields: Sequence[torch.Tensor], format: str, names: str, rows: int, cols: int) -> Tiles:
     """The matrix of these fields, ready to be decoded tile by tile on the CPU; takes no memory."""
-    made = _cached(_tiles, fields, lambda: Tiles.of(_weight(fields, format, names, rows, cols)))
-    assert isinstance(made, Tiles), "each cache holds one kind"
-    return made
-
-
-def _cached(
-    cache: MutableMapping[torch.Tensor, _Made], fields: Sequence[torch.Tensor], make: Callable[[], Product | Tiles]
-) -> Product | Tiles:
-    state = _state(fields)
-    with _lock:
-        made = cache.get(fields[0])
-        if made is None or made.state != state:
-            made = cache[fields[0]] = _Made(state, make())
-    return made.product
+    return _tiles.of(fields, lambda: Tiles.of(_weight(fields, format, names, rows, cols)))
 
 
 def forget(fields: Sequence[torch.Tensor]) -> None:
     """Let go of what was made of these fields."""
-    with _lock:
-        _made.pop(fields[0], None)
-        _tiles.pop(fields[0], None)
+    _products.forget(fields)
+    _tiles.forget(fields)
 
 
 def _linear(

@@ -5,9 +5,9 @@ A real factor M becomes m / 2^shift with m of 22 bits, and a sum a of 32 bits be
 has it exactly, and so it has the half that is added and the floor. tests/references/static_numbers.py does all of it in
 Python's whole numbers.
 
-Products run as matrix products of float32 where no sum can reach 2^24, in any order and with any part of it, and of
-float64 where one can: the numbers are whole and exact either way. torch has a product of int8 (`torch._int_mm`), which
-is many times slower where the processor has no instructions for it.
+Products on a CPU are native (`kernels/whole.py`). Elsewhere, and of convolutions whose groups have few rows, they are
+products of float32 where no sum can reach 2^24, in any order and with any part of it, and of float64 where one can: the
+numbers are whole and exact either way.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from fewbits.kernels.whole import Rounding, Steps, WholeWeight, added, whole_weight
 
 BITS = 22
 """Of a multiplier."""
@@ -62,6 +64,10 @@ class Scaling:
         low, high = bounds.tolist()
         return Scaling(factor.reshape(*shape), half.reshape(*shape), int(zero), low, high)
 
+    def rounding(self) -> Rounding:
+        """The same for native products."""
+        return Rounding(self.factor, self.half, self.zero, self.low, self.high)
+
     def write(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
         """The codes of `sums` (...) whole numbers, into `codes` (...)."""
         numbers = sums.double().mul_(self.factor).add_(self.half).floor_()
@@ -89,6 +95,9 @@ def _floats(x: torch.Tensor, zero: torch.Tensor, kind: torch.dtype) -> torch.Ten
 @torch.library.custom_op("fewbits::linear_sums", mutates_args=())
 def linear_sums(x: torch.Tensor, zero: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(x - zero) weight^T in int32: `x` (..., cols) codes, `weight` (rows, cols) int8."""
+    native = _native(x, weight)
+    if native is not None:
+        return native.products(_as_picture(x), int(zero)).reshape(*x.shape[:-1], len(weight))
     kind = exact_type(weight)
     return torch.nn.functional.linear(_floats(x, zero, kind), weight.to(kind)).to(torch.int32)
 
@@ -103,8 +112,12 @@ def linear_codes(
     x: torch.Tensor, zero: torch.Tensor, weight: torch.Tensor, rounding: Sequence[torch.Tensor], signed: bool
 ) -> torch.Tensor:
     """The codes (..., rows) of `linear_sums`; `rounding` is (bias, m, shift, zero, bounds) of the results."""
+    native, scaling = _native(x, weight), Scaling.of(rounding, (-1,))
+    if native is not None:
+        codes = native.codes(_as_picture(x), int(zero), scaling.rounding(), signed)
+        return codes.reshape(*x.shape[:-1], len(weight))
     kind = exact_type(weight)
-    numbers, scaling, rows = weight.to(kind), Scaling.of(rounding, (-1,)), x.reshape(-1, x.shape[-1])
+    numbers, rows = weight.to(kind), x.reshape(-1, x.shape[-1])
     found = _empty(x, (len(rows), len(weight)), signed)
     for part in pieces(rows):
         scaling.write(torch.nn.functional.linear(_floats(rows[part], zero, kind), numbers), found[part])
@@ -116,6 +129,16 @@ def _(
     x: torch.Tensor, zero: torch.Tensor, weight: torch.Tensor, rounding: Sequence[torch.Tensor], signed: bool
 ) -> torch.Tensor:
     return _empty(x, (*x.shape[:-1], weight.shape[0]), signed)
+
+
+def _native(x: torch.Tensor, weight: torch.Tensor, steps: Steps = Steps()) -> WholeWeight | None:
+    """`weight` for the processor's own products; None where they are those of floats."""
+    return whole_weight(weight, steps) if x.device.type == "cpu" and x.numel() else None
+
+
+def _as_picture(x: torch.Tensor) -> torch.Tensor:
+    """Codes (..., cols) as pictures of one point each."""
+    return x.reshape(-1, 1, 1, x.shape[-1])
 
 
 def _empty(x: torch.Tensor, shape: Sequence[int], signed: bool) -> torch.Tensor:
@@ -151,8 +174,11 @@ def conv_codes(
 ) -> torch.Tensor:
     """The codes of a convolution: codes `x` (samples, channels, ...), `weight` (rows, channels / groups, ...) int8.
 
-    `rounding` is (bias, m, shift, zero, bounds) of the results.
+    `rounding` is (bias, m, shift, zero, bounds) of the results, in which channels lie beside each other.
     """
+    native = _native(x, weight, Steps(_pair(stride, 1), _pair(padding, 0), _pair(dilation, 1), groups))
+    if native is not None:
+        return _convolved(native, x, int(zero), Scaling.of(rounding, (-1,)), signed)
     kind = exact_type(weight)
     numbers, scaling = weight.to(kind), Scaling.of(rounding, (-1, *[1] * (weight.dim() - 2)))
     found = []
@@ -160,7 +186,29 @@ def conv_codes(
         sums = conv_sums(x[part], zero, numbers, stride, padding, dilation, groups)
         found.append(_empty(x, sums.shape, signed))
         scaling.write(sums, found[-1])
-    return torch.cat(found)
+    return _channels_last(torch.cat(found))
+
+
+def _convolved(weight: WholeWeight, x: torch.Tensor, zero: int, scaling: Scaling, signed: bool) -> torch.Tensor:
+    flat = x.dim() == 3  # one dimension is a picture of one line
+    picture = (x.unsqueeze(2) if flat else x).movedim(1, -1)
+    codes = weight.codes(picture, zero, scaling.rounding(), signed)
+    return (codes.squeeze(1) if flat else codes).movedim(-1, 1)
+
+
+def _pair(given: Sequence[int], alone: int) -> tuple[int, int]:
+    """Down and across, of one dimension or two; `alone` where there is no down."""
+    down, across = (alone, *given)[-2:]
+    return down, across
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """`x` (samples, channels, ...) as native products leave it."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _lie_channels_last(x: torch.Tensor) -> bool:
+    return x.dim() > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
 @conv_codes.register_fake
@@ -176,7 +224,7 @@ def _(
     groups: int,
 ) -> torch.Tensor:
     sums = _convolution(x.float(), weight.float(), stride, padding, dilation, groups)
-    return _empty(x, sums.shape, signed)
+    return _channels_last(_empty(x, sums.shape, signed))
 
 
 @torch.library.custom_op("fewbits::rescale_codes", mutates_args=())
@@ -203,9 +251,21 @@ def add_codes(
     signed: bool,
 ) -> torch.Tensor:
     """The codes of (one - zeros[0]) m[0] + (other - zeros[1]) m[1]; codes `one` and `other` spread over each other."""
-    shape = _together(one, other)
+    shape, scaling = _together(one, other), Scaling.of(rounding, (-1,))
     one, other = one.expand(shape), other.expand(shape)
-    found, scaling = _empty(one, one.shape, signed), Scaling.of(rounding, (-1,))
+    turned = _lie_channels_last(one) and _lie_channels_last(other)
+    both = [(each.movedim(1, -1) if turned else each).contiguous() for each in (one, other)]
+    found = _added(both, zeros, m, scaling, signed)
+    return found.movedim(-1, 1) if turned else found
+
+
+def _added(
+    both: Sequence[torch.Tensor], zeros: torch.Tensor, m: torch.Tensor, scaling: Scaling, signed: bool
+) -> torch.Tensor:
+    one, other = both
+    if all(each.device.type == "cpu" for each in both):
+        return added(both, zeros.tolist(), m.tolist(), scaling.rounding(), signed)
+    found = _empty(one, one.shape, signed)
     for part in pieces(one):
         left = _floats(one[part], zeros[0], torch.float64).mul_(m[0])
         scaling.write(left.add_(_floats(other[part], zeros[1], torch.float64).mul_(m[1])), found[part])
@@ -221,7 +281,10 @@ def _(
     rounding: Sequence[torch.Tensor],
     signed: bool,
 ) -> torch.Tensor:
-    return _empty(one, _together(one, other), signed)
+    shape = _together(one, other)
+    found = _empty(one, shape, signed)
+    turned = all(_lie_channels_last(each.expand(shape)) for each in (one, other))
+    return _channels_last(found) if turned else found
 
 
 def _together(one: torch.Tensor, other: torch.Tensor) -> torch.Size:
