@@ -52,6 +52,9 @@ constexpr int kinds = 10;
 // In engine.cpp: every kernel of the engine; returns how many packed types were compared.
 size_t check_engine(const KernelTable& reference, const KernelTable& table, std::mt19937& random);
 
+// In whole.cpp: layers in whole numbers.
+void check_whole(const KernelTable& reference, const KernelTable& table, std::mt19937& random);
+
 // In sampler.cpp: tokens that a seed chooses on every machine.
 void check_sampler();
 

@@ -297,6 +297,7 @@ int main() {
         for (size_t f = 0; f < reference.family_count; ++f)
             if (reference.families[f]->lines) check_lines(*reference.families[f]->lines, *table->families[f]->lines, isa, random);
         codecs += check_engine(reference, *table, random);
+        check_whole(reference, *table, random);
         check_widen(reference, *table);
         check_extent(reference, *table, random);
         std::printf("%s: %zu codecs and packed types compared with scalar\n", isa, codecs);

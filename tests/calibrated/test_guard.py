@@ -85,16 +85,28 @@ def test_the_verdict_is_the_divergence_of_the_file(
     assert last["kl_solved" if last["kept"] else "kl_plain"] == pytest.approx(np.mean(found), rel=agreement)
 
 
-def test_a_matrix_farther_from_its_source_than_nothing_is_not_kept(
+def test_a_matrix_farther_from_its_source_than_its_negative_is_not_kept(
     spoiling: str, untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numbers that make up for each other may be anywhere, so the verifier bounds them all together."""
-    monkeypatch.setattr(Spoiling, "factor", -1.0)
+    monkeypatch.setattr(Spoiling, "factor", -1.5)
     monkeypatch.setattr(guard.Verdict, "kept", True)
 
     with pytest.raises(VerificationError, match="farther from its source"):
         fewbits.quantize(untied, tmp_path / "o.gguf", to="Q8_0", method=spoiling, windows=6, sequence_length=32)
     assert not (tmp_path / "o.gguf").exists()
+
+
+def test_a_matrix_farther_from_its_source_than_zeros_is_kept_where_answers_are_closer(
+    spoiling: str, untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two bits may need it, and the guard has compared answers."""
+    monkeypatch.setattr(Spoiling, "factor", -0.5)
+    monkeypatch.setattr(guard.Verdict, "kept", True)
+
+    fewbits.quantize(untied, tmp_path / "o.gguf", to="Q8_0", method=spoiling, windows=6, sequence_length=32)
+
+    assert (tmp_path / "o.gguf").exists()
 
 
 @pytest.mark.parametrize("layers", [1, 2, 7, 8, 9, 22, 80])

@@ -35,8 +35,13 @@ come back as anything that the span can hold, of the other sign at worst. The re
 LAST_BIT = 2.0**-22
 """Twice what rounding to float32 changes of a number, relatively."""
 
-COMPENSATED_RMS = 1.0
-"""Largest relative RMS error of a matrix whose numbers make up for each other; single ones may be anywhere."""
+COMPENSATED_RMS = 2.0
+"""Largest relative RMS error of a matrix whose numbers make up for each other; single ones may be anywhere.
+
+Zeros are off by 1, and 2 bits may be farther: inputs that point nearly one way leave most of a row free. A layer of a
+language model at 1.01 answered four times as close as its nearest numbers (KL divergence 0.095, not 0.418). What solved
+numbers are worth is for the guard to say, which compares answers; this only stops what cannot be meant.
+"""
 
 _BOUNDS = {"weighed": WEIGHED_BOUND, "compensated": math.inf}
 
@@ -252,7 +257,7 @@ def _measure(
         )
     if want.allowance.kind == "compensated" and measured > COMPENSATED_RMS:
         raise VerificationError(
-            f"tensor {name} is off by {measured:.3g} (relative RMS): it is farther from its source than nothing at all "
+            f"tensor {name} is off by {measured:.3g} (relative RMS): it is farther from its source than its negative "
             "would be, so it is not kept; choose a wider format or --method nearest."
         )
     if not worst <= max(_BOUNDS.get(want.allowance.kind, format.error_bound), want.unsure):
