@@ -27,6 +27,14 @@ from fewbits.static.weights import RoundedWeight, WeightFormat, with_bias
 from references import static_numbers as slow
 
 
+@pytest.fixture(params=["native", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The processor's own kernels, and what other devices take."""
+    if request.param == "torch":
+        monkeypatch.setattr("fewbits.static.arithmetic.natively", lambda x: False)
+    return str(request.param)
+
+
 def codes(*shape: int, signed: bool = False, seed: int = 0) -> torch.Tensor:
     low, high, dtype = (-128, 128, torch.int8) if signed else (0, 256, torch.uint8)
     return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
@@ -85,13 +93,13 @@ def test_sums_beside_a_half_go_to_the_right_side(code: int, m: int, shift: int, 
 
 @pytest.mark.parametrize("zero", [0, 117, 255])
 @pytest.mark.parametrize("cols", [1, 7, 33])
-def test_linear_sums(cols: int, zero: int) -> None:
+def test_linear_sums(way: str, cols: int, zero: int) -> None:
     x, w = codes(5, cols), weights(6, cols)
 
     assert linear_sums(x, zero_of(zero), w).tolist() == slow.linear(x.tolist(), zero, w.tolist())
 
 
-def test_sums_beyond_what_float32_can_tell_are_exact() -> None:
+def test_sums_beyond_what_float32_can_tell_are_exact(way: str) -> None:
     cols = 1200
     x, w = codes(3, cols), weights(4, cols)
     x[0], w[0] = 255, 127
@@ -150,7 +158,7 @@ def coded(sums: torch.Tensor, layer: torch.nn.Module, bias: torch.Tensor, channe
 
 
 @pytest.mark.parametrize("scales", ["channel", "tensor"])
-def test_products_to_codes(scales: str) -> None:
+def test_products_to_codes(way: str, scales: str) -> None:
     generator = torch.Generator().manual_seed(5)
     source, aim = Affine(0.02, 120), target(0.05, 90, 90, 250)
     matrix, bias = torch.randn(6, 18, generator=generator), torch.randn(6, generator=generator)
@@ -168,7 +176,7 @@ def test_products_to_codes(scales: str) -> None:
     assert convolution(image).tolist() == coded(sums, convolution, numbers, 1)
 
 
-def test_sums_of_two_scales() -> None:
+def test_sums_of_two_scales(way: str) -> None:
     one, other, aim = Affine(0.031, 7), Affine(0.0124, 201), target(0.04, 100)
     layer, a, b = Add([one, other], aim), codes(64, seed=1), codes(64, seed=2)
     m, [shift] = layer.get_buffer("m").tolist(), layer.get_buffer("shift").tolist()
@@ -221,7 +229,7 @@ def test_means() -> None:
     assert parts(x).flatten().tolist() == [slow.code(int(s), m, shift, 60, (0, 255)) for s in sums]
 
 
-def test_nothing_depends_on_the_batch_or_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_depends_on_the_batch_or_on_threads(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = codes(9, 4, 11, 11), weights(16, 4, 3, 3)
     rounding = [
         weights(16).int(),
@@ -244,6 +252,36 @@ def test_nothing_depends_on_the_batch_or_on_threads(monkeypatch: pytest.MonkeyPa
     assert len(found.unique()) > 100
 
 
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "groups"),
+    [([1, 1], [1, 1], [1, 1], 1), ([2, 1], [0, 2], [1, 2], 2), ([1, 2], [1, 0], [2, 1], 1)],
+)
+def test_both_ways_have_the_same_codes_in_the_same_places(
+    stride: list[int], padding: list[int], dilation: list[int], groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, w = codes(3, 6, 13, 11, signed=True), weights(24, 6 // groups, 3, 2)
+    rounding = [weights(24).int(), weights(24).int().abs() * 9000 + 1, torch.full((24,), 30), zero_of(9), whole(0, 255)]
+    geometry = (stride, padding, dilation, groups)
+    single = [whole(5), whole(2**21), whole(23), zero_of(7), whole(0, 200)]
+
+    def results() -> list[torch.Tensor]:
+        found = conv_codes(x, zero_of(-3), w, rounding, False, *geometry)
+        line = conv_codes(
+            x[:, :, 0], zero_of(-3), w[:, :, 0], rounding, False, *(each[1:] for each in geometry[:3]), groups
+        )
+        sums = add_codes(
+            found, found.flip(1).contiguous(memory_format=torch.channels_last), whole(3, 4), whole(2, 1), single, False
+        )
+        return [found, line, sums]
+
+    native = results()
+    monkeypatch.setattr("fewbits.static.arithmetic.natively", lambda x: False)
+    for one, other in zip(native, results(), strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
+        assert len(one.unique()) > 20
+
+
 def test_a_row_of_next_to_no_weights_keeps_its_bias() -> None:
     matrix = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     matrix[1] = 1e-20
@@ -254,7 +292,7 @@ def test_a_row_of_next_to_no_weights_keeps_its_bias() -> None:
     assert (numbers.double() * whole.scale.double() * 0.01).tolist() == pytest.approx(bias.tolist(), rel=1e-2)
 
 
-def test_custom_operations_state_their_shapes() -> None:
+def test_custom_operations_state_their_shapes(way: str) -> None:
     zero, one = zero_of(3), whole(1)
     rounding, x, w = [one, one, one, zero, whole(0, 255)], codes(2, 4, 5, 5), weights(4, 2, 3, 3)
     torch.library.opcheck(linear_sums, (codes(2, 5), zero, weights(4, 5)))

@@ -28,6 +28,8 @@ EXACT = 2**24
 """Up to here float32 has every whole number."""
 PIECE = 2**17
 """Codes that are worked on at once."""
+ONE_POINT = Steps()
+"""Of a linear layer: a picture of one point."""
 
 
 def multipliers(real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,9 +133,14 @@ def _(
     return _empty(x, (*x.shape[:-1], weight.shape[0]), signed)
 
 
-def _native(x: torch.Tensor, weight: torch.Tensor, steps: Steps = Steps()) -> WholeWeight | None:
+def _native(x: torch.Tensor, weight: torch.Tensor, steps: Steps = ONE_POINT) -> WholeWeight | None:
     """`weight` for the processor's own products; None where they are those of floats."""
-    return whole_weight(weight, steps) if x.device.type == "cpu" and x.numel() else None
+    return whole_weight(weight, steps) if natively(x) else None
+
+
+def natively(x: torch.Tensor) -> bool:
+    """Whether the processor's own kernels can work on `x`."""
+    return x.device.type == "cpu" and x.numel() > 0
 
 
 def _as_picture(x: torch.Tensor) -> torch.Tensor:
@@ -263,7 +270,7 @@ def _added(
     both: Sequence[torch.Tensor], zeros: torch.Tensor, m: torch.Tensor, scaling: Scaling, signed: bool
 ) -> torch.Tensor:
     one, other = both
-    if all(each.device.type == "cpu" for each in both):
+    if natively(one):
         return added(both, zeros.tolist(), m.tolist(), scaling.rounding(), signed)
     found = _empty(one, one.shape, signed)
     for part in pieces(one):
