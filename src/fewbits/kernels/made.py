@@ -40,6 +40,9 @@ class Made(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, first: torch.Tensor) -> bool:
+        return first in self._entries
+
     def of(self, tensors: Sequence[torch.Tensor], make: Callable[[], T]) -> T:
         """What was made of `tensors`, which lies beside the first of them; or what `make` makes now."""
         state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
