@@ -155,6 +155,10 @@ def test_a_quantized_network_is_a_module_like_any(branches_codes: static.StaticM
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_no_samples_have_no_results(branches_codes: static.StaticModule) -> None:
+    assert branches_codes(torch.empty(0, 3, 8, 8)).shape == (0, 5)
+
+
 def test_a_quantized_network_can_be_exported(perceptron_codes: static.StaticModule) -> None:
     x = torch.randn(5, 12)
     shapes = (({0: torch.export.Dim("batch")},),)

@@ -80,7 +80,7 @@ def pieces(x: torch.Tensor) -> list[slice]:
     """Samples of `x` (samples, ...) that are worked on at once: few enough for the processor's caches."""
     per_sample = max(1, x[:1].numel())
     count = max(1, PIECE // per_sample)
-    return [slice(start, start + count) for start in range(0, len(x), count)]
+    return [slice(start, start + count) for start in range(0, max(1, len(x)), count)]
 
 
 def exact_type(weight: torch.Tensor) -> torch.dtype:
