@@ -19,7 +19,7 @@ using Picture = nb::ndarray<const uint8_t, nb::ndim<4>, nb::c_contig, nb::device
 using Line = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Packed = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Weights = nb::ndarray<const int8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;  // (rows, down, across, channels of a group)
-using Sums1 = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using RowSums = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Factors = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Codes = nb::ndarray<uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<int32_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
@@ -42,8 +42,8 @@ Geometry geometry_of(const Steps& steps, const Shape& weights, const Shape& x, c
     return g;
 }
 
-// Some geometry with these weights: how they are packed does not depend on pictures.
-Geometry largest(const Shape& weights, const Steps& steps) {
+// With the smallest picture that these weights fit: how they are packed does not depend on pictures.
+Geometry geometry_alone(const Shape& weights, const Steps& steps) {
     require(steps.size() == 7, "stride, padding, dilation and groups are seven numbers");
     return geometry_of(steps, weights, {1, steps[4] * weights[1], steps[5] * weights[2], steps[6] * weights[3]}, {0, true});
 }
@@ -52,17 +52,17 @@ const WholeKernels& kernels_for(const std::string& isa) { return whole_kernels_o
 
 int64_t whole_bytes(const std::vector<int64_t>& weights, const Steps& steps, const std::string& isa) {
     require(weights.size() == 4, "weights have four dimensions");
-    return packed_bytes(kernels_for(isa), largest({weights[0], weights[1], weights[2], weights[3]}, steps));
+    return packed_bytes(kernels_for(isa), geometry_alone({weights[0], weights[1], weights[2], weights[3]}, steps));
 }
 
 void pack_whole(const Weights& w, const Steps& steps, const Line& packed, const std::string& isa) {
-    const Geometry g = largest({size(w, 0), size(w, 1), size(w, 2), size(w, 3)}, steps);
+    const Geometry g = geometry_alone({size(w, 0), size(w, 1), size(w, 2), size(w, 3)}, steps);
     require(size(packed, 0) == packed_bytes(kernels_for(isa), g), "the room for packed weights has the wrong size");
     nb::gil_scoped_release unlocked;
     pack_rows(kernels_for(isa), g, w.data(), packed.data());
 }
 
-Geometry checked(const Packed& packed, const std::vector<int64_t>& shape, const Steps& steps, const Picture& x, const Source& source, const Sums1& sums,
+Geometry checked(const Packed& packed, const std::vector<int64_t>& shape, const Steps& steps, const Picture& x, const Source& source, const RowSums& sums,
                  int threads, const WholeKernels& kernels) {
     require(shape.size() == 4, "weights have four dimensions");
     const Geometry g = geometry_of(steps, {shape[0], shape[1], shape[2], shape[3]}, {size(x, 0), size(x, 1), size(x, 2), size(x, 3)}, source);
@@ -72,7 +72,7 @@ Geometry checked(const Packed& packed, const std::vector<int64_t>& shape, const 
     return g;
 }
 
-std::vector<int32_t> offsets(const WholeKernels& kernels, const Source& source, const Sums1& sums) {
+std::vector<int32_t> offsets(const WholeKernels& kernels, const Source& source, const RowSums& sums) {
     const int32_t shift = shift_of(kernels, std::get<1>(source), std::get<0>(source));
     std::vector<int32_t> found(sums.data(), sums.data() + sums.shape(0));
     for (int32_t& each : found) each *= shift;
@@ -85,7 +85,7 @@ void require_results(const Geometry& g, const Array& out) {
             "results have the wrong shape");
 }
 
-void whole_codes(const Packed& packed, const std::vector<int64_t>& shape, const Steps& steps, const Picture& x, const Source& source, const Sums1& row_sums,
+void whole_codes(const Packed& packed, const std::vector<int64_t>& shape, const Steps& steps, const Picture& x, const Source& source, const RowSums& row_sums,
                  const Rounding& rounding, const Codes& out, int threads, const std::string& isa) {
     const WholeKernels& kernels = kernels_for(isa);
     const Geometry g = checked(packed, shape, steps, x, source, row_sums, threads, kernels);
@@ -97,7 +97,7 @@ void whole_codes(const Packed& packed, const std::vector<int64_t>& shape, const 
     convolve(kernels, g, x.data(), packed.data(), {out.data(), nullptr, {offset.data(), factor.data(), half.data(), {zero, low, high}}}, threads);
 }
 
-void whole_sums(const Packed& packed, const std::vector<int64_t>& shape, const Steps& steps, const Picture& x, const Source& source, const Sums1& row_sums,
+void whole_sums(const Packed& packed, const std::vector<int64_t>& shape, const Steps& steps, const Picture& x, const Source& source, const RowSums& row_sums,
                 const Sums& out, int threads, const std::string& isa) {
     const WholeKernels& kernels = kernels_for(isa);
     const Geometry g = checked(packed, shape, steps, x, source, row_sums, threads, kernels);

@@ -154,11 +154,11 @@ def test_a_quantized_network_is_a_module_like_any(branches_codes: static.StaticM
     assert torch.equal(torch.cat([branches_codes(one) for one in x.split(1)]), wanted)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_no_samples_have_no_results(branches_codes: static.StaticModule) -> None:
     assert branches_codes(torch.empty(0, 3, 8, 8)).shape == (0, 5)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_quantized_network_can_be_exported(perceptron_codes: static.StaticModule) -> None:
     x = torch.randn(5, 12)
     shapes = (({0: torch.export.Dim("batch")},),)

@@ -13,7 +13,6 @@ numbers are whole and exact either way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,18 +43,11 @@ def multipliers(real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return m.to(torch.int32), shift
 
 
-@dataclass(frozen=True)
-class Scaling:
+class Scaling(Rounding):
     """What turns sums into codes, spread along the channels of sums: floor(sums * factor + half) + zero, within bounds.
 
     `half` is bias * factor + 1/2. Sums stay below 2^30 and biases below 2^29, so float64 has all of it exactly.
     """
-
-    factor: torch.Tensor
-    half: torch.Tensor
-    zero: int
-    low: int
-    high: int
 
     @staticmethod
     def of(rounding: Sequence[torch.Tensor], shape: Sequence[int]) -> Scaling:
@@ -65,10 +57,6 @@ class Scaling:
         half = bias.double() * factor + 0.5
         low, high = bounds.tolist()
         return Scaling(factor.reshape(*shape), half.reshape(*shape), int(zero), low, high)
-
-    def rounding(self) -> Rounding:
-        """The same for native products."""
-        return Rounding(self.factor, self.half, self.zero, self.low, self.high)
 
     def write(self, sums: torch.Tensor, codes: torch.Tensor) -> None:
         """The codes of `sums` (...) whole numbers, into `codes` (...)."""
@@ -116,7 +104,7 @@ def linear_codes(
     """The codes (..., rows) of `linear_sums`; `rounding` is (bias, m, shift, zero, bounds) of the results."""
     native, scaling = _native(x, weight), Scaling.of(rounding, (-1,))
     if native is not None:
-        codes = native.codes(_as_picture(x), int(zero), scaling.rounding(), signed)
+        codes = native.codes(_as_picture(x), int(zero), scaling, signed)
         return codes.reshape(*x.shape[:-1], len(weight))
     kind = exact_type(weight)
     numbers, rows = weight.to(kind), x.reshape(-1, x.shape[-1])
@@ -199,7 +187,7 @@ def conv_codes(
 def _convolved(weight: WholeWeight, x: torch.Tensor, zero: int, scaling: Scaling, signed: bool) -> torch.Tensor:
     flat = x.dim() == 3  # one dimension is a picture of one line
     picture = (x.unsqueeze(2) if flat else x).movedim(1, -1)
-    codes = weight.codes(picture, zero, scaling.rounding(), signed)
+    codes = weight.codes(picture, zero, scaling, signed)
     return (codes.squeeze(1) if flat else codes).movedim(-1, 1)
 
 
@@ -271,7 +259,7 @@ def _added(
 ) -> torch.Tensor:
     one, other = both
     if natively(one):
-        return added(both, zeros.tolist(), m.tolist(), scaling.rounding(), signed)
+        return added(both, zeros.tolist(), m.tolist(), scaling, signed)
     found = _empty(one, one.shape, signed)
     for part in pieces(one):
         left = _floats(one[part], zeros[0], torch.float64).mul_(m[0])

@@ -39,8 +39,9 @@ COMPENSATED_RMS = 2.0
 """Largest relative RMS error of a matrix whose numbers make up for each other; single ones may be anywhere.
 
 Zeros are off by 1, and 2 bits may be farther: inputs that point nearly one way leave most of a row free. A layer of a
-language model at 1.01 answered four times as close as its nearest numbers (KL divergence 0.095, not 0.418). What solved
-numbers are worth is for the guard to say, which compares answers; this only stops what cannot be meant.
+language model at 1.01 answered four times as close as its nearest numbers (KL divergence 0.095, not 0.418: the card of
+`bench/qat_llm.py --recipes int2_g64_sym_f16 --against gptq_search+learned`). What solved numbers are worth is for the
+guard to say, which compares answers; this only stops what cannot be meant.
 """
 
 _BOUNDS = {"weighed": WEIGHED_BOUND, "compensated": math.inf}
